@@ -1,0 +1,1 @@
+"""Tessera: diffusion restoration of photographs, trained on tiles and run on images of any size."""

@@ -1,0 +1,30 @@
+"""Floor 1: datasets, tiles, corruptions and the loader; knows nothing of models."""
+
+from ..utils.discover import import_submodules
+from .base import DataReport, Dataset, Item, Rejected
+from .corruption import CORRUPTIONS
+from .datasets import DATASETS, DatasetOptions
+from .imagefolder import ImageFolderDataset
+from .imagefolder_options import ImageFolderOptions
+from .loader import Batch, TrainLoader, collate
+from .samples import HELD_OUT, held_out_photograph, sample_photographs
+
+__all__ = [
+    "CORRUPTIONS",
+    "DATASETS",
+    "HELD_OUT",
+    "Batch",
+    "DataReport",
+    "Dataset",
+    "DatasetOptions",
+    "ImageFolderDataset",
+    "ImageFolderOptions",
+    "Item",
+    "Rejected",
+    "TrainLoader",
+    "collate",
+    "held_out_photograph",
+    "sample_photographs",
+]
+
+import_submodules(__name__, __path__[0])

@@ -1,0 +1,80 @@
+"""What every dataset offers to the trainer: items by position, and a report of what was found."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+Item = dict[str, torch.Tensor | str]
+MAX_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that is not used. `kind`: "other" (no image by its extension), "unreadable" or "too_small"."""
+
+    path: Path
+    reason: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a dataset found: sizes are upright (height, width) in pixels, modes are Pillow's."""
+
+    name: str
+    usable: int
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    modes: Mapping[str, int] = field(default_factory=Counter)
+    rejected: tuple[Rejected, ...] = ()
+
+    @property
+    def failed(self) -> tuple[Rejected, ...]:
+        """Images that could not be used; files that never claimed to be images are not among them."""
+        return tuple(entry for entry in self.rejected if entry.kind != "other")
+
+    def lines(self) -> list[str]:
+        """The report for people, a few lines."""
+        (low_h, low_w), (high_h, high_w) = self.smallest, self.largest
+        modes = ", ".join(f"{count} {mode}" for mode, count in sorted(self.modes.items()))
+        found = self.usable + len(self.rejected)
+        sizes = f"smallest {low_w}x{low_h}, largest {high_w}x{high_h} (width x height), {modes}"
+        head = f"dataset {self.name}: {self.usable} of {found} files usable; {sizes}"
+        return [head, *named(self.rejected)]
+
+
+def named(rejected: tuple[Rejected, ...] | list[Rejected]) -> list[str]:
+    """One line a rejected file, the first few; real failures before files that never were images."""
+    ordered = sorted(rejected, key=lambda entry: entry.kind == "other")
+    rows = [f"  skipped {entry}" for entry in ordered[:MAX_NAMED]]
+    return [*rows, f"  skipped {len(ordered) - MAX_NAMED} more"] if len(ordered) > MAX_NAMED else rows
+
+
+class Dataset(Protocol):
+    """Items by their position in the endless training order (position = samples seen so far)."""
+
+    state_keys: frozenset[str]
+    unreadable: dict[Path, str]
+
+    def __len__(self) -> int:
+        """Items in one epoch."""
+        ...
+
+    def item(self, position: int) -> Item:
+        """The item of a position; a pure function of the options, the seed and the position."""
+        ...
+
+    def record_unreadable(self, found: Mapping[Path, str]) -> None:
+        """Name (once) and count files that turned out to be damaged."""
+        ...
+
+    def report(self) -> DataReport:
+        """Counts, sizes and what was left out."""
+        ...

@@ -1,0 +1,24 @@
+"""The registry of dataset modes and what all their options share."""
+
+from typing import Any
+
+from pydantic import Field
+
+from ..utils.options import Options
+from ..utils.registry import Registry
+
+
+class DatasetOptions(Options):
+    """Options common to all datasets: `datasets.<phase>`."""
+
+    name: str = Field("dataset", description="Name of the dataset: a folder of results; default: the phase.")
+    mode: str = Field("imagefolder", description="Which kind of dataset: its registered name.")
+    n_workers: int = Field(2, ge=0, description="Processes that prepare batches; 0 prepares them in the main process.")
+    batch_size: int = Field(1, ge=1, description="Items an iteration, over all ranks together.")
+
+    def provides(self) -> frozenset[str]:
+        """The keys of the tensors of an item: the first state of the graph."""
+        raise NotImplementedError
+
+
+DATASETS: Registry[Any] = Registry("dataset mode")

@@ -1,0 +1,1 @@
+"""Gaussian diffusion: schedule, process, denoisers, samplers, guidance and networks."""

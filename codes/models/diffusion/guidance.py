@@ -1,0 +1,176 @@
+"""Wrappers that turn a denoiser into another: guidance, thresholding, experts and epsilon scaling.
+
+They compose in any order. Each returns a Prediction whose x_start and eps describe the same point. Guidance and epsilon
+scaling extrapolate, so build the `NetworkDenoiser` below them with clip_denoised=False and put `Clipped` or
+`DynamicThreshold` outside.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser
+from .process import GaussianDiffusion, Prediction
+from .schedule import DeviceTable, NoiseSchedule, expert_index
+
+
+def null_condition(
+    cond: Mapping[str, Tensor], num_classes: int | None, low_res_strength: float = 1.0
+) -> dict[str, Tensor]:
+    """The conditioning of the null pass of classifier-free guidance.
+
+    y (B,) becomes the null label num_classes. low_res stays, as a restorer without its image would guide away from
+    nothing, but is scaled by low_res_strength (0 is mid-grey in [-1, 1]). All else stays.
+    Raises ValueError when there are classes but no num_classes, or when nothing would differ from the conditional pass.
+    """
+    null = dict(cond)
+    if "y" in cond:
+        if num_classes is None:
+            raise ValueError("guidance on class labels needs num_classes, whose value is the null label")
+        null["y"] = torch.full_like(cond["y"], num_classes)
+    if "low_res" in cond and low_res_strength != 1.0:
+        null["low_res"] = cond["low_res"] * low_res_strength
+    if all(null[key] is cond[key] for key in cond):
+        raise ValueError(
+            "guidance has nothing to leave out: give class labels (y), or low_res with low_res_strength below 1"
+        )
+    return null
+
+
+class ClassifierFree:
+    """Classifier-free guidance (Ho & Salimans 2022, eq. 6): eps_null + scale * (eps - eps_null).
+
+    Linear in eps whatever the network predicts; the variance is that of the conditional pass. scale 1 is off and
+    costs no second pass. rescale in [0, 1] moves the standard deviation of each sample's x_start back to that of the
+    conditional pass by this much (Lin et al. 2023, section 3.4, on x_start).
+    The null pass sees `null_condition(cond, num_classes, low_res_strength)`.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        process: GaussianDiffusion,
+        scale: float,
+        *,
+        num_classes: int | None = None,
+        low_res_strength: float = 1.0,
+        rescale: float = 0.0,
+    ) -> None:
+        if not 0.0 <= rescale <= 1.0:
+            raise ValueError(f"guidance rescale must lie in [0, 1], got {rescale}")
+        if not 0.0 <= low_res_strength <= 1.0:
+            raise ValueError(f"low_res_strength must lie in [0, 1], got {low_res_strength}")
+        self.denoiser = denoiser
+        self.process = process
+        self.scale = scale
+        self.num_classes = num_classes
+        self.low_res_strength = low_res_strength
+        self.rescale = rescale
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
+        given = self.denoiser(x_t, t, cond)
+        if self.scale == 1.0:
+            return given
+        null = self.denoiser(x_t, t, null_condition(cond, self.num_classes, self.low_res_strength))
+        eps = null.eps + self.scale * (given.eps - null.eps)
+        # Extrapolated as x_start too, not recovered from eps: where little signal is left that would amplify rounding.
+        x_start = null.x_start + self.scale * (given.x_start - null.x_start)
+        if self.rescale == 0.0:
+            return Prediction(x_start, eps, given.log_variance)
+        factor = _deviation(given.x_start) / _deviation(x_start)
+        x_start = x_start * (1.0 - self.rescale + self.rescale * factor)
+        return Prediction(x_start, self.process.eps_from_x_start(x_t, t, x_start), given.log_variance)
+
+
+class Clipped:
+    """Limits x_start to [-1, 1]; eps follows."""
+
+    def __init__(self, denoiser: Denoiser, process: GaussianDiffusion) -> None:
+        self.denoiser = denoiser
+        self.process = process
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
+        prediction = self.denoiser(x_t, t, cond)
+        x_start = prediction.x_start.clamp(-1.0, 1.0)
+        return Prediction(x_start, self.process.eps_from_x_start(x_t, t, x_start), prediction.log_variance)
+
+
+def dynamic_threshold(x_start: Tensor, quantile: float = 0.995) -> Tensor:
+    """Clip each sample to its own [-s, s] and divide by s, s = max(1, quantile of |x_start|).
+
+    Saharia et al. 2022, section 2.3. x_start is (B, C, H, W); the result lies in [-1, 1]. The quantile is the element
+    below the exact position, as in PatchDiffusion.
+    """
+    magnitude = x_start.abs().flatten(1)
+    # topk rather than torch.quantile, which refuses more than 16 million elements: a whole canvas has more.
+    kept = magnitude.shape[1] - math.floor(quantile * (magnitude.shape[1] - 1))
+    limit = magnitude.topk(kept, dim=1).values[:, -1].clamp(min=1.0).reshape(-1, *[1] * (x_start.ndim - 1))
+    return x_start.clamp(-limit, limit) / limit
+
+
+class DynamicThreshold:
+    """Dynamic thresholding of x_start, per sample; eps follows. Outside a tiled denoiser it sees the whole canvas."""
+
+    def __init__(self, denoiser: Denoiser, process: GaussianDiffusion, quantile: float = 0.995) -> None:
+        if not 0.0 < quantile <= 1.0:
+            raise ValueError(f"the quantile of dynamic thresholding must lie in (0, 1], got {quantile}")
+        self.denoiser = denoiser
+        self.process = process
+        self.quantile = quantile
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
+        prediction = self.denoiser(x_t, t, cond)
+        x_start = dynamic_threshold(prediction.x_start, self.quantile)
+        return Prediction(x_start, self.process.eps_from_x_start(x_t, t, x_start), prediction.log_variance)
+
+
+class EpsilonScaled:
+    """Divides eps by `scale`, x_start follows (Ning et al. 2024, epsilon scaling). About 1.005 is usual, 1 is off."""
+
+    def __init__(self, denoiser: Denoiser, process: GaussianDiffusion, scale: float) -> None:
+        if scale <= 0.0:
+            raise ValueError(f"the epsilon scale must be positive, got {scale}")
+        if not process.schedule.alphas_cumprod.all():
+            raise ValueError("epsilon scaling needs some signal at every step; this schedule ends in beta = 1")
+        self.denoiser = denoiser
+        self.process = process
+        self.scale = scale
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
+        prediction = self.denoiser(x_t, t, cond)
+        if self.scale == 1.0:
+            return prediction
+        eps = prediction.eps / self.scale
+        return Prediction(self.process.x_start_from_eps(x_t, t, eps), eps, prediction.log_variance)
+
+
+class SplitDenoiser:
+    """Experts by signal-to-noise ratio: each serves the steps `expert_index` gives it. A batch may mix steps.
+
+    Raises ValueError unless there is one denoiser more than splits.
+    """
+
+    def __init__(self, denoisers: Sequence[Denoiser], splits: Sequence[float], schedule: NoiseSchedule) -> None:
+        if len(denoisers) != len(splits) + 1:
+            raise ValueError(f"{len(splits)} snr_splits need {len(splits) + 1} networks, got {len(denoisers)}")
+        self.denoisers = tuple(denoisers)
+        self._expert = DeviceTable(expert_index(schedule, splits))
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
+        expert = self._expert.on(t.device, torch.int64)[t]
+        present = expert.unique().tolist()
+        if len(present) == 1:
+            return self.denoisers[present[0]](x_t, t, cond)
+        order = [(expert == k).nonzero().squeeze(1) for k in present]
+        parts = [
+            self.denoisers[k](x_t[rows], t[rows], {key: value[rows] for key, value in cond.items()})
+            for k, rows in zip(present, order, strict=True)
+        ]
+        back = torch.cat(order).argsort()
+        return Prediction(*(torch.cat(values)[back] for values in zip(*parts, strict=True)))
+
+
+def _deviation(x: Tensor) -> Tensor:
+    return x.flatten(1).std(1).clamp(min=1e-8).reshape(-1, *[1] * (x.ndim - 1))

@@ -1,0 +1,161 @@
+"""Samplers: generators over a denoiser that yield every step.
+
+All take (denoiser, process, x_T, cond, noise): x_T (B, C, H, W) from `process.prior_sample`, and noise, which gives the
+standard normal field of a sampling step, shaped like x_T, by the step's index 0..S-1 and is called only where noise is
+needed. S is the length of the process's schedule; step i works at t = S-1-i. Samplers draw nothing themselves, so the
+same fields give the same images.
+
+The last step (t = 0) of every sampler lands on the predicted x_start and adds no noise: abar before t = 0 is 1.
+
+`start` resumes at that step; x_T is then the state before it, which is the x_t yielded by step start-1.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .denoiser import Denoiser
+from .process import GaussianDiffusion
+from .schedule import NoiseSchedule
+
+NoiseFn = Callable[[int], Tensor]
+
+
+class Step(NamedTuple):
+    """One finished step: its index, the t it worked at, the state x_t after it and the x_start predicted in it."""
+
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody asks of a step
+    t: int
+    x_t: Tensor
+    x_start: Tensor
+
+
+class Sampler(Protocol):
+    """What every entry of SAMPLERS can be called with."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        process: GaussianDiffusion,
+        x_T: Tensor,
+        cond: Mapping[str, Tensor],
+        noise: NoiseFn,
+        *,
+        start: int = 0,
+    ) -> Iterator[Step]: ...
+
+
+@torch.no_grad()
+def ancestral(
+    denoiser: Denoiser,
+    process: GaussianDiffusion,
+    x_T: Tensor,
+    cond: Mapping[str, Tensor],
+    noise: NoiseFn,
+    *,
+    start: int = 0,
+) -> Iterator[Step]:
+    """Sampling from p(x_{t-1} | x_t) step by step (Ho et al. 2020, algorithm 2).
+
+    At t = 0 the state becomes the mean, which is x_start. Raises ValueError for a start outside 0..S.
+    """
+    x = x_T
+    for index, t in _steps(process, start):
+        t_batch = _batch(t, x)
+        prediction = denoiser(x, t_batch, cond)
+        x = process.posterior_mean(prediction, x, t_batch)
+        if t > 0:
+            x = x + torch.exp(0.5 * prediction.log_variance) * noise(index)
+        yield Step(index, t, x, prediction.x_start)
+
+
+@torch.no_grad()
+def ddim(
+    denoiser: Denoiser,
+    process: GaussianDiffusion,
+    x_T: Tensor,
+    cond: Mapping[str, Tensor],
+    noise: NoiseFn,
+    *,
+    eta: float = 0.0,
+    start: int = 0,
+) -> Iterator[Step]:
+    """DDIM (Song et al. 2021, eq. 12): deterministic for eta = 0, as noisy as the posterior for eta = 1.
+
+    Raises ValueError for an eta outside [0, 1] or a start outside 0..S.
+    """
+    if not 0.0 <= eta <= 1.0:
+        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+    x = x_T
+    for index, t in _steps(process, start):
+        prediction = denoiser(x, _batch(t, x), cond)
+        before = float(process.schedule.alphas_cumprod_prev[t])
+        sigma = eta * math.sqrt(process.schedule.posterior_variance[t])
+        x = math.sqrt(before) * prediction.x_start + math.sqrt(max(1.0 - before - sigma**2, 0.0)) * prediction.eps
+        if sigma > 0.0:
+            x = x + sigma * noise(index)
+        yield Step(index, t, x, prediction.x_start)
+
+
+@torch.no_grad()
+def dpm_solver_pp(
+    denoiser: Denoiser,
+    process: GaussianDiffusion,
+    x_T: Tensor,
+    cond: Mapping[str, Tensor],
+    noise: NoiseFn,  # noqa: ARG001 - one signature for all samplers; this one is deterministic
+    *,
+    start: int = 0,
+    previous_x_start: Tensor | None = None,
+) -> Iterator[Step]:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order in log-SNR time, one network call a step.
+
+    The first step is of first order, and so is the last, which goes to log-SNR = infinity, where the second order's
+    extrapolation diverges: it returns x_start. Where a step is longer in log-SNR than the one before it (near t = 0 of
+    most spacings), it extrapolates only as far as the previous step has shown. Resumed with previous_x_start (the
+    x_start of step start-1) it continues exactly, without it the first step is again of first order.
+    Raises ValueError for a start outside 0..S.
+    """
+    x, previous = x_T, previous_x_start
+    for index, t in _steps(process, start):
+        x_start = denoiser(x, _batch(t, x), cond).x_start
+        sigma_ratio, decay, extrapolation = _dpm_coefficients(process.schedule, t)
+        direction = x_start if previous is None else x_start + extrapolation * (x_start - previous)
+        signal = math.sqrt(process.schedule.alphas_cumprod_prev[t])
+        x = sigma_ratio * x + signal * (1.0 - decay) * direction
+        previous = x_start
+        yield Step(index, t, x, x_start)
+
+
+SAMPLERS: dict[str, Sampler] = {"ancestral": ancestral, "ddim": ddim, "dpm_solver_pp": dpm_solver_pp}
+
+
+def _dpm_coefficients(schedule: NoiseSchedule, t: int) -> tuple[float, float, float]:
+    """sigma_{t-1} / sigma_t, exp(-h) and min(1, h / h_before) / 2, h being the step in half log-SNR (lambda).
+
+    The bound on h / h_before is not in the paper. It changes a local step by O(h^3), so the order stays 2, but 8 or 20
+    evenly spaced steps that visit t = 0 would otherwise be worse than DDIM.
+    """
+    abar, before = float(schedule.alphas_cumprod[t]), float(schedule.alphas_cumprod_prev[t])
+    sigma_ratio = math.sqrt((1.0 - before) / (1.0 - abar))
+    decay = sigma_ratio * math.sqrt(abar / before)
+    if t == 0 or t + 1 == schedule.num_timesteps:
+        return sigma_ratio, decay, 0.0
+    h = schedule.log_snr[t - 1] - schedule.log_snr[t]
+    h_before = schedule.log_snr[t] - schedule.log_snr[t + 1]
+    return sigma_ratio, decay, 0.5 * min(1.0, float(h / h_before))
+
+
+def _steps(process: GaussianDiffusion, start: int) -> Iterator[tuple[int, int]]:
+    count = process.num_timesteps
+    if not 0 <= start <= count:
+        raise ValueError(f"start must be a step in 0..{count}, got {start}")
+    for index in range(start, count):
+        yield index, count - 1 - index
+
+
+def _batch(t: int, x: Tensor) -> Tensor:
+    return torch.full((x.shape[0],), t, dtype=torch.int64, device=x.device)

@@ -1,0 +1,174 @@
+"""Where tiles lie on a canvas and how much each counts: pure geometry, on NumPy alone.
+
+All sizes are in pixels of the output; height before width.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+Size = int | tuple[int, int]
+
+
+class Tile(NamedTuple):
+    """A tile's place in the grid and the half-open region [y0, y1) x [x0, x1) of the canvas that it covers."""
+
+    row: int
+    column: int
+    y0: int
+    y1: int
+    x0: int
+    x1: int
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """A grid of equal tiles over a canvas of (height, width) pixels; build one with `TilePlan.cover`.
+
+    `ys` and `xs` are the ascending origins of the grid's rows and columns, all multiples of `align`. The tile in row i
+    and column j covers [ys[i], ys[i] + tile[0]) x [xs[j], xs[j] + tile[1]).
+    """
+
+    height: int
+    width: int
+    tile: tuple[int, int]
+    overlap: tuple[int, int]
+    align: int
+    ys: tuple[int, ...]
+    xs: tuple[int, ...]
+
+    @classmethod
+    def cover(cls, height: int, width: int, tile: Size, overlap: Size, align: int = 1) -> "TilePlan":
+        """Spread as few tiles as possible evenly over the canvas, neighbours sharing at least `overlap` pixels.
+
+        `tile` and `overlap` are one number or (height, width). `align` is the multiple on which every tile must start:
+        the least common multiple of upsampling scale and patch size. Along an axis on which the canvas is not larger
+        than the tile there is one tile, as large as the canvas.
+
+        Raises ValueError for sizes that are not positive, a tile that is not a multiple of `align`, an overlap that
+        leaves no step of `align` pixels, and a canvas that needs several tiles but is not a multiple of `align`.
+        """
+        tiles, overlaps = _pair(tile), _pair(overlap)
+        if min(height, width, *tiles, align) < 1:
+            raise ValueError(f"canvas {height}x{width}, tile {tile}, align {align}: all must be at least 1 pixel")
+        ys = _origins("height", height, tiles[0], overlaps[0], align)
+        xs = _origins("width", width, tiles[1], overlaps[1], align)
+        actual = (min(tiles[0], height), min(tiles[1], width))
+        return cls(height, width, actual, overlaps, align, ys, xs)
+
+    def __len__(self) -> int:
+        return len(self.ys) * len(self.xs)
+
+    @cached_property
+    def tiles(self) -> tuple[Tile, ...]:
+        """All tiles, row by row; predictions are summed in this order, whatever the batch size."""
+        height, width = self.tile
+        return tuple(
+            Tile(row, column, y0, y0 + height, x0, x0 + width)
+            for row, y0 in enumerate(self.ys)
+            for column, x0 in enumerate(self.xs)
+        )
+
+    @cached_property
+    def row_weights(self) -> FloatArray:
+        """(rows, tile height): the vertical weight of each row of tiles; at every canvas line they add up to 1."""
+        return _normalised_windows(self.height, self.tile[0], self.overlap[0], self.ys)
+
+    @cached_property
+    def column_weights(self) -> FloatArray:
+        """(columns, tile width): the horizontal counterpart. A pixel's weight is the product of the two."""
+        return _normalised_windows(self.width, self.tile[1], self.overlap[1], self.xs)
+
+    def smaller(self, minimum: int) -> "TilePlan | None":
+        """The same canvas with tiles and overlaps half as long, no tile side below `minimum`; None if none can shrink.
+
+        Overlaps come down to half a tile at most. A canvas side that is not a multiple of `align` keeps its one tile.
+        """
+        least = _round_up(max(minimum, 1), self.align)
+        sides = [
+            side if canvas % self.align or side <= least else max(least, side // 2 // self.align * self.align)
+            for side, canvas in zip(self.tile, (self.height, self.width), strict=True)
+        ]
+        if tuple(sides) == self.tile:
+            return None
+        overlaps = [
+            min(overlap * new // old, new // 2) // self.align * self.align
+            for overlap, new, old in zip(self.overlap, sides, self.tile, strict=True)
+        ]
+        tile = (_round_up(sides[0], self.align), _round_up(sides[1], self.align))
+        overlap = (overlaps[0], overlaps[1])
+        return TilePlan.cover(self.height, self.width, tile, overlap, self.align)
+
+
+def blend_window(size: int, overlap: int) -> FloatArray:
+    """(size,) weights: 1 in the middle, falling smoothly towards both ends over `overlap` pixels, never zero.
+
+    w[i] = sin^2(pi/2 * sin^2(pi/2 * u)), u = (i + 1/2) / overlap, and its mirror image: the square of the Vorbis I
+    window, whose rise and fall add up to 1. Its ends are flatter than a raised cosine's, for a network errs most within
+    a few pixels of a tile's border, where it has seen only padding. Where the two ramps would cross (an overlap of more
+    than half the tile) they are shortened to meet in the middle.
+    """
+    ramp = min(overlap, size // 2)
+    window = np.ones(size)
+    if ramp:
+        u = (np.arange(ramp) + 0.5) / ramp
+        rise = np.sin(0.5 * math.pi * np.sin(0.5 * math.pi * u) ** 2) ** 2
+        window[:ramp] = rise
+        window[size - ramp :] = rise[::-1]
+    return window
+
+
+def padded_size(height: int, width: int, minimum: int, multiple: int) -> tuple[int, int]:
+    """The least (height, width) that holds the image, each at least `minimum` and a multiple of `multiple`."""
+    if min(height, width, minimum, multiple) < 1:
+        raise ValueError(f"image {height}x{width}, minimum {minimum}, multiple {multiple}: all must be at least 1")
+    return _round_up(max(height, minimum), multiple), _round_up(max(width, minimum), multiple)
+
+
+def reflect_indices(size: int, padded: int) -> npt.NDArray[np.int64]:
+    """(padded,) source indices in [0, size) that continue a line beyond its end by reflection about its end pixels.
+
+    The reflection repeats as often as needed (0 1 2 1 0 1 2 ...), so a line of any length reaches any size.
+    """
+    if not 1 <= size <= padded:
+        raise ValueError(f"cannot pad {size} pixels to {padded}: expected 1 <= size <= padded size")
+    period = max(2 * (size - 1), 1)
+    position = np.arange(padded) % period
+    return np.minimum(position, period - position) if size > 1 else position
+
+
+def _origins(side: str, canvas: int, tile: int, overlap: int, align: int) -> tuple[int, ...]:
+    """Evenly spread multiples of `align` from 0 to canvas - tile, at most tile - overlap apart."""
+    if tile % align:
+        raise ValueError(f"tile {side} {tile} is not a multiple of {align}: use {_round_up(tile, align)}")
+    stride = (tile - overlap) // align * align
+    if overlap < 0 or stride < 1:
+        raise ValueError(f"overlap {overlap} for a tile {side} of {tile}: use 0 to {tile - align}")
+    if canvas <= tile:
+        return (0,)
+    if canvas % align:
+        raise ValueError(f"canvas {side} {canvas} is not a multiple of {align}: pad it to {_round_up(canvas, align)}")
+    gaps = math.ceil((canvas - tile) / stride)
+    units = (canvas - tile) // align
+    return tuple(gap * units // gaps * align for gap in range(gaps + 1))
+
+
+def _normalised_windows(canvas: int, tile: int, overlap: int, origins: tuple[int, ...]) -> FloatArray:
+    window = blend_window(tile, overlap)
+    total = np.zeros(canvas)
+    for origin in origins:
+        total[origin : origin + tile] += window
+    return np.stack([window / total[origin : origin + tile] for origin in origins])
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return math.ceil(size / multiple) * multiple

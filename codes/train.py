@@ -1,0 +1,47 @@
+"""Train from a recipe: python codes/train.py -opt recipes/diffusion/train_sr.yml"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "codes"
+
+from .trainer.check_run import check_run
+from .trainer.devices import choose_device, join_ranks, leave_ranks
+from .trainer.door import common_arguments, main_with
+from .trainer.recipe import read_recipe
+from .trainer.trainer import Trainer
+from .utils.console import setup_logging
+from .utils.yaml_source import load_source
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read the recipe, then check it or train."""
+    source = load_source(arguments.opt, arguments.overrides)
+    recipe = read_recipe(source)
+    if arguments.check:
+        return check_run(recipe, source)
+    ranks = join_ranks(arguments.launcher, choose_device(recipe.device, recipe.gpu_ids).type == "cuda")
+    try:
+        if not ranks.first:
+            setup_logging(arguments.debug, quiet=True)
+        Trainer(recipe, source, ranks, arguments.auto_resume).run()
+    finally:
+        leave_ranks(ranks)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = common_arguments("Train a network from a recipe.")
+    parser.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: started by torchrun")
+    parser.add_argument("--auto_resume", action="store_true", help="continue the newest checkpoint of this experiment")
+    parser.add_argument("--check", action="store_true", help="check recipe, data and disk; train nothing")
+    return main_with(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""`train.py --check`: everything that can be known before a run starts, in a few lines."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from ..data.datasets import DATASETS
+from ..models.diffusion.networks import DiffusionNetwork
+from ..utils.console import get_logger
+from ..utils.errors import EXIT_OK, DataError
+from ..utils.yaml_source import Source
+from .checks import check_training
+from .devices import choose_device
+from .experiment import Experiment
+from .recipe import Recipe
+
+logger = get_logger(__name__)
+SAMPLE_ITEMS = 4
+STATES_OF_ADAM = 2
+
+
+def check_run(recipe: Recipe, source: Source) -> int:
+    """Check recipe, graph and data; log network sizes, steps and disk needed. Raises ConfigError or DataError."""
+    networks = check_training(recipe, source)
+    assert recipe.train is not None
+    logger.info("recipe %s: every option is known and the graph fits together", source.file)
+    for name, network in networks.items():
+        _show_network(name, network)
+    for phase, options in recipe.datasets.items():
+        _read_some(phase, DATASETS.get(options.mode)(options, seed=recipe.train.manual_seed, shuffle=phase == "train"))
+    batch = recipe.datasets["train"].batch_size
+    logger.info(
+        "steps: %d iterations of %d images, in %d parts of %d; device %s, %s",
+        recipe.train.niter, batch, recipe.train.mega_batch_factor, -(-batch // recipe.train.mega_batch_factor),
+        choose_device(recipe.device, recipe.gpu_ids), recipe.arithmetic,
+    )  # fmt: skip
+    _show_disk(recipe, networks)
+    return EXIT_OK
+
+
+def _show_network(name: str, network: DiffusionNetwork) -> None:
+    count = sum(parameter.numel() for parameter in network.parameters())
+    logger.info(
+        "network %s: %.1f M parameters, images in multiples of %d pixels, takes %s",
+        name, count / 1e6, network.multiple_of, ", ".join(sorted(network.cond_names)) or "no conditioning",
+    )  # fmt: skip
+
+
+def _read_some(phase: str, dataset: object) -> None:
+    """Report the dataset and read a few of its items, shapes and ranges included."""
+    for line in dataset.report().lines():  # type: ignore[attr-defined]
+        logger.info("%s", line)
+    count = min(SAMPLE_ITEMS, len(dataset))  # type: ignore[arg-type]
+    for position in range(count):
+        item = dataset.item(position)  # type: ignore[attr-defined]
+        if position == 0:
+            shown = [
+                f"{key} {tuple(value.shape)} in [{value.min():.2f}, {value.max():.2f}]"
+                for key, value in item.items()
+                if isinstance(value, torch.Tensor) and value.numel()
+            ]
+            logger.info("datasets.%s: the first item has %s", phase, ", ".join(shown))
+        for key, value in item.items():
+            if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
+                raise DataError(f"datasets.{phase}: {item['HQ_path']}: {key} holds values that are not finite")
+
+
+def _show_disk(recipe: Recipe, networks: dict[str, DiffusionNetwork]) -> None:
+    """Weights, averaged weights and two moments of Adam, 4 bytes a parameter, for every checkpoint that is kept."""
+    assert recipe.train is not None
+    trained = {name for step in recipe.steps.values() for name in step.trained}
+    numbers = 0
+    for name, network in networks.items():
+        count = sum(parameter.numel() for parameter in network.parameters())
+        numbers += count * (2 + STATES_OF_ADAM if name in trained else 1)
+    kept = -(-recipe.train.niter // recipe.logger.save_checkpoint_freq)
+    if recipe.logger.keep_last is not None:
+        # One more than is kept, because the old one goes only after the new one is written.
+        kept = min(kept, recipe.logger.keep_last + 1)
+    needed = 4 * numbers * kept
+    root = Experiment.named(recipe.name).root
+    place = next(parent for parent in (root, *root.parents, Path()) if parent.exists())
+    free = shutil.disk_usage(place).free
+    say = logger.info if needed < free else logger.warning
+    say(
+        "disk: %d checkpoints of %.2f GB need %.2f GB, %.2f GB are free%s",
+        kept, 4 * numbers / 1e9, needed / 1e9, free / 1e9,
+        "" if needed < free else "; set logger.keep_last or a larger save_checkpoint_freq",
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""The checks of a recipe that need more than one of its sections; all problems are reported together."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from ..data.datasets import DatasetOptions
+from ..models.diffusion.networks import DiffusionNetwork
+from ..utils.yaml_source import Issue, KeyPath, Source
+from .graph import NodeOptions, check_keys
+from .networks import describe_networks
+from .recipe import Recipe, StepOptions
+
+
+def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork]:
+    """Raise ConfigError for every contradiction of a training recipe; return its networks on the meta device."""
+    issues = []
+    if recipe.train is None:
+        issues.append(
+            Issue(("train",), "missing; a training recipe needs this section (for restoring images run test.py)")
+        )
+    if "train" not in recipe.datasets:
+        issues.append(Issue(("datasets", "train"), "missing; a training recipe needs a dataset of this name"))
+    networks = describe_networks(recipe)
+    for name, step in recipe.steps.items():
+        issues += _step_issues(("steps", name), step, recipe)
+    issues += _graph_issues(recipe, networks, "train")
+    if "train" in recipe.datasets and recipe.train:
+        issues += _size_issues(recipe, networks)
+    for name, evaluator in recipe.eval.evaluators.items():
+        issues += [Issue(("eval", "evaluators", name, *i.path), i.message) for i in evaluator.problems(networks)]
+    if issues:
+        raise source.error(issues)
+    return networks
+
+
+def check_inference(recipe: Recipe, source: Source, networks: Mapping[str, DiffusionNetwork]) -> None:
+    """Raise ConfigError for every contradiction of an inference recipe, given its networks."""
+    issues = [issue for phase in recipe.datasets for issue in _graph_issues(recipe, networks, phase)]
+    written = {
+        key for step in recipe.steps.values() for node in step.injectors.values() for key in node.writes().values()
+    }
+    outputs = recipe.eval.output_state
+    for key in (outputs,) if isinstance(outputs, str) else outputs or ():
+        if key not in written:
+            issues.append(
+                Issue(
+                    ("eval", "output_state"),
+                    f"no injector writes {key!r} (they write: {', '.join(sorted(written)) or 'nothing'})",
+                )
+            )
+    if issues:
+        raise source.error(issues)
+
+
+def _step_issues(path: KeyPath, step: StepOptions, recipe: Recipe) -> Iterator[Issue]:
+    if not step.trained:
+        yield Issue((*path, "training"), "missing; name the network that this step trains")
+    if not step.losses:
+        yield Issue((*path, "losses"), "missing; a training step needs a loss")
+    for name in step.trained:
+        if name not in recipe.networks:
+            yield Issue((*path, "training"), f"no network {name!r} (there are: {', '.join(recipe.networks) or 'none'})")
+        elif not recipe.networks[name].trainable:
+            yield Issue((*path, "training"), f"{name} has trainable: false")
+
+
+def _graph_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork], phase: str) -> list[Issue]:
+    if phase not in recipe.datasets:
+        return []
+    provided = dict.fromkeys(recipe.datasets[phase].provides(), f"datasets.{phase}")
+    nodes: list[tuple[KeyPath, NodeOptions]] = []
+    for name, step in recipe.steps.items():
+        nodes += [(("steps", name, "injectors", key), node) for key, node in step.injectors.items()]
+        nodes += [(("steps", name, "losses", key), node) for key, node in step.losses.items()]
+    issues, known = check_keys(nodes, provided)
+    for path, node in nodes:
+        issues += [Issue((*path, *issue.path), issue.message) for issue in node.problems(networks)]
+    for index, key in enumerate(recipe.logger.visuals):
+        if key not in known:
+            issues.append(Issue(("logger", "visuals", index), f"no state key {key!r} (there are: {', '.join(known)})"))
+    return issues
+
+
+def _size_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
+    dataset: DatasetOptions = recipe.datasets["train"]
+    target, scale = getattr(dataset, "target_size", None), getattr(dataset, "scale", 1)
+    for name, network in networks.items():
+        multiple = math.lcm(network.multiple_of, scale)
+        if target and (target % multiple or target < network.minimum_size):
+            nearest = max(round(target / multiple), 1) * multiple
+            message = (
+                f"{name} needs a multiple of {multiple} (its patches and levels, and scale) and at least "
+                f"{network.minimum_size}, found {target}; use {nearest}"
+            )
+            yield Issue(("datasets", "train", "target_size"), message)
+        corruptions = getattr(network.options, "num_corruptions", None)
+        listed = len(getattr(dataset, "fixed_corruptions", ()))
+        if corruptions is not None and listed != corruptions:
+            message = (
+                f"is {corruptions}, but datasets.train.fixed_corruptions lists {listed}; "
+                "the network is fed one strength per fixed corruption"
+            )
+            yield Issue(("networks", name, "args", "num_corruptions"), message)
+    assert recipe.train is not None
+    if recipe.train.mega_batch_factor > dataset.batch_size:
+        message = f"cannot split a batch of {dataset.batch_size} into {recipe.train.mega_batch_factor} parts"
+        yield Issue(("train", "mega_batch_factor"), message)

@@ -1,0 +1,107 @@
+"""Which device, which arithmetic, which rank."""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..utils.console import get_logger
+from ..utils.errors import ConfigError
+
+logger = get_logger(__name__)
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+
+def join_ranks(launcher: str, cuda: bool) -> Ranks:
+    """Join the process group that torchrun describes in the environment; alone without a launcher."""
+    if launcher == "none":
+        return Ranks()
+    missing = [
+        name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
+    if missing:
+        raise ConfigError(
+            f"--launcher pytorch needs torchrun (not set: {', '.join(missing)}); start with "
+            "`torchrun --nproc_per_node=N codes/train.py -opt RECIPE --launcher pytorch`"
+        )
+    dist.init_process_group("nccl" if cuda else "gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+
+
+def leave_ranks(ranks: Ranks) -> None:
+    if ranks.world_size > 1 or dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def choose_device(name: str, gpu_ids: Sequence[int] | None = None, local_rank: int | None = None) -> torch.device:
+    """The device a recipe asks for. Raises ConfigError when it asks by name for one that is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = next(kind for kind in available if available[kind]) if name == "auto" else name
+    if not available[kind]:
+        raise ConfigError(f"device: {name} is asked for but not available here; use device: auto")
+    if kind != "cuda":
+        return torch.device(kind)
+    index = local_rank if local_rank is not None else gpu_ids[0] if gpu_ids else 0
+    if index >= torch.cuda.device_count():
+        raise ConfigError(f"gpu_ids: no CUDA device {index}; there are {torch.cuda.device_count()} (0 is the first)")
+    return torch.device("cuda", index)
+
+
+def autocast_for(device: torch.device, precision: Precision) -> Callable[[], AbstractContextManager[Any]]:
+    """A factory of autocast contexts; float16 becomes bfloat16 on a CPU, where float16 is slow and overflows."""
+    if precision == "fp32":
+        return nullcontext
+    if precision == "fp16" and device.type == "cpu":
+        logger.info("fp16 is for GPUs; this CPU computes in bf16 instead")
+        precision = "bf16"
+    return partial(torch.autocast, device.type, DTYPES[precision])
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors to the device (images in channels_last), anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim == 4 and device.type != "mps":
+        return value.to(device, non_blocking=True, memory_format=torch.channels_last)
+    return value.to(device, non_blocking=True)
+
+
+def sum_over_ranks(values: Sequence[Tensor], ranks: Ranks) -> None:
+    """Replace every tensor by its sum over the ranks, in one exchange."""
+    if ranks.world_size == 1 or not values:
+        return
+    flat = torch.cat([value.reshape(-1).float() for value in values])
+    dist.all_reduce(flat)
+    offset = 0
+    for value in values:
+        value.copy_(flat[offset : offset + value.numel()].view_as(value))
+        offset += value.numel()
+
+
+def gather_over_ranks(value: Tensor, ranks: Ranks) -> Tensor:
+    """The tensors (N, ...) of all ranks joined in rank order; all ranks must hold the same shape."""
+    if ranks.world_size == 1:
+        return value
+    parts = [torch.empty_like(value) for _ in range(ranks.world_size)]
+    dist.all_gather(parts, value.contiguous())
+    return torch.cat(parts)

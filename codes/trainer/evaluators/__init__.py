@@ -1,0 +1,1 @@
+"""Evaluators; each module registers its own."""

@@ -1,0 +1,39 @@
+"""What an evaluator is: measurements of the networks as they stand at one iteration."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy.typing as npt
+from pydantic import Field
+
+from ...utils.registry import Registry
+from ..graph import NodeOptions, StepContext
+
+
+class EvaluatorOptions(NodeOptions):
+    """Options common to all evaluators: `eval.evaluators.<name>`."""
+
+    type: str = Field(description="Which evaluator: its registered name.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Numbers by name, and pictures (H, W, 3) uint8 by name."""
+
+    metrics: Mapping[str, float]
+    images: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+class Evaluator(ABC):
+    """Measures without touching: networks' modes, weights and every generator are afterwards as they were before."""
+
+    Options: ClassVar[type[EvaluatorOptions]]
+
+    @abstractmethod
+    def evaluate(self, context: StepContext) -> Evaluation:
+        """Measure with the networks of `context`: the averaged ones where it holds some."""
+
+
+EVALUATORS: Registry[Any] = Registry("evaluator")

@@ -1,0 +1,1 @@
+"""Injectors; each module registers its own."""

@@ -1,0 +1,164 @@
+"""The training step of a Gaussian diffusion model as an injector."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ...models.diffusion.denoiser import run_network
+from ...models.diffusion.networks import DiffusionNetwork
+from ...models.diffusion.process import check_image_range
+from ...models.diffusion.timestep_sampling import TIMESTEP_SAMPLERS, LossSecondMoment, TimestepSampler
+from ...utils.yaml_source import Issue, KeyPath
+from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
+from ..process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, build_process
+
+
+def conditioning_problems(
+    generator: str, model_input_keys: Mapping[str, str], networks: Mapping[str, DiffusionNetwork]
+) -> list[Issue]:
+    """A generator that is not there, or network arguments that it does not take."""
+    if generator not in networks:
+        return [Issue(("generator",), f"no network {generator!r} (there are: {', '.join(networks) or 'none'})")]
+    accepted = networks[generator].cond_names
+    return [
+        Issue(
+            ("model_input_keys", name),
+            f"{generator} takes no input {name!r} (it takes: {', '.join(sorted(accepted)) or 'none'})",
+        )
+        for name in model_input_keys
+        if name not in accepted
+    ]
+
+
+class GaussianDiffusionOptions(InjectorOptions):
+    """Options of `gaussian_diffusion`."""
+
+    in_key: str = Field(validation_alias="in", description="State key of the clean images, (B, C, H, W) in [-1, 1].")
+    generator: str = Field(description="Name of the network that is trained.")
+    beta_schedule: BetaScheduleOptions = Field(BetaScheduleOptions(), description="The noise schedule.")
+    diffusion_args: DiffusionArgs = Field(DiffusionArgs(), description="What the network predicts and the objective.")
+    sampler_type: str = Field("uniform", description="How timesteps are drawn in training.")
+    snr_splits: tuple[float, ...] = Field((), description="SNR borders between experts, for uniform_split_k.")
+    model_input_keys: dict[str, str] = Field({}, description="Network argument -> state key, e.g. low_res: lq.")
+    out: str = Field(description="State key of the main term of the loss, (B,).")
+    out_key_vb_loss: str | None = Field(
+        None, description="State key of the variational bound term, (B,), for learned variances."
+    )
+    out_key_x_start: str | None = Field(None, description="State key of the predicted clean images, (B, C, H, W).")
+
+    @property
+    def process(self) -> ProcessOptions:
+        return ProcessOptions(beta_schedule=self.beta_schedule, diffusion_args=self.diffusion_args)
+
+    def reads(self) -> dict[KeyPath, str]:
+        return {
+            ("in",): self.in_key,
+            **{("model_input_keys", name): key for name, key in self.model_input_keys.items()},
+        }
+
+    def writes(self) -> dict[KeyPath, str]:
+        named = {
+            ("out",): self.out,
+            ("out_key_vb_loss",): self.out_key_vb_loss,
+            ("out_key_x_start",): self.out_key_x_start,
+        }
+        return {path: key for path, key in named.items() if key}
+
+    def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
+        issues = conditioning_problems(self.generator, self.model_input_keys, networks)
+        args = self.diffusion_args
+        learned = args.model_var_type.startswith("learned")
+        if learned and self.out_key_vb_loss is None and not args.loss_type.endswith("kl"):
+            issues.append(
+                Issue(
+                    ("out_key_vb_loss",),
+                    f"{args.model_var_type} needs this key and a loss on it, or the variance is never trained",
+                )
+            )
+        if self.out_key_vb_loss and not learned:
+            issues.append(
+                Issue(("out_key_vb_loss",), f"{args.model_var_type} has no variational term; remove this key")
+            )
+        if self.sampler_type not in TIMESTEP_SAMPLERS:
+            issues.append(Issue(("sampler_type",), TIMESTEP_SAMPLERS.unknown(self.sampler_type)))
+        if self.generator in networks:
+            issues += _network_problems(networks[self.generator], args, self.generator)
+        return issues
+
+
+def _network_problems(network: DiffusionNetwork, args: DiffusionArgs, name: str) -> list[Issue]:
+    issues = []
+    expected = network.in_channels * (2 if args.model_var_type.startswith("learned") else 1)
+    if network.out_channels != expected:
+        message = f"needs {name} with out_channels {expected}, found {network.out_channels}"
+        issues.append(Issue(("diffusion_args", "model_var_type"), f"{args.model_var_type} {message}"))
+    if args.model_mean_type == "residual" and "low_res" not in network.cond_names:
+        message = f"residual needs {name} to take low_res (set num_corruptions or low_res_conditioning)"
+        issues.append(Issue(("diffusion_args", "model_mean_type"), message))
+    if getattr(network.options, "residual_from_low_res", False) and args.model_mean_type != "start_x":
+        message = (
+            f"{args.model_mean_type} contradicts residual_from_low_res of {name}: "
+            "only a network that predicts the image (start_x) can add low_res to its output"
+        )
+        issues.append(Issue(("diffusion_args", "model_mean_type"), message))
+    return issues
+
+
+@INJECTORS.register("gaussian_diffusion")
+class GaussianDiffusionInjector(Injector):
+    """Noise the clean images, let the network predict, and write the terms of the loss.
+
+    Writes `out` (B,): the weighted main term; `out_key_vb_loss` (B,): the unscaled variational term;
+    `out_key_x_start` (B, C, H, W): the predicted clean image, detached.
+    """
+
+    Options = GaussianDiffusionOptions
+
+    def __init__(self, options: GaussianDiffusionOptions) -> None:
+        self.options = options
+        self.process = build_process(options.process)
+        self.timesteps: TimestepSampler = TIMESTEP_SAMPLERS.get(options.sampler_type)(
+            self.process.schedule, options.snr_splits
+        )
+        self._range_checked = False
+        self._seen: list[tuple[Tensor, Tensor]] = []  # timesteps and losses of this iteration
+
+    def __call__(self, state: State, context: StepContext) -> dict[str, Any]:
+        options, x_start = self.options, state[self.options.in_key]
+        if not self._range_checked:
+            check_image_range(x_start)
+            self._range_checked = True
+        network = context.networks[options.generator]
+        t, importance = (value.to(x_start.device) for value in self.timesteps.sample(context.uniform("timestep")))
+        noise = context.normal("noise", x_start)
+        x_t = self.process.q_sample(x_start, t, noise)
+        cond = {name: state[key] for name, key in options.model_input_keys.items()}
+        with context.autocast():
+            output, prior = run_network(network, self.process, x_t, t, cond)
+        terms = self.process.training_terms(output.float(), x_start, x_t, t, noise, prior)
+        if isinstance(self.timesteps, LossSecondMoment):
+            self._seen.append((t, terms.loss.detach()))
+        written = {options.out: terms.mse * importance}
+        if options.out_key_vb_loss:
+            assert terms.vb is not None, "the checks allow this key only for a learned variance"
+            written[options.out_key_vb_loss] = terms.vb * importance
+        if options.out_key_x_start:
+            written[options.out_key_x_start] = terms.x_start.detach()
+        return written
+
+    def end_iteration(self, gather: Callable[[Tensor], Tensor]) -> None:
+        # Only now, so that the parts of a split batch draw from the same distribution as the whole would.
+        if isinstance(self.timesteps, LossSecondMoment) and self._seen:
+            t, losses = (torch.cat(values) for values in zip(*self._seen, strict=True))
+            self.timesteps.update(gather(t), gather(losses))
+        self._seen.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.timesteps.state_dict() if isinstance(self.timesteps, LossSecondMoment) else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if isinstance(self.timesteps, LossSecondMoment):
+            self.timesteps.load_state_dict(state)

@@ -1,0 +1,239 @@
+"""The recipe: every option of a training or inference run, typed, and the checks that need more than one section."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, Field, ValidationInfo, field_validator, model_validator
+
+from ..data.datasets import DATASETS, DatasetOptions
+from ..models.diffusion.networks import NETWORKS
+from ..utils.discover import import_plugins, import_submodules
+from ..utils.options import OneOf, Options, nested, parse, validate_nested
+from ..utils.yaml_source import Issue, Source
+from .evaluators.base import EVALUATORS, EvaluatorOptions
+from .graph import INJECTORS, LOSSES, InjectorOptions, LossOptions
+
+PRETRAIN = "pretrain_model_"
+ROOMS_THAT_REGISTER = ("models.diffusion", "data", "trainer.injectors", "trainer.losses", "trainer.evaluators")
+
+
+class NetworkSection(Options):
+    """One network: `networks.<name>`."""
+
+    type: Literal["generator"] = Field("generator", description="Kind of network; only generators are known.")
+    which_model_G: str = Field(
+        validation_alias=AliasChoices("which_model_G", "which_model"),
+        description="The architecture: its registered name.",
+    )
+    trainable: bool = Field(True, description="false freezes the parameters and keeps the network in evaluation mode.")
+    args: Any = Field(default_factory=dict, validate_default=True, description="Options of the architecture.")
+
+    @field_validator("which_model_G")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in NETWORKS:
+            raise nested([Issue((), NETWORKS.unknown(name))])
+        return name
+
+    @field_validator("args", mode="before")
+    @classmethod
+    def _typed_args(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.data.get("which_model_G")
+        return value if name is None else validate_nested(NETWORKS.get(name).Options, value)
+
+
+class OptimizerParams(Options):
+    """Options of the optimiser: `steps.<name>.optimizer_params`."""
+
+    lr: float = Field(1e-4, gt=0, description="Learning rate after warm-up.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay; never on biases, norms and embeddings.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment.")
+
+
+class StepOptions(Options):
+    """One step of the graph: `steps.<name>`."""
+
+    training: str | tuple[str, ...] = Field((), description="The network or networks that this step trains.")
+    optimizer: Literal["adamw"] = Field("adamw", description="The optimiser.")
+    optimizer_params: OptimizerParams = Field(OptimizerParams(), description="Options of the optimiser.")
+    clip_grad_eps: float | None = Field(None, gt=0, description="Largest norm of the gradient; ~ does not clip.")
+    injectors: dict[str, Annotated[InjectorOptions, OneOf(INJECTORS, "type")]] = Field(
+        {}, description="What this step adds to the state, in order."
+    )
+    losses: dict[str, Annotated[LossOptions, OneOf(LOSSES, "type")]] = Field({}, description="What is minimised.")
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        return (self.training,) if isinstance(self.training, str) else self.training
+
+
+class PathOptions(Options):
+    """Where weights come from: `path`. A key `pretrain_model_<network>` names the weights of a network."""
+
+    pretrain: dict[str, str] = Field(
+        {}, description="Network -> checkpoint file, or `auto`: the newest EMA weights of `experiment`."
+    )
+    experiment: str | None = Field(
+        None, description="Name or folder of the experiment that `auto` looks into; default: `name`."
+    )
+    results: str | None = Field(None, description="Folder that a test run writes to; default: results/<name>.")
+    strict_load: bool = Field(
+        True, description="Every parameter must be found in the checkpoint, and nothing else in it."
+    )
+    resume_state: str | None = Field(None, description="A training_state/<iteration>.state file to continue from.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        own = {key: value for key, value in data.items() if not key.startswith(PRETRAIN)}
+        named = {key.removeprefix(PRETRAIN): value for key, value in data.items() if key.startswith(PRETRAIN)}
+        wrong = [
+            Issue((PRETRAIN + key,), f"expected a file name or ~, found {value!r}")
+            for key, value in named.items()
+            if not isinstance(value, str | None)
+        ]
+        if wrong:
+            raise nested(wrong)
+        return {**own, "pretrain": {key: value for key, value in named.items() if value is not None}}
+
+
+class TrainOptions(Options):
+    """The loop: `train`."""
+
+    niter: int = Field(ge=1, description="Number of iterations (updates).")
+    warmup_iter: int = Field(
+        0, ge=0, description="Iterations over which the learning rate rises from 0; -1 is not used here."
+    )
+    mega_batch_factor: int = Field(
+        1, ge=1, description="Splits the batch into this many parts whose gradients accumulate."
+    )
+    ema_rate: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights (EMA) per iteration.")
+    ema_warmup: bool = Field(
+        True, description="Average over a shorter past at the start: rate min(ema_rate, (1+n)/(10+n))."
+    )
+    val_freq: int | None = Field(None, ge=1, description="Iterations between evaluations (`eval.evaluators`).")
+    manual_seed: int = Field(0, ge=0, description="Seed from which every random draw of the run follows.")
+    default_lr_scheme: Literal["MultiStepLR", "CosineAnnealingLR"] = Field(
+        "MultiStepLR", description="How the learning rate falls."
+    )
+    gen_lr_steps: tuple[int, ...] = Field(
+        (), description="MultiStepLR: iterations at which the rate is multiplied by lr_gamma."
+    )
+    lr_gamma: float = Field(0.5, gt=0, le=1, description="MultiStepLR: factor at each of gen_lr_steps.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.default_lr_scheme != "MultiStepLR" and self.gen_lr_steps:
+            raise nested(
+                [Issue(("gen_lr_steps",), f"belongs to MultiStepLR, but default_lr_scheme is {self.default_lr_scheme}")]
+            )
+        return self
+
+
+class EvalOptions(Options):
+    """What is measured and written: `eval`."""
+
+    output_state: str | tuple[str, ...] | None = Field(
+        None,
+        description="State keys of the images that a test run writes; ~: all that inference injectors write.",
+    )
+    evaluators: dict[str, Annotated[EvaluatorOptions, OneOf(EVALUATORS, "type")]] = Field(
+        {}, description="Evaluations during training."
+    )
+
+
+class LoggerOptions(Options):
+    """What is shown and kept: `logger`."""
+
+    print_freq: int = Field(100, ge=1, description="Iterations between log lines and TensorBoard scalars.")
+    save_checkpoint_freq: int = Field(
+        5000, ge=1, description="Iterations between checkpoints; the last iteration is always saved."
+    )
+    keep_last: int | None = Field(None, ge=1, description="Keep only this many newest checkpoints; ~ keeps all.")
+    visuals: tuple[str, ...] = Field((), description="State keys of images to write as grids.")
+    visual_debug_rate: int = Field(1000, ge=1, description="Iterations between grids of `visuals`.")
+    reverse_n1_to_1: bool = Field(True, description="The visuals are in [-1, 1] (else in [0, 1]).")
+    reverse_imagenet_norm: Literal[False] = Field(
+        False, description="Not used by diffusion recipes; only false is accepted."
+    )
+
+
+class Recipe(Options):
+    """A whole option file."""
+
+    name: str = Field(
+        pattern=r"^[^/\\]+$", description="Name of the experiment: the folder under experiments/ or results/."
+    )
+    model: Literal["extensibletrainer"] = Field("extensibletrainer", description="The trainer; there is one.")
+    plugins: tuple[str, ...] = Field((), description="Python files of your own to import, relative to the recipe.")
+    scale: int = Field(1, ge=1, description="Upsampling factor from lq to hq; datasets inherit it.")
+    gpu_ids: tuple[int, ...] | None = Field(
+        None, description="The CUDA device to use without a launcher: the first of these."
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, else MPS, else the CPU.")
+    start_step: int = Field(
+        -1, ge=-1, description="Iteration number to start counting from; -1 is not set. A resume always wins."
+    )
+    force_start_step: int = Field(-1, ge=-1, description="Older name of start_step; -1 is not set.")
+    use_tb_logger: bool = Field(True, description="Write TensorBoard logs to experiments/<name>/tb_logger.")
+    wandb: Literal[False] = Field(False, description="Weights & Biases is not connected; only false is accepted.")
+    checkpointing_enabled: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, about 30 % slower."
+    )
+    fp16: bool = Field(False, description="Mixed precision in float16; the same as `precision: fp16`.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Arithmetic of the networks; weights stay in float32."
+    )
+    seed: int | None = Field(None, ge=0, description="Seed of sampling in a test run.")
+    datasets: dict[str, Annotated[DatasetOptions, OneOf(DATASETS, "mode")]] = Field(description="The data, by phase.")
+    networks: dict[str, NetworkSection] = Field(
+        {}, description="The networks; a test run can take them from the checkpoint."
+    )
+    path: PathOptions = Field(PathOptions(), description="Where weights come from.")
+    steps: dict[str, StepOptions] = Field(min_length=1, description="The graph.")
+    train: TrainOptions | None = Field(None, description="The training loop; absent in inference recipes.")
+    eval: EvalOptions = Field(EvalOptions(), description="What is measured and written.")
+    logger: LoggerOptions = Field(LoggerOptions(), description="What is shown and kept.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, data: Any) -> Any:
+        """Datasets take `scale` and their name from where they stand."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("datasets"), Mapping):
+            return data
+        scale = {"scale": data["scale"]} if "scale" in data else {}
+        named = {
+            phase: {"name": phase, **scale, **section} if isinstance(section, Mapping) else section
+            for phase, section in data["datasets"].items()
+        }
+        return {**data, "datasets": named}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.fp16 and self.precision == "bf16":
+            raise nested([Issue(("fp16",), "fp16: true contradicts precision: bf16; remove one")])
+        return self
+
+    @property
+    def arithmetic(self) -> Literal["fp32", "bf16", "fp16"]:
+        return "fp16" if self.fp16 else self.precision
+
+    @property
+    def first_iteration(self) -> int:
+        return max(self.start_step, self.force_start_step, 0)
+
+
+def read_recipe(source: Source) -> Recipe:
+    """The typed recipe with its plugins imported. Raises ConfigError that lists every problem."""
+    package = __name__.rpartition(".trainer.")[0]
+    for room in ROOMS_THAT_REGISTER:
+        import_submodules(f"{package}.{room}", str(Path(__file__).parents[1] / room.replace(".", "/")))
+    plugins = source.data.get("plugins")
+    if plugins:
+        names = [plugins] if isinstance(plugins, str) else [str(name) for name in plugins]
+        import_plugins(names, Path(source.where(("plugins",)).file).parent)
+    return parse(Recipe, source)

@@ -1,0 +1,30 @@
+"""Errors that a user can mend; each carries the exit code that the doors return."""
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class TesseraError(Exception):
+    """A run that failed for a reason that can be named in one line. Exit code 1."""
+
+    exit_code = EXIT_FAILED
+
+
+class ConfigError(TesseraError):
+    """The options, the command line or a checkpoint do not fit; nothing was started. Exit code 2."""
+
+    exit_code = EXIT_USAGE
+
+
+class DataError(TesseraError):
+    """The data cannot be used. Exit code 2 when it stops a run before it starts."""
+
+    exit_code = EXIT_USAGE
+
+
+class Interrupted(TesseraError):
+    """The user (or the machine) asked the run to stop; everything was saved first. Exit code 130."""
+
+    exit_code = EXIT_INTERRUPTED

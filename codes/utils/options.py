@@ -1,0 +1,173 @@
+"""Options as frozen typed objects that live beside the class they configure, checked once, at the door.
+
+`parse` reports every unknown key, wrong type and contradiction together, each with file, line, key path and, for a
+misspelt key, the nearest valid one.
+"""
+
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
+
+from .registry import Registry, nearest
+from .yaml_source import Issue, KeyPath, Source
+
+M = TypeVar("M", bound="Options")
+
+
+class Options(BaseModel):
+    """Base of all option classes: frozen, unknown keys forbidden, no silent conversion of text to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class OneOf:
+    """`Annotated[Base, OneOf(REGISTRY, "type")]`: the mapping's `type` names a registered class, whose `Options` apply.
+
+    The look-up happens when a recipe is parsed, so that what a plugin registered later is found as well.
+    """
+
+    def __init__(self, registry: Registry[Any], key: str) -> None:
+        self.registry = registry
+        self.key = key
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.parse)
+
+    def parse(self, value: Any) -> Options:
+        if isinstance(value, Options):
+            return value
+        if not isinstance(value, Mapping):
+            raise nested([Issue((), f"expected a mapping with a key `{self.key}`, found {value!r}")])
+        name = value.get(self.key)
+        if name is None:
+            raise nested([Issue((self.key,), f"missing (one of: {', '.join(self.registry.names())})")])
+        if not isinstance(name, str) or name not in self.registry:
+            raise nested([Issue((self.key,), self.registry.unknown(name))])
+        return validate_nested(self.registry.get(name).Options, value)
+
+
+def nested(issues: list[Issue]) -> PydanticCustomError:
+    """An error that carries finished issues, with paths relative to the place where it is raised."""
+    return PydanticCustomError("nested", "nested", {"issues": issues})
+
+
+def validate_nested(cls: type[M], value: Any) -> M:
+    """Validate inside a validator; problems keep their own key paths."""
+    try:
+        return cls.model_validate(value)
+    except ValidationError as error:
+        raise nested(issues_of(cls, error, value)) from None
+
+
+def parse(cls: type[M], source: Source) -> M:
+    """The typed options of a recipe. Raises ConfigError that lists every problem."""
+    data = _normalised(source.data)
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        raise source.error(issues_of(cls, error, data)) from None
+
+
+def _normalised(value: Any) -> Any:
+    """Lists become tuples (options are immutable) and whole floats become ints (`niter: 5e5` is a count)."""
+    if isinstance(value, Mapping):
+        return {key: _normalised(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_normalised(item) for item in value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def issues_of(cls: type[BaseModel], error: ValidationError, data: Any) -> list[Issue]:
+    """A pydantic error as issues in the words of a recipe's writer."""
+    merged: dict[KeyPath, list[str]] = {}
+    for detail in error.errors():
+        context = detail.get("ctx") or {}
+        if detail["type"] == "nested":
+            path = _existing(detail["loc"], data, keep_last=False)
+            for issue in context["issues"]:
+                merged.setdefault((*path, *issue.path), []).append(issue.message)
+            continue
+        path = _existing(detail["loc"], data, keep_last=detail["type"] == "missing")
+        merged.setdefault(path, []).append(_message(cls, detail, path))
+    return [Issue(path, " or ".join(dict.fromkeys(messages))) for path, messages in merged.items()]
+
+
+def _existing(loc: tuple[int | str, ...], data: Any, keep_last: bool) -> KeyPath:
+    """The part of a pydantic location that exists in the data: unions and validators add parts of their own."""
+    path: list[str | int] = []
+    for part in loc:
+        in_list = isinstance(data, tuple) and isinstance(part, int) and part < len(data)
+        if in_list or (isinstance(data, Mapping) and part in data):
+            data = data[part]
+        elif keep_last and part == loc[-1]:
+            return (*path, part)
+        else:
+            break
+        path.append(part)
+    return tuple(path)
+
+
+def _message(cls: type[BaseModel], detail: ErrorDetails, path: KeyPath) -> str:
+    kind, found = detail["type"], detail["input"]
+    if kind == "extra_forbidden":
+        known = _known_keys(cls, path[:-1])
+        close = nearest(str(path[-1]), known)
+        return f"unknown key (did you mean {close}?)" if close else f"unknown key (known here: {', '.join(known)})"
+    if kind == "missing":
+        return "missing; this key is required"
+    text = detail["msg"].removeprefix("Value error, ")
+    if text.startswith("Input should be "):
+        expected = text.removeprefix("Input should be ")
+        close = (
+            nearest(found, expected.replace("'", "").replace(" or ", ", ").split(", "))
+            if isinstance(found, str)
+            else None
+        )
+        hint = f" (did you mean {close}?)" if kind == "literal_error" and close else ""
+        return f"expected {expected}, found {_shown(found)}{hint}"
+    return text
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing (~)"
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def field_keys(name: str, field: FieldInfo) -> list[str]:
+    """The keys by which a recipe may set a field."""
+    alias = field.validation_alias
+    others = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [alias] if alias else []
+    return list(dict.fromkeys([*map(str, others), name]))
+
+
+def _known_keys(cls: type[BaseModel], path: KeyPath) -> list[str]:
+    model = _model_at(cls, path)
+    return [key for name, field in model.model_fields.items() for key in field_keys(name, field)] if model else []
+
+
+def _model_at(annotation: Any, path: KeyPath) -> type[BaseModel] | None:
+    """The option class that the key path leads to, through optional, dict and tuple annotations."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, types.UnionType):
+        found = (_model_at(member, path) for member in get_args(annotation) if member is not type(None))
+        return next((model for model in found if model), None)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not path:
+            return annotation
+        for name, field in annotation.model_fields.items():
+            if path[0] in field_keys(name, field):
+                return _model_at(field.annotation, path[1:])
+        return None
+    if get_origin(annotation) in (dict, tuple, Mapping) and path:
+        members = [member for member in get_args(annotation) if member is not Ellipsis]
+        return _model_at(members[-1], path[1:]) if members else None
+    return None

@@ -1,0 +1,135 @@
+"""The tile cutter: geometry, resuming, and what it does with what it cannot cut."""
+
+import os
+
+import numpy as np
+import pytest
+
+from codes.data.samples import HELD_OUT
+from codes.data.tiles import TileSettings, cut_folders, tile_corners, tile_starts, write_contact_sheet
+from codes.scripts.extract_tiles import main
+from codes.utils.errors import DataError
+from codes.utils.images import find_images, probe_image, quantise, read_image, write_image
+
+from .helpers import picture
+
+
+@pytest.mark.parametrize(
+    ("length", "tile", "step", "starts"),
+    [(10, 4, 3, (0, 3, 6)), (11, 4, 3, (0, 3, 6, 7)), (4, 4, 3, (0,)), (5, 4, 4, (0, 1)), (8, 4, 4, (0, 4))],
+)
+def test_the_last_tile_is_shifted_to_the_border(length, tile, step, starts):
+    assert tile_starts(length, tile, step) == starts
+
+
+def test_tiles_cover_every_pixel():
+    for height, width in ((16, 16), (17, 40), (33, 29)):
+        covered = np.zeros((height, width), int)
+        for top, left in tile_corners(height, width, TileSettings(16, 12)):
+            covered[top : top + 16, left : left + 16] += 1
+        assert covered.min() > 0
+    with pytest.raises(ValueError, match="15 pixels are less than one tile of 16"):
+        tile_corners(15, 40, TileSettings(16, 12))
+
+
+@pytest.mark.parametrize("settings", [(0, 1, 0), (8, 0, 0), (8, 9, 0), (8, 8, -1)])
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(DataError, match="tile"):
+        TileSettings(*settings)
+
+
+def test_tiles_hold_the_pixels_of_their_place(tmp_path):
+    write_image(tmp_path / "in" / "sub" / "a.png", picture(0, 40, 55))
+    write_image(tmp_path / "in" / "deep.png", picture(1, 20, 24), bit_depth=16)
+    report = cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(16, 12))
+    assert (report.images, report.written, report.existing, report.failed) == (2, 19, 0, ())
+    tile = read_image(tmp_path / "out" / "sub" / "a_00012_00036.png")
+    whole = read_image(tmp_path / "in" / "sub" / "a.png")
+    assert np.array_equal(tile.rgb, whole.rgb[12:28, 36:52])
+    assert read_image(tmp_path / "out" / "deep_00000_00000.png").bit_depth == 16
+
+
+def test_a_second_run_writes_only_what_is_missing_or_out_of_date(tmp_path):
+    for name in ("a", "b"):
+        write_image(tmp_path / "in" / f"{name}.png", picture(0, 30, 45))
+    settings = TileSettings(16, 16)
+    first = cut_folders([tmp_path / "in"], tmp_path / "out", settings)
+    (tmp_path / "out" / "a_00000_00016.png").unlink()
+    again = cut_folders([tmp_path / "in"], tmp_path / "out", settings)
+    assert (again.written, again.existing) == (1, first.written - 1)
+    later = (tmp_path / "out" / "b_00000_00000.png").stat().st_mtime + 10
+    os.utime(tmp_path / "in" / "b.png", (later, later))
+    assert cut_folders([tmp_path / "in"], tmp_path / "out", settings).written == first.written // 2
+    with pytest.raises(DataError, match=r"was cut with .*'tile': 16.*choose another folder"):
+        cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(8, 8))
+
+
+def test_flat_tiles_are_left_out(tmp_path):
+    image = np.full((16, 32, 3), 0.5, np.float32)
+    image[:, 16:] = picture(0, 16, 16)
+    write_image(tmp_path / "in" / "a.png", image)
+    report = cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(16, 16, min_std=5))
+    assert (report.written, report.flat) == (1, 1)
+    assert [path.name for path in find_images(tmp_path / "out")[0]] == ["a_00000_00016.png"]
+
+
+def test_photographs_of_one_name_do_not_overwrite_each_other(tmp_path):
+    for number, name in enumerate(("in/a.png", "in/a.jpg", "more/in/a.png")):
+        write_image(tmp_path / name, picture(number, 16, 20))
+    report = cut_folders([tmp_path / "in", tmp_path / "more" / "in"], tmp_path / "out", TileSettings(16, 16))
+    files, others = find_images(tmp_path / "out")
+    assert (report.written, len(files), others) == (6, 6, [])
+    tops = [quantise(read_image(file).rgb).tobytes() for file in files]
+    assert len(set(tops)) == 6
+
+
+def test_the_number_of_workers_changes_nothing(tmp_path):
+    for number in range(3):
+        write_image(tmp_path / "in" / f"{number}.png", picture(number, 30, 45))
+    for workers in (1, 2):
+        cut_folders([tmp_path / "in"], tmp_path / str(workers), TileSettings(16, 12), workers)
+    first, second = (find_images(tmp_path / name)[0] for name in "12")
+    assert [path.name for path in first] == [path.name for path in second]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(first, second, strict=True))
+
+
+def test_an_output_inside_the_input_is_refused(tmp_path):
+    write_image(tmp_path / "in" / "a.png", picture(0, 30, 45))
+    for output in (tmp_path / "in", tmp_path / "in" / "tiles"):
+        with pytest.raises(DataError, match="the output lies inside the input"):
+            cut_folders([tmp_path / "in"], output, TileSettings(16, 12))
+    assert len(list((tmp_path / "in").iterdir())) == 1
+
+
+def test_the_contact_sheet_lies_beside_the_tiles(tmp_path):
+    write_image(tmp_path / "in" / "a.png", picture(0, 60, 90))
+    cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(16, 12))
+    sheet = write_contact_sheet(tmp_path / "out", side=16, limit=10)
+    assert sheet == tmp_path / "out_contact_sheet.jpg"
+    info = probe_image(sheet)
+    assert info.height < info.width
+    (tmp_path / "none").mkdir()
+    assert write_contact_sheet(tmp_path / "none") is None
+
+
+def test_the_command_tells_by_its_exit_code(tmp_path):
+    source, output = str(tmp_path / "in"), str(tmp_path / "out")
+    common = ["--output", output, "--tile", "16", "--step", "12"]
+    assert main(["--input", source, *common]) == 2
+    write_image(tmp_path / "in" / "a.png", picture(0, 30, 45))
+    (tmp_path / "in" / "notes.txt").write_text("not counted as a failure")
+    assert main(["--input", source, *common]) == 0
+    truncated = tmp_path / "in" / "b.png"
+    write_image(truncated, picture(0, 30, 45))
+    truncated.write_bytes(truncated.read_bytes()[:1500])
+    assert main(["--input", source, *common]) == 1
+    with pytest.raises(SystemExit) as caught:
+        main(["--output", output])
+    assert caught.value.code == 2
+
+
+def test_the_sample_photographs_can_be_cut(tmp_path):
+    assert main(["--samples", "--output", str(tmp_path / "out"), "--tile", "256", "--step", "256"]) == 0
+    names = {path.name.split("_")[0] for path in find_images(tmp_path / "out")[0]}
+    assert len(names) == 7
+    assert HELD_OUT.split(".")[0] not in names
