@@ -174,20 +174,16 @@ def table(kind: str, timings: dict[str, Timing], chosen: list[Variant]) -> str:
     for variant, timing in zip(chosen, timings.values(), strict=True):
         count = sum(parameter.numel() for parameter in variant.network.parameters()) / 1e6
         ratios = f"{base.median / timing.median:.2f} | {base.fastest / timing.fastest:.2f}"
-        lines.append(
-            f"| {variant.name} | {count:.1f} M | {timing.median:.3f} | {timing.fastest:.3f} | {timing.slowest:.3f} | {ratios} |"
-        )
+        seconds = " | ".join(f"{value:.3f}" for value in timing)
+        lines.append(f"| {variant.name} | {count:.1f} M | {seconds} | {ratios} |")
     return "\n".join(lines)
 
 
 def processor() -> str:
     """The processor's name, as the system tells it."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 

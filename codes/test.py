@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         for line in outcome.failed:
             logger.error("  %s", line)
         return EXIT_FAILED
-    logger.info("%d images restored", len(outcome.done))
+    logger.info("done: %d images restored", len(outcome.done))
     return EXIT_OK
 
 

@@ -17,6 +17,11 @@ TRAINING = (
     # Its right-hand twin shows the same scene and is left out.
     "motorcycle_left.png",
     "ihc.png",
+    # Gray ones, for their edges and textures.
+    "camera.png",
+    "brick.png",
+    "grass.png",
+    "gravel.png",
 )
 # A portrait with fabric, badges and stripes; nothing like it is among the training photographs.
 HELD_OUT = "astronaut.png"

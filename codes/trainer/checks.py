@@ -20,14 +20,15 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
         )
     if "train" not in recipe.datasets:
         issues.append(Issue(("datasets", "train"), "missing; a training recipe needs a dataset of this name"))
+    if not recipe.steps:
+        issues.append(Issue(("steps",), "missing; a training recipe needs this section"))
     networks = describe_networks(recipe)
     for name, step in recipe.steps.items():
         issues += _step_issues(("steps", name), step, recipe)
     issues += _graph_issues(recipe, networks, "train")
     if "train" in recipe.datasets and recipe.train:
         issues += _size_issues(recipe, networks)
-    for name, evaluator in recipe.eval.evaluators.items():
-        issues += [Issue(("eval", "evaluators", name, *i.path), i.message) for i in evaluator.problems(networks)]
+    issues += _evaluator_issues(recipe, networks)
     if issues:
         raise source.error(issues)
     return networks
@@ -36,6 +37,7 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
 def check_inference(recipe: Recipe, source: Source, networks: Mapping[str, DiffusionNetwork]) -> None:
     """Raise ConfigError for every contradiction of an inference recipe, given its networks."""
     issues = [issue for phase in recipe.datasets for issue in _graph_issues(recipe, networks, phase)]
+    issues += _evaluator_issues(recipe, networks)
     written = {
         key for step in recipe.steps.values() for node in step.injectors.values() for key in node.writes().values()
     }
@@ -50,6 +52,12 @@ def check_inference(recipe: Recipe, source: Source, networks: Mapping[str, Diffu
             )
     if issues:
         raise source.error(issues)
+
+
+def _evaluator_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
+    for name, evaluator in recipe.eval.evaluators.items():
+        for issue in evaluator.problems(networks):
+            yield Issue(("eval", "evaluators", name, *issue.path), issue.message)
 
 
 def _step_issues(path: KeyPath, step: StepOptions, recipe: Recipe) -> Iterator[Issue]:

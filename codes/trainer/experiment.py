@@ -54,8 +54,13 @@ class Experiment:
             f"path.experiment: no trained experiment {name_or_folder!r} (in experiments/ there are: {listed})"
         )
 
-    def weights(self, network: str, iteration: int, ema: bool) -> Path:
-        return self.root / "models" / f"{iteration}_{network}{'_ema' if ema else ''}.safetensors"
+    def weights(self, network: str, iteration: int, ema: bool, suffix: str = ".safetensors") -> Path:
+        return self.root / "models" / f"{iteration}_{network}{'_ema' if ema else ''}{suffix}"
+
+    def saved_weights(self, network: str, iteration: int, ema: bool) -> Path:
+        """The weights of an iteration in whichever format they were saved."""
+        paths = [self.weights(network, iteration, ema, suffix) for suffix in (".safetensors", ".pth")]
+        return next((path for path in paths if path.exists()), paths[0])
 
     def state(self, iteration: int) -> Path:
         return self.root / "training_state" / f"{iteration}.state"

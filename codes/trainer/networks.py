@@ -93,7 +93,10 @@ def load_trained(name: str, recipe: Recipe, device: torch.device) -> Trained:
     kind = "EMA weights" if averaged else "weights (not averaged)"
     size = sum(parameter.numel() for parameter in network.parameters())
     logger.info("%s: %s from %s, %.1f M parameters", name, kind, file, size / 1e6)
-    return Trained(place(network, device).eval().requires_grad_(False), _process(metadata), file)
+    place(network, device).eval().requires_grad_(False)
+    if recipe.compile:
+        network.compile()
+    return Trained(network, _process(metadata), file)
 
 
 def load_pretrained(name: str, network: DiffusionNetwork, recipe: Recipe) -> None:

@@ -19,6 +19,7 @@ class BetaScheduleOptions(Options):
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:
+        # A ValueError here becomes an error of the option.
         NoiseSchedule.named(self.schedule_name, self.num_diffusion_timesteps)
         return self
 

@@ -154,6 +154,10 @@ class LoggerOptions(Options):
         5000, ge=1, description="Iterations between checkpoints; the last iteration is always saved."
     )
     keep_last: int | None = Field(None, ge=1, description="Keep only this many newest checkpoints; ~ keeps all.")
+    checkpoint_format: Literal["safetensors", "pth"] = Field(
+        "safetensors",
+        description="safetensors know their network and process; pth is a bare state dict, as DLAS writes.",
+    )
     visuals: tuple[str, ...] = Field((), description="State keys of images to write as grids.")
     visual_debug_rate: int = Field(1000, ge=1, description="Iterations between grids of `visuals`.")
     reverse_n1_to_1: bool = Field(True, description="The visuals are in [-1, 1] (else in [0, 1]).")
@@ -188,13 +192,16 @@ class Recipe(Options):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Arithmetic of the networks; weights stay in float32."
     )
+    compile: bool = Field(False, description="Compile networks with torch.compile: slow to start, then faster.")
     seed: int | None = Field(None, ge=0, description="Seed of sampling in a test run.")
-    datasets: dict[str, Annotated[DatasetOptions, OneOf(DATASETS, "mode")]] = Field(description="The data, by phase.")
+    datasets: dict[str, Annotated[DatasetOptions, OneOf(DATASETS, "mode")]] = Field(
+        {}, description="The data, by phase."
+    )
     networks: dict[str, NetworkSection] = Field(
         {}, description="The networks; a test run can take them from the checkpoint."
     )
     path: PathOptions = Field(PathOptions(), description="Where weights come from.")
-    steps: dict[str, StepOptions] = Field(min_length=1, description="The graph.")
+    steps: dict[str, StepOptions] = Field({}, description="The graph: what happens to a batch, in order.")
     train: TrainOptions | None = Field(None, description="The training loop; absent in inference recipes.")
     eval: EvalOptions = Field(EvalOptions(), description="What is measured and written.")
     logger: LoggerOptions = Field(LoggerOptions(), description="What is shown and kept.")

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor
 
 from ..models.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction
+from ..models.diffusion.guidance import ClassifierFree, Clipped, DynamicThreshold, EpsilonScaled
 from ..models.diffusion.networks import DiffusionNetwork
 from ..models.diffusion.noise import CanvasNoise
 from ..models.diffusion.process import GaussianDiffusion
@@ -38,10 +39,29 @@ class SamplingOptions(Options):
         description="Sampling steps: a count (section rule), counts per section, 'ddimN', 'leadingN', 'linspaceN' or "
         "'trailingN'; ~ takes every step of training.",
     )
+    stop_at_snr: float | None = Field(
+        None,
+        gt=0,
+        description="Stop drawing detail where the signal-to-noise ratio reaches this, and take the mean from there: "
+        "about 10 stays close to the input (high PSNR), 100 draws most detail; ~ draws all of it.",
+    )
     sampler: SamplerName | None = Field(None, description="ancestral (default), ddim or dpm_solver_pp.")
     use_ddim: bool = Field(False, description="The same as `sampler: ddim`.")
     eta: float = Field(0.0, ge=0, le=1, description="Noise of DDIM: 0 is deterministic, 1 as noisy as ancestral.")
     clip_denoised: bool = Field(True, description="Keep every predicted x_start within [-1, 1].")
+    guidance_scale: float = Field(
+        1.0, ge=0, description="Classifier-free guidance: 1 is off; larger follows the condition more than was learned."
+    )
+    guidance_rescale: float = Field(
+        0.0, ge=0, le=1, description="Moves the contrast of guided images back to that of unguided ones by this share."
+    )
+    guidance_low_res: float = Field(
+        1.0, ge=0, le=1, description="Strength of low_res in the null pass of guidance; 1 keeps it as it is."
+    )
+    dynamic_threshold: bool = Field(
+        False, description="Instead of clipping, divide each image by its 0.995 quantile where that exceeds 1."
+    )
+    epsilon_scale: float = Field(1.0, gt=0, description="Divides the predicted noise (about 1.005 is usual); 1 is off.")
     noise_type: Literal["random", "fixed", "zero"] = Field(
         "random",
         description="Start noise: each image's own, one for all, or zero (the steps' noise stays random).",
@@ -69,6 +89,10 @@ class SamplingOptions(Options):
             raise nested([Issue(("use_ddim",), f"use_ddim: true contradicts sampler: {self.sampler}; remove one")])
         if self.eta and self.sampler_name != "ddim":
             raise nested([Issue(("eta",), f"eta belongs to the sampler ddim, found sampler {self.sampler_name}")])
+        if self.guidance_scale == 1.0 and (self.guidance_rescale or self.guidance_low_res != 1.0):
+            raise nested(
+                [Issue(("guidance_scale",), "is 1 (off), so guidance_rescale and guidance_low_res do nothing")]
+            )
         if self.tile and self.tile_overlap is not None and self.tile_overlap >= self.tile:
             raise nested(
                 [Issue(("tile_overlap",), f"must be smaller than the tile of {self.tile}, found {self.tile_overlap}")]
@@ -92,7 +116,15 @@ class SamplingOptions(Options):
                 f"set {'beta_schedule' if schedule is None else 'diffusion_args'} where it is sampled"
             )
         process = build_process(ProcessOptions(beta_schedule=schedule, diffusion_args=args))
-        return process if self.respaced_timestep_spacing is None else process.respaced(self.respaced_timestep_spacing)
+        spacing = self.respaced_timestep_spacing
+        if spacing is None:
+            if self.stop_at_snr is not None:
+                raise ConfigError(f"sampling from {network}: stop_at_snr needs respaced_timestep_spacing, a step count")
+            return process
+        try:
+            return process.respaced(spacing, self.stop_at_snr)
+        except ValueError as error:
+            raise ConfigError(f"sampling from {network}: {error}") from None
 
 
 class AutocastDenoiser:
@@ -116,6 +148,25 @@ class Engine:
     options: SamplingOptions
     device: torch.device
     autocast: Callable[[], AbstractContextManager[Any]]
+
+    def denoiser(self) -> Denoiser:
+        """The network with epsilon scaling and guidance; x_start is clipped only after what extrapolates."""
+        options = self.options
+        extrapolates = options.guidance_scale != 1.0 or options.epsilon_scale != 1.0
+        clip = options.clip_denoised and not options.dynamic_threshold
+        denoiser: Denoiser = NetworkDenoiser(self.network, self.process, clip and not extrapolates)
+        if options.epsilon_scale != 1.0:
+            denoiser = EpsilonScaled(denoiser, self.process, options.epsilon_scale)
+        if options.guidance_scale != 1.0:
+            denoiser = ClassifierFree(
+                denoiser,
+                self.process,
+                options.guidance_scale,
+                num_classes=self.network.null_label,
+                low_res_strength=options.guidance_low_res,
+                rescale=options.guidance_rescale,
+            )
+        return Clipped(denoiser, self.process) if clip and extrapolates else denoiser
 
     def plan(self, height: int, width: int, scale: int) -> TilePlan:
         """The tiles of an output of (height, width) pixels, which is padded to what network and scale ask for."""
@@ -147,8 +198,8 @@ class Engine:
         start = torch.zeros(len(seeds), self.network.in_channels, plan.height, plan.width)
         padded = {name: _pad(value, plan, height, width) for name, value in cond.items()}
         x_T = self.process.prior_sample(start if self.options.noise_type == "zero" else noise.initial(), padded)
-        denoiser = TiledDenoiser(
-            AutocastDenoiser(NetworkDenoiser(self.network, self.process, self.options.clip_denoised), self.autocast),
+        denoiser: Denoiser = TiledDenoiser(
+            AutocastDenoiser(self.denoiser(), self.autocast),
             plan,
             self.process.eps_from_x_start,
             tile_batch_size=self.options.tile_batch_size,
@@ -157,6 +208,9 @@ class Engine:
             smaller_plan=lambda old: old.smaller(self.network.minimum_size),
             on_event=on_event,
         )
+        if self.options.dynamic_threshold:
+            # Outside the tiles: one quantile for the whole canvas, not one a tile.
+            denoiser = DynamicThreshold(denoiser, self.process)
         for step in self.options.build_sampler()(denoiser, self.process, x_T, padded, noise):
             yield step._replace(x_t=step.x_t[..., :height, :width], x_start=step.x_start[..., :height, :width])
 

@@ -48,12 +48,13 @@ def processes_of(recipe: Recipe) -> dict[str, ProcessOptions]:
 def save(experiment: Experiment, recipe: Recipe, parts: Parts, iteration: int, samples: int) -> None:
     """Write a checkpoint; the state comes last, so that a state is there only with its weights."""
     processes = processes_of(recipe)
+    suffix = f".{recipe.logger.checkpoint_format}"
     for name, network in parts.networks.items():
         process = processes.get(name)
         if name in parts.averages:
-            path = experiment.weights(name, iteration, ema=True)
+            path = experiment.weights(name, iteration, True, suffix)
             _save_weights(path, parts.averages[name].network, "ema", iteration, process)
-        _save_weights(experiment.weights(name, iteration, ema=False), network, "raw", iteration, process)
+        _save_weights(experiment.weights(name, iteration, False, suffix), network, "raw", iteration, process)
     state = {
         "format": FORMAT,
         "version": __version__,
@@ -81,7 +82,7 @@ def prune(experiment: Experiment, recipe: Recipe) -> None:
     for iteration, state in experiment.states()[recipe.logger.keep_last :]:
         doomed = [
             state,
-            *(experiment.weights(name, iteration, ema) for name in recipe.networks for ema in (True, False)),
+            *(experiment.saved_weights(name, iteration, ema) for name in recipe.networks for ema in (True, False)),
         ]
         for path in doomed:
             with suppress(FileNotFoundError):
@@ -108,9 +109,9 @@ def resume(path: Path, parts: Parts) -> tuple[int, int]:
     iteration, samples = int(state["iteration"]), int(state["samples"])
     experiment = Experiment(path.parent.parent)
     for name, network in parts.networks.items():
-        load_into(network, experiment.weights(name, iteration, ema=False), strict=True)
+        load_into(network, experiment.saved_weights(name, iteration, ema=False), strict=True)
         if name in parts.averages:
-            load_into(parts.averages[name].network, experiment.weights(name, iteration, ema=True), strict=True)
+            load_into(parts.averages[name].network, experiment.saved_weights(name, iteration, ema=True), strict=True)
     for step in parts.steps:
         if step.name not in state["optimizers"]:
             raise ConfigError(f"{path}: holds no step {step.name!r} (it holds: {', '.join(state['optimizers'])})")

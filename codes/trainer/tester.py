@@ -20,6 +20,7 @@ from ..utils.yaml_source import Source
 from ..version import __version__
 from .checks import check_inference
 from .devices import autocast_for, choose_device
+from .evaluators.base import EVALUATORS
 from .graph import INJECTORS, Graph, StepContext
 from .injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions, to_unit_range
 from .interrupt import StopRequest
@@ -67,12 +68,13 @@ class Tester:
         self.root = Path(recipe.path.results or Path("results") / recipe.name)
         nodes = [node for step in recipe.steps.values() for node in step.injectors.values()]
         self.nodes = [node for node in nodes if isinstance(node, GaussianDiffusionInferenceOptions)]
-        if not self.nodes:
+        if not self.nodes and not recipe.eval.evaluators:
             raise ConfigError(
-                f"{source.file}: steps: no injector gaussian_diffusion_inference, so nothing would be written; "
-                "for training run train.py"
+                f"{source.file}: neither an injector gaussian_diffusion_inference in steps nor an evaluator in eval, "
+                "so there is nothing to do; for training run train.py"
             )
-        names = dict.fromkeys(node.generator for node in self.nodes)
+        evaluated = [evaluator.for_network for evaluator in recipe.eval.evaluators.values()]
+        names = dict.fromkeys([*(node.generator for node in self.nodes), *evaluated])
         self.trained = {name: load_trained(name, recipe, self.device) for name in names}
         check_inference(recipe, source, {name: trained.network for name, trained in self.trained.items()})
         self.outputs = self._outputs()
@@ -84,6 +86,10 @@ class Tester:
         self.datasets = {
             phase: DATASETS.get(options.mode)(options, seed=self.seed, shuffle=False)
             for phase, options in recipe.datasets.items()
+            if self.nodes
+        }
+        self.evaluators = {
+            name: EVALUATORS.get(options.type)(options) for name, options in recipe.eval.evaluators.items()
         }
 
     @property
@@ -115,7 +121,10 @@ class Tester:
             with StopRequest() as stop:
                 self._run_all(outcome, stop)
                 outcome.seconds = time.monotonic() - start
-                self._finish(outcome)
+                if self.nodes:
+                    self._finish(outcome)
+                if not stop.requested:
+                    self._evaluate()
                 if stop.requested:
                     raise Interrupted(f"stopped after {len(outcome.done)} images, which are kept in {self.root}")
         finally:
@@ -165,7 +174,13 @@ class Tester:
         self, item: Mapping[str, Any], position: int, on_step: Callable[[str, int, int], None]
     ) -> dict[str, Any]:
         state = {key: value[None] if isinstance(value, torch.Tensor) else [value] for key, value in item.items()}
-        context = StepContext(
+        context = self._context(position, on_step)
+        for graph in self.graphs:
+            state = graph.inject(state, context)
+        return state
+
+    def _context(self, position: int, on_step: Callable[[str, int, int], None] | None = None) -> StepContext:
+        return StepContext(
             networks={name: trained.network for name, trained in self.trained.items()},
             device=self.device,
             seed=self.seed,
@@ -175,9 +190,17 @@ class Tester:
             on_step=on_step,
             on_event=logger.warning,
         )
-        for graph in self.graphs:
-            state = graph.inject(state, context)
-        return state
+
+    def _evaluate(self) -> None:
+        """Run the evaluators: numbers to the log and to evaluation.json, pictures beside it."""
+        found = {name: evaluator.evaluate(self._context(0)) for name, evaluator in self.evaluators.items()}
+        for name, evaluation in found.items():
+            logger.info("evaluation %s: %s", name, "  ".join(f"{k} {v:.4g}" for k, v in evaluation.metrics.items()))
+            for key, image in evaluation.images.items():
+                write_image(self.root / f"{name}_{key}.png", image)
+        if found:
+            numbers = {name: dict(evaluation.metrics) for name, evaluation in found.items()}
+            write_text(self.root / "evaluation.json", json.dumps(numbers, indent=2) + "\n")
 
     @staticmethod
     def _progress(line: StepLine, stop: StopRequest, out: str, done: int, total: int) -> None:

@@ -73,6 +73,9 @@ class Trainer:
         averages = {
             name: Ema(networks[name], self.train.ema_rate, self.train.ema_warmup) for name in dict.fromkeys(trained)
         }
+        if self.recipe.compile:
+            for network in networks.values():
+                network.compile()
         return Parts(networks, averages, steps)
 
     def _start_afresh(self) -> None:

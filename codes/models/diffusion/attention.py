@@ -1,9 +1,23 @@
 """Self-attention over all positions of a feature map, in the parameter names of guided-diffusion."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .blocks import GroupNorm, zero_init
+
+CPU_MATMUL_LENGTH = 1024
+"""Up to this many positions the matrix of attention weights is small enough to be stored whole."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of (B, heads, T, channels) tensors; q is scaled by 1/sqrt(channels)."""
+    length, size = q.shape[-2:]
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and length <= CPU_MATMUL_LENGTH:
+        # The CPU's fused kernel does not use its bfloat16 instructions: two matrix products are three times as fast.
+        weight = torch.softmax((q * size**-0.5) @ k.transpose(-1, -2), dim=-1)
+        return weight @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class AttentionBlock(nn.Module):
@@ -28,7 +42,7 @@ class AttentionBlock(nn.Module):
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         qkv = F.linear(tokens, self.qkv.weight[:, :, 0], self.qkv.bias)
         q, k, v = self._split(qkv)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, height * width, channels)
+        h = attend(q, k, v).transpose(1, 2).reshape(b, height * width, channels)
         h = F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
         return x + h.transpose(1, 2).reshape(b, channels, height, width)
 

@@ -102,7 +102,16 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         # torch.group_norm, not F.group_norm: the latter refuses a single pixel, which the deepest level may be.
+        if self._widens(x):
+            wide = torch.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps)
+            return wide.to(x.dtype)
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+    def _widens(self, x: Tensor) -> bool:
+        """The CPU's backward pass of bfloat16 in channels_last takes three times as long as by way of float32."""
+        if x.dtype != torch.bfloat16 or not x.requires_grad or x.device.type != "cpu":
+            return False
+        return self.weight is None or self.weight.dtype == torch.float32
 
 
 class TimestepEmbedSequential(nn.Sequential):

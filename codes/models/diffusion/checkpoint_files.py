@@ -21,6 +21,7 @@ PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 # Where several are present the averaged weights come first: they are the ones to sample from.
 WRAPPERS = ("params_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "params", "model", "generator")
 PREFIXES = ("module.", "_orig_mod.")
+NAMING_OPCODES = ("GLOBAL", "STACK_GLOBAL", "INST")
 
 
 class Weights(NamedTuple):
@@ -98,7 +99,7 @@ def _read_pickle(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" not in str(error) and not _names_code(path):
+        if "GLOBAL" not in str(error) and not _names_code(path):
             raise _damaged(path, error) from None
         raise ConfigError(
             f"checkpoint {path} is refused: it holds more than weights and would run code when loaded; "
@@ -109,10 +110,11 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _names_code(path: Path) -> bool:
-    """Whether a bare pickle names a function or class to call; read as opcodes, nothing is run."""
+    """Whether a bare pickle names a function or class beyond torch's own; read as opcodes, nothing is run."""
     try:
         with path.open("rb") as file:
-            return any("GLOBAL" in opcode.name or opcode.name == "INST" for opcode, *_ in pickletools.genops(file))
+            named = (str(name) for code, name, _ in pickletools.genops(file) if code.name in NAMING_OPCODES)
+            return any(not name.startswith(("torch", "collections ")) for name in named)
     except (ValueError, OSError):
         return False
 

@@ -1,4 +1,4 @@
-"""Checkpoints: ours with their options in the metadata, and those of guided-diffusion, DL-Art-School, PatchDiffusion."""
+"""Checkpoints: ours, which carry their options, and those of guided-diffusion, DL-Art-School and PatchDiffusion."""
 
 import json
 from collections.abc import Mapping
@@ -121,7 +121,7 @@ def build(which_model: str, options: Mapping[str, Any]) -> DiffusionNetwork:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"options of {which_model} do not fit: {where} {first['msg']}".replace("  ", " ")) from None
-    return network(parsed)  # type: ignore[arg-type]
+    return network(parsed)
 
 
 def load_into(network: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:

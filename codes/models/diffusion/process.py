@@ -105,9 +105,9 @@ class GaussianDiffusion:
         """Whether the network returns 2C channels instead of C."""
         return self.model_var_type in ("learned", "learned_range")
 
-    def respaced(self, spec: Respacing) -> "GaussianDiffusion":
+    def respaced(self, spec: Respacing, stop_at_snr: float | None = None) -> "GaussianDiffusion":
         """The same process on fewer steps (see `NoiseSchedule.respaced`)."""
-        return replace(self, schedule=self.schedule.respaced(spec))
+        return replace(self, schedule=self.schedule.respaced(spec, stop_at_snr))
 
     def prior_sample(self, noise: Tensor, cond: Mapping[str, Tensor]) -> Tensor:  # noqa: ARG002 - a bridge starts from it
         """x_T from standard normal noise (B, C, H, W); for this process the noise itself."""

@@ -89,12 +89,19 @@ class NoiseSchedule:
             )
         return cls.from_betas(_linear_betas(name, float(linear[1] or 0.02), num_timesteps))
 
-    def respaced(self, spec: Respacing) -> "NoiseSchedule":
+    def respaced(self, spec: Respacing, stop_at_snr: float | None = None) -> "NoiseSchedule":
         """The schedule that visits only the steps `spec` keeps (see `kept_timesteps`), with the same abar at each.
 
-        Raises ValueError when the counts do not fit.
+        stop_at_snr: `spec` is spread over the steps of at most this SNR alone. A sampler's last step then comes before
+        the finest detail is drawn, and returns the mean of what that detail could be.
+        Raises ValueError when the counts do not fit, or no step has so low an SNR.
         """
-        kept = list(kept_timesteps(spec, self.num_timesteps))
+        first = 0 if stop_at_snr is None else int(np.count_nonzero(self.snr > stop_at_snr))
+        if first == self.num_timesteps:
+            raise ValueError(
+                f"stop_at_snr {stop_at_snr:g} leaves no step: the lowest SNR is {self.snr[-1]:.3g}; raise it"
+            )
+        kept = [first + step for step in kept_timesteps(spec, self.num_timesteps - first)]
         abar = self.alphas_cumprod[kept]
         betas = 1.0 - abar / np.append(1.0, abar[:-1])
         return NoiseSchedule(betas, self.timesteps[kept], self.original_num_timesteps)

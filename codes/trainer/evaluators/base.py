@@ -16,6 +16,7 @@ class EvaluatorOptions(NodeOptions):
     """Options common to all evaluators: `eval.evaluators.<name>`."""
 
     type: str = Field(description="Which evaluator: its registered name.")
+    for_network: str = Field(validation_alias="for", description="Name of the network that is evaluated.")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ...utils.picture_grid import picture_grid
 from ...utils.rng import derive_seed
 from ...utils.yaml_source import Issue
 from ..graph import StepContext
-from ..injectors.gaussian_diffusion import conditioning_problems
+from ..injectors.gaussian_diffusion import conditioning_problems, guidance_problems
 from ..metrics import fidelity
 from ..sampling import Engine, SamplingOptions
 from .base import EVALUATORS, Evaluation, Evaluator, EvaluatorOptions
@@ -27,7 +27,6 @@ Image = npt.NDArray[Any]
 class RestorationOptions(EvaluatorOptions):
     """Options of `restoration`."""
 
-    for_network: str = Field(validation_alias="for", description="Name of the network that is evaluated.")
     dataset: Annotated[DatasetOptions, OneOf(DATASETS, "mode")] = Field(description="Images with their ground truth.")
     diffusion_params: SamplingOptions = Field(SamplingOptions(), description="How to sample: steps, sampler, tiles.")
     model_input_keys: dict[str, str] = Field(
@@ -41,6 +40,8 @@ class RestorationOptions(EvaluatorOptions):
             Issue(("for",) if issue.path == ("generator",) else issue.path, issue.message)
             for issue in conditioning_problems(self.for_network, self.model_input_keys, networks)
         ]
+        for issue in guidance_problems(self.diffusion_params, self.for_network, networks):
+            issues.append(Issue(("diffusion_params", *issue.path), issue.message))
         provided = self.dataset.provides()
         for argument, key in self.model_input_keys.items():
             if key not in provided:

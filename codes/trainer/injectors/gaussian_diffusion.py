@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ...models.diffusion.denoiser import run_network
 from ...models.diffusion.networks import DiffusionNetwork
-from ...models.diffusion.process import check_image_range
+from ...models.diffusion.process import check_image_range, perturbed_noise
 from ...models.diffusion.timestep_sampling import TIMESTEP_SAMPLERS, LossSecondMoment, TimestepSampler
 from ...utils.yaml_source import Issue, KeyPath
 from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
 from ..process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, build_process
+from ..sampling import SamplingOptions
 
 
 def conditioning_problems(
@@ -33,6 +34,22 @@ def conditioning_problems(
     ]
 
 
+def guidance_problems(
+    sampling: SamplingOptions, generator: str, networks: Mapping[str, DiffusionNetwork]
+) -> list[Issue]:
+    """Guidance of a network that has nothing to leave out in the null pass."""
+    if sampling.guidance_scale == 1.0 or generator not in networks:
+        return []
+    network = networks[generator]
+    if network.null_label is not None or (sampling.guidance_low_res < 1.0 and "low_res" in network.cond_names):
+        return []
+    message = (
+        f"guidance has nothing to leave out: {generator} has no null label (classifier_free), "
+        "and guidance_low_res does not weaken low_res"
+    )
+    return [Issue(("guidance_scale",), message)]
+
+
 class GaussianDiffusionOptions(InjectorOptions):
     """Options of `gaussian_diffusion`."""
 
@@ -41,6 +58,12 @@ class GaussianDiffusionOptions(InjectorOptions):
     beta_schedule: BetaScheduleOptions = Field(BetaScheduleOptions(), description="The noise schedule.")
     diffusion_args: DiffusionArgs = Field(DiffusionArgs(), description="What the network predicts and the objective.")
     sampler_type: str = Field("uniform", description="How timesteps are drawn in training.")
+    label_dropout: float = Field(
+        0.0, ge=0, le=1, description="Share of samples whose class becomes the null label, for guidance (0.1 is usual)."
+    )
+    input_perturbation: float = Field(
+        0.0, ge=0, description="Extra noise of this amplitude in the network's input, not in its target; 0.1 is usual."
+    )
     snr_splits: tuple[float, ...] = Field((), description="SNR borders between experts, for uniform_split_k.")
     model_input_keys: dict[str, str] = Field({}, description="Network argument -> state key, e.g. low_res: lq.")
     out: str = Field(description="State key of the main term of the loss, (B,).")
@@ -85,16 +108,19 @@ class GaussianDiffusionOptions(InjectorOptions):
         if self.sampler_type not in TIMESTEP_SAMPLERS:
             issues.append(Issue(("sampler_type",), TIMESTEP_SAMPLERS.unknown(self.sampler_type)))
         if self.generator in networks:
-            issues += _network_problems(networks[self.generator], args, self.generator)
+            issues += _network_problems(networks[self.generator], self)
         return issues
 
 
-def _network_problems(network: DiffusionNetwork, args: DiffusionArgs, name: str) -> list[Issue]:
-    issues = []
+def _network_problems(network: DiffusionNetwork, options: GaussianDiffusionOptions) -> list[Issue]:
+    issues, args, name = [], options.diffusion_args, options.generator
     expected = network.in_channels * (2 if args.model_var_type.startswith("learned") else 1)
     if network.out_channels != expected:
         message = f"needs {name} with out_channels {expected}, found {network.out_channels}"
         issues.append(Issue(("diffusion_args", "model_var_type"), f"{args.model_var_type} {message}"))
+    if options.label_dropout and network.null_label is None:
+        message = f"needs a null label to learn; set num_classes and classifier_free: true in {name}"
+        issues.append(Issue(("label_dropout",), message))
     if args.model_mean_type == "residual" and "low_res" not in network.cond_names:
         message = f"residual needs {name} to take low_res (set num_corruptions or low_res_conditioning)"
         issues.append(Issue(("diffusion_args", "model_mean_type"), message))
@@ -134,8 +160,8 @@ class GaussianDiffusionInjector(Injector):
         network = context.networks[options.generator]
         t, importance = (value.to(x_start.device) for value in self.timesteps.sample(context.uniform("timestep")))
         noise = context.normal("noise", x_start)
-        x_t = self.process.q_sample(x_start, t, noise)
-        cond = {name: state[key] for name, key in options.model_input_keys.items()}
+        x_t = self.process.q_sample(x_start, t, self._perturbed(noise, context))
+        cond = self._drop_labels({name: state[key] for name, key in options.model_input_keys.items()}, context)
         with context.autocast():
             output, prior = run_network(network, self.process, x_t, t, cond)
         terms = self.process.training_terms(output.float(), x_start, x_t, t, noise, prior)
@@ -148,6 +174,18 @@ class GaussianDiffusionInjector(Injector):
         if options.out_key_x_start:
             written[options.out_key_x_start] = terms.x_start.detach()
         return written
+
+    def _perturbed(self, noise: Tensor, context: StepContext) -> Tensor:
+        gamma = self.options.input_perturbation
+        return perturbed_noise(noise, context.normal("input_perturbation", noise), gamma) if gamma else noise
+
+    def _drop_labels(self, cond: dict[str, Any], context: StepContext) -> dict[str, Any]:
+        """Some samples learn the null label instead of their class."""
+        if not self.options.label_dropout or "y" not in cond:
+            return cond
+        null = context.networks[self.options.generator].null_label
+        dropped = (context.uniform("label_dropout") < self.options.label_dropout).to(cond["y"].device)
+        return {**cond, "y": cond["y"].masked_fill(dropped, null)}
 
     def end_iteration(self, gather: Callable[[Tensor], Tensor]) -> None:
         # Only now, so that the parts of a split batch draw from the same distribution as the whole would.

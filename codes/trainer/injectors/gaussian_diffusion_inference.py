@@ -13,7 +13,7 @@ from ...utils.rng import derive_seed
 from ...utils.yaml_source import Issue, KeyPath
 from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
 from ..sampling import Engine, SamplingOptions
-from .gaussian_diffusion import conditioning_problems
+from .gaussian_diffusion import conditioning_problems, guidance_problems
 
 PATH_KEYS = ("LQ_path", "HQ_path")
 
@@ -38,6 +38,7 @@ class GaussianDiffusionInferenceOptions(SamplingOptions, InjectorOptions):
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         issues = conditioning_problems(self.generator, self.model_input_keys, networks)
+        issues += guidance_problems(self, self.generator, networks)
         if "low_res" not in self.model_input_keys:
             message = (
                 "missing; restoration needs it (low_res: lq, or low_res: hq with skip_lq); "

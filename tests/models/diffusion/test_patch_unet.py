@@ -55,7 +55,7 @@ def test_super_resolution_network_equals_the_reference():
         {"num_classes": 10},
         {"num_corruptions": 1, "num_classes": 10, "classifier_free": False},
     ],
-    ids=lambda options: "-".join(options),
+    ids="-".join,
 )
 def test_every_option_runs_and_trains(options):
     network = small_network(FAMILY, **options)

@@ -55,7 +55,7 @@ def test_equals_the_reference(name, channels_last):
         {"num_corruptions": 0, "low_res_upsampling": "bicubic"},
         {"group_norm": "dlas", "model_channels": 48},
     ],
-    ids=lambda options: "-".join(options),
+    ids="-".join,
 )
 def test_every_option_runs_and_trains(options):
     network = small_network(**options)
@@ -158,7 +158,7 @@ def test_wrong_conditioning_is_named(cond, message):
 def test_wrong_sizes_are_named(family):
     network = small_network(family)
     assert (network.multiple_of, network.minimum_size) == (4, 4)
-    with pytest.raises(ValueError, match="16 x 22 pixels.*multiples of 4"):
+    with pytest.raises(ValueError, match=r"16 x 22 pixels.*multiples of 4"):
         network(X[..., :22], T)
     with pytest.raises(ValueError, match="timesteps has shape"):
         network(X, T[:1])
