@@ -6,7 +6,9 @@ from .corruption import CORRUPTIONS
 from .datasets import DATASETS, DatasetOptions
 from .imagefolder import ImageFolderDataset
 from .imagefolder_options import ImageFolderOptions
+from .labelled import LabelledDataset, LabelledOptions
 from .loader import Batch, TrainLoader, collate
+from .paired import PairedDataset, PairedOptions
 from .samples import HELD_OUT, held_out_photograph, sample_photographs
 
 __all__ = [
@@ -20,6 +22,10 @@ __all__ = [
     "ImageFolderDataset",
     "ImageFolderOptions",
     "Item",
+    "LabelledDataset",
+    "LabelledOptions",
+    "PairedDataset",
+    "PairedOptions",
     "Rejected",
     "TrainLoader",
     "collate",

@@ -14,7 +14,11 @@ MAX_NAMED = 10
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file that is not used. `kind`: "other" (no image by its extension), "unreadable" or "too_small"."""
+    """A file that is not used.
+
+    `kind`: "other" (no image by its extension), "unreadable", "too_small", "too_large", "unmatched" (a pair) or
+    "unlabelled" (of no class).
+    """
 
     path: Path
     reason: str

@@ -4,14 +4,14 @@ from typing import Any
 
 from pydantic import Field
 
-from ..utils.options import Options
+from ..utils.options import FolderName, Options
 from ..utils.registry import Registry
 
 
 class DatasetOptions(Options):
     """Options common to all datasets: `datasets.<phase>`."""
 
-    name: str = Field("dataset", description="Name of the dataset: a folder of results; default: the phase.")
+    name: FolderName = Field("dataset", description="Name of the dataset: a folder of results; default: the phase.")
     mode: str = Field("imagefolder", description="Which kind of dataset: its registered name.")
     n_workers: int = Field(2, ge=0, description="Processes that prepare batches; 0 prepares them in the main process.")
     batch_size: int = Field(1, ge=1, description="Items an iteration, over all ranks together.")
@@ -19,6 +19,11 @@ class DatasetOptions(Options):
     def provides(self) -> frozenset[str]:
         """The keys of the tensors of an item: the first state of the graph."""
         raise NotImplementedError
+
+    @property
+    def num_strengths(self) -> int:
+        """How many strengths of corruptions an item of training has."""
+        return 0
 
 
 DATASETS: Registry[Any] = Registry("dataset mode")

@@ -3,81 +3,37 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from ..utils.options import Options, nested
+from ..utils.options import Options
 from ..utils.yaml_source import Issue
-from .corruption import CORRUPTIONS
-from .datasets import DatasetOptions
+from .corruption_options import CorruptionOptions
+from .image_options import ImageOptions
+from .strength import estimators
 
 Strength = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[int, Field(ge=1)]
 
 
 class FixedParameters(Options):
     """Values that are otherwise drawn for every item."""
 
-    corruption_entropy: tuple[Strength, ...] | None = Field(
-        None, description="Strength of each fixed corruption, in listed order, each in [0, 1]; 1 is the strongest."
+    corruption_entropy: tuple[Strength | Literal["auto"], ...] | None = Field(
+        None,
+        description="Strength of each fixed corruption, in listed order, each in [0, 1]; 1 is the strongest. With "
+        "skip_lq, `auto` reads that of a JPEG corruption from the file; fixed_corruptions must then be listed.",
+    )
+    auto_default: Strength = Field(
+        0.2, description="What `auto` takes, in [0, 1], for files without a sure trace of how they were compressed."
     )
 
 
-class ImageFolderOptions(DatasetOptions):
+class ImageFolderOptions(CorruptionOptions, ImageOptions):
     """`datasets.<phase>` with `mode: imagefolder`."""
 
     mode: Literal["imagefolder"] = Field("imagefolder", description="Folders of images.")
-    name: str = Field("images", description="Name in messages and of the folder below results/<experiment>/.")
-    paths: str | tuple[str, ...] | None = Field(
-        None,
-        description="A folder (searched recursively), an image file, or a list of them. Nothing: the sample "
-        "photographs that come with scikit-image (the held-out one outside of training).",
-    )
-    weights: tuple[Annotated[float, Field(gt=0.0)], ...] | None = Field(
-        None, description="With a list of paths: how many times an epoch each is gone through (1.5: half of it twice)."
-    )
-    n_workers: int = Field(2, ge=0, description="Processes that prepare batches; 0 prepares them in the main process.")
-    batch_size: Positive = Field(1, description="Items an iteration, over all ranks together.")
-    rgb_n1_to_1: bool = Field(False, description="Images in [-1, 1] instead of [0, 1]; hq and lq alike.")
-    target_size: Positive | None = Field(
-        None, description="Side of the square hq in pixels. Nothing: whole images (not in training)."
-    )
-    scale: Positive = Field(1, description="hq side / lq side; lq is downsampled by area.")
-    tile: Literal["none", "random", "center"] = Field(
-        "none",
-        description="How a larger image becomes target_size: `none` resizes it by area (DLAS), `random` cuts a random "
-        "tile at full resolution (training on large photographs), `center` the middle one.",
-    )
-    tiles_per_image: Positive = Field(
-        1,
-        description="With `tile: random`: tiles in a row from one decoded image; more is faster on large photographs.",
-    )
-    force_square: bool | None = Field(
-        None,
-        description="Cut the centre square first. Nothing: only where `tile: none` resizes to target_size; there "
-        "`false` squeezes the whole image into the square, as DLAS does.",
-    )
-    fixed_corruptions: tuple[str, ...] = Field((), description="Corruptions of every item, in this order.")
-    random_corruptions: tuple[str, ...] = Field(
-        (), description="Corruptions to pick from after the fixed ones; their strengths are not told to the network."
-    )
-    num_corrupts_per_image: int = Field(
-        0, ge=0, description="How many random corruptions an item gets, drawn with replacement; 0 switches them off."
-    )
-    corruption_blur_scale: float = Field(1.0, ge=0.0, description="Multiplies the sigma of blurs (pixels of the lq).")
-    corrupt_before_downsize: bool = Field(
-        False, description="Corrupt at full size, then downsample; else the small image is corrupted."
-    )
-    cosine_bias: bool = Field(
-        True, description="Draw strengths as 1 - cos(u * pi / 2), more clean ones; else uniformly."
-    )
     fixed_parameters: FixedParameters = Field(FixedParameters(), description="Values that are otherwise drawn.")
-    random_seed: int | None = Field(None, description="Seed of this dataset's draws. Nothing: the run's seed.")
     skip_lq: bool = Field(
         False, description="Make no lq: the image itself is hq (restoration, where the file IS the low resolution)."
-    )
-    disable_flip: bool = Field(False, description="Never mirror images; otherwise half of the training items are.")
-    cache_megabytes: int = Field(
-        256, ge=0, description="Memory a worker may fill with decoded images; changes the speed only."
     )
 
     def provides(self) -> frozenset[str]:
@@ -85,58 +41,49 @@ class ImageFolderOptions(DatasetOptions):
         return frozenset({"hq", "corruption_entropy"} if self.skip_lq else {"hq", "lq", "corruption_entropy"})
 
     @property
-    def path_list(self) -> tuple[str, ...]:
-        """`paths` as a tuple; empty where the sample photographs are meant."""
-        return (self.paths,) if isinstance(self.paths, str) else self.paths or ()
+    def num_strengths(self) -> int:
+        """How many strengths an item of training has."""
+        return len(self.fixed_corruptions)
 
     @property
-    def known_entropy(self) -> tuple[float, ...] | None:
+    def known_entropy(self) -> tuple[float | Literal["auto"], ...] | None:
         """The strengths set in `fixed_parameters`, or None."""
         return self.fixed_parameters.corruption_entropy
 
     @property
-    def square(self) -> bool:
-        """Whether the centre square is cut first."""
-        if self.force_square is None:
-            return self.tile == "none" and self.target_size is not None
-        return self.force_square
+    def auto_positions(self) -> tuple[int, ...]:
+        """The positions of `auto` in the strengths."""
+        return tuple(index for index, value in enumerate(self.known_entropy or ()) if value == "auto")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "ImageFolderOptions":
-        issues = [*self._size_issues(), *self._path_issues(), *self._corruption_issues()]
-        if issues:
-            raise nested(issues)
-        return self
-
-    def _size_issues(self) -> Iterator[Issue]:
+    def issues(self) -> Iterator[Issue]:
+        """Everything about these options that does not fit together."""
+        yield from super().issues()
         size = self.target_size
         if size is not None and size % self.scale and not self.skip_lq:
             yield Issue(("target_size",), f"{size} is not divisible by scale {self.scale}")
-        if size is None and self.tile != "none":
-            yield Issue(("tile",), f"{self.tile} needs target_size, the side of the tile in pixels")
-        if self.tiles_per_image > 1 and self.tile != "random":
-            yield Issue(("tiles_per_image",), f"{self.tiles_per_image} tiles of one image need tile: random")
+        yield from self.corruption_issues()
+        yield from self._strength_issues()
 
-    def _path_issues(self) -> Iterator[Issue]:
-        if self.paths == ():
-            yield Issue(("paths",), "an empty list; name a folder, or remove the key for the sample photographs")
-        if self.weights is not None and len(self.weights) != len(self.path_list):
-            yield Issue(("weights",), f"{len(self.weights)} weights for {len(self.path_list)} paths; give one for each")
-
-    def _corruption_issues(self) -> Iterator[Issue]:
-        for key, names in (
-            ("fixed_corruptions", self.fixed_corruptions),
-            ("random_corruptions", self.random_corruptions),
-        ):
-            for index, name in enumerate(names):
-                if name not in CORRUPTIONS:
-                    yield Issue((key, index), CORRUPTIONS.unknown(name))
-        count = self.num_corrupts_per_image
-        if count and not self.random_corruptions:
-            yield Issue(("num_corrupts_per_image",), f"{count}, but there are no random_corruptions to pick from")
-        if self.random_corruptions and "num_corrupts_per_image" not in self.model_fields_set:
-            yield Issue(("random_corruptions",), "num_corrupts_per_image is missing; 0 switches them off")
+    def _strength_issues(self) -> Iterator[Issue]:
         known, fixed = self.known_entropy, self.fixed_corruptions
-        if known is not None and not self.skip_lq and len(known) != len(fixed):
-            path = ("fixed_parameters", "corruption_entropy")
+        path = ("fixed_parameters", "corruption_entropy")
+        listed = bool(fixed) or not self.skip_lq
+        if known is not None and listed and len(known) != len(fixed):
             yield Issue(path, f"{len(known)} strengths for {len(fixed)} fixed_corruptions; give one for each")
+            return
+        if known is not None and not self.skip_lq and not self.auto_positions:
+            yield from self.strength_issues(known)
+        for index in self.auto_positions:
+            yield from self._auto_issues(index)
+
+    def _auto_issues(self, index: int) -> Iterator[Issue]:
+        path = ("fixed_parameters", "corruption_entropy", index)
+        if not self.skip_lq:
+            yield Issue(
+                path, "auto reads the strength of a finished image (skip_lq: true); here give a number in [0, 1]"
+            )
+        elif not self.fixed_corruptions:
+            yield Issue(path, "auto needs to know the corruption; list fixed_corruptions as in the training recipe")
+        elif self.fixed_corruptions[index] not in estimators():
+            name, known = self.fixed_corruptions[index], ", ".join(estimators())
+            yield Issue(path, f"auto cannot be read for {name} (only for: {known}); give a number in [0, 1]")

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class TrainLoader:
         self.start_method = start_method or _default_start_method()
         self._share = _Share(dataset, rank * (batch_size // world_size), batch_size // world_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         for batch, unreadable in self._loader():
             if unreadable:
                 self.dataset.record_unreadable(unreadable)
@@ -120,5 +120,7 @@ def _default_start_method() -> str:
 def _prepare_worker(_: int) -> None:
     # The threads of OpenCV do not survive a fork, and one process a core is what `n_workers` asks for.
     cv2.setNumThreads(0)
-    # Ctrl-C is for the trainer, which stops its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C, and the SIGTERM that a job manager sends to every process, are for the trainer: it saves, then stops its
+    # workers itself.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,13 +1,15 @@
 """Looking through folders before a run: which files can be used, read from their headers alone."""
 
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..utils.errors import DataError
-from ..utils.images import ImageInfo, find_images, probe_image
+from ..utils.images import MAX_PIXELS, ImageInfo, find_images, looks_whole, probe_image, read_samples
 from .base import DataReport, Rejected
+from .index import FolderIndex
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,26 @@ class Scan:
         modes = Counter(info.mode for info in self.infos)
         return DataReport(name, len(self.files), sizes[0], sizes[-1], modes, self.rejected)
 
+    def without(self, judge: Callable[[int], Rejected | None]) -> "Scan":
+        """The scan without the files that `judge` rejects by their number."""
+        verdicts = [judge(number) for number in range(len(self.files))]
+        kept = [number for number, verdict in enumerate(verdicts) if verdict is None]
+        ends = [sum(number < folder.stop for number in kept) for folder in self.folders]
+        starts = [sum(number < folder.start for number in kept) for folder in self.folders]
+        return Scan(
+            tuple(self.files[number] for number in kept),
+            tuple(self.infos[number] for number in kept),
+            tuple(range(start, end) for start, end in zip(starts, ends, strict=True)),
+            (*self.rejected, *(verdict for verdict in verdicts if verdict is not None)),
+        )
 
-def scan(paths: Sequence[str | Path], minimum: int) -> Scan:
-    """Find the images at least `minimum` pixels on both sides. Raises DataError for a path that does not exist."""
+
+def scan(paths: Sequence[str | Path], minimum: int, *, max_pixels: int = MAX_PIXELS, index: bool = False) -> Scan:
+    """Find the images of at least `minimum` pixels on both sides and at most `max_pixels` in all.
+
+    With `index` the headers of folders are remembered in the user's cache folder. Raises DataError for a path that
+    does not exist.
+    """
     files: list[Path] = []
     infos: list[ImageInfo] = []
     folders: list[range] = []
@@ -36,24 +55,49 @@ def scan(paths: Sequence[str | Path], minimum: int) -> Scan:
         start = len(files)
         found, others = find_images(path)
         rejected += [Rejected(other, reason, "other") for other, reason in others]
+        folder = Path(path).expanduser()
+        known = FolderIndex(folder) if index and folder.is_dir() else None
         for file in found:
-            usable = _usable(file, minimum)
+            usable = _usable(file, minimum, max_pixels, known)
             if isinstance(usable, Rejected):
                 rejected.append(usable)
             else:
                 files.append(file)
                 infos.append(usable)
+        if known is not None:
+            known.save()
         folders.append(range(start, len(files)))
     return Scan(tuple(files), tuple(infos), tuple(folders), tuple(rejected))
 
 
-def _usable(file: Path, minimum: int) -> ImageInfo | Rejected:
+def _usable(file: Path, minimum: int, max_pixels: int, known: FolderIndex | None) -> ImageInfo | Rejected:
     try:
-        info = probe_image(file)
+        info = _info(file, max_pixels, known)
     except DataError as error:
         return Rejected(file, str(error).removeprefix(f"{file}: "), "unreadable")
+    except OSError as error:
+        return Rejected(file, f"cannot be read ({error.strerror or error})", "unreadable")
+    if info.height * info.width > max_pixels:
+        text = f"{info.width}x{info.height} pixels are more than the limit of {max_pixels} (max_pixels)"
+        return Rejected(file, text, "too_large")
     if min(info.height, info.width) < minimum:
         return Rejected(
             file, f"{info.width}x{info.height} pixels, at least {minimum}x{minimum} are needed", "too_small"
         )
+    return info
+
+
+def _info(file: Path, max_pixels: int, known: FolderIndex | None) -> ImageInfo:
+    """The header, from the index where the file did not change. Raises DataError or OSError for a damaged file."""
+    status = file.stat()
+    found = known.get(file, status) if known else None
+    if found is not None:
+        return found
+    info = probe_image(file, max_pixels=sys.maxsize)
+    if info.height * info.width > max_pixels:
+        return info
+    if not looks_whole(file):
+        read_samples(file, max_pixels=max_pixels)
+    if known:
+        known.put(file, status, info)
     return info

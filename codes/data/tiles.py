@@ -2,10 +2,12 @@
 
 import json
 import math
+import signal
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +18,16 @@ import numpy as np
 from ..utils.console import get_logger, progress
 from ..utils.errors import DataError
 from ..utils.files import write_text
-from ..utils.images import quantise, read_samples, resize_area, to_float, write_image
+from ..utils.images import MAX_PIXELS, read_samples, resize_area, to_float, write_image
 from .base import Rejected, named
 from .scan import Scan, scan
+from .windows import gray_deviation, window
 
 logger = get_logger(__name__)
-SETTINGS_FILE = ".tiles.json"  # hidden, so that a search for images passes it by
+SETTINGS_FILE = ".tiles.json"  # hidden, so that a search for images passes them by
+FLAT_FILE = ".flat.json"
+Corner = tuple[int, int]  # top, left
+Note = tuple[tuple[int, int], tuple[Corner, ...]]  # of a photograph: its stamp and the corners of its flat tiles
 
 
 @dataclass(frozen=True)
@@ -76,33 +82,43 @@ def tile_corners(height: int, width: int, settings: TileSettings) -> list[tuple[
     return [(top, left) for top in tops for left in lefts]
 
 
-def cut_folders(inputs: Sequence[Path], output: Path, settings: TileSettings, workers: int = 1) -> CutReport:
+def cut_folders(
+    inputs: Sequence[Path], output: Path, settings: TileSettings, workers: int = 1, max_pixels: int = MAX_PIXELS
+) -> CutReport:
     """Cut every image of the inputs (folders or files) into `output`, with the folders below the inputs kept.
 
-    Tiles newer than their photograph are not written again. Raises DataError for an output inside an input, an output
+    Tiles newer than their photograph are not written again, and a photograph whose other tiles were flat is not read
+    again. Photographs of more than `max_pixels` are left out. Raises DataError for an output inside an input, an output
     that was cut with other settings, and inputs without any usable image.
     """
     for path in inputs:
         if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
             raise DataError(f"{output}: the output lies inside the input {path}; choose a folder outside of it")
-    found = scan(inputs, settings.tile)
+    found = scan(inputs, settings.tile, max_pixels=max_pixels)
     if not found.files:
         reasons = "; ".join(line.strip() for line in named(found.rejected)) or "no files"
         raise DataError(f"{', '.join(map(str, inputs))}: no image of {settings.tile} pixels or more ({reasons})")
     _claim(output, settings)
+    notes = _read_notes(output)
     jobs = [
-        _Job(file, output / target, tuple(tile_corners(info.height, info.width, settings)))
+        _Job(file, output / target, tuple(tile_corners(info.height, info.width, settings)), notes.get(str(target), ()))
         for file, info, target in zip(found.files, found.infos, _targets(inputs, found), strict=True)
     ]
-    counts: Counter[str] = Counter()
+    done: list[_Cut] = []
     failed: list[Rejected] = []
-    for job, result in zip(jobs, progress(_run(jobs, settings, workers), len(jobs), "cutting tiles"), strict=True):
-        if isinstance(result, str):
-            failed.append(Rejected(job.source, result, "unreadable"))
-        else:
-            counts.update(result)
-    rejected = (*found.rejected, *failed)
-    return CutReport(len(jobs) - len(failed), counts["written"], counts["existing"], counts["flat"], rejected)
+    try:
+        work = progress(_run(jobs, settings, workers), len(jobs), "cutting tiles")
+        for job, result in zip(jobs, work, strict=True):
+            if isinstance(result, str):
+                failed.append(Rejected(job.source, result, "unreadable"))
+                continue
+            done.append(result)
+            notes[str(job.target.relative_to(output))] = result.note
+    finally:
+        _write_notes(output, notes)
+    written, existing = sum(cut.written for cut in done), sum(cut.existing for cut in done)
+    flat = sum(len(cut.flat) for cut in done)
+    return CutReport(len(done), written, existing, flat, (*found.rejected, *failed))
 
 
 def write_contact_sheet(output: Path, side: int = 96, limit: int = 96) -> Path | None:
@@ -126,56 +142,98 @@ def write_contact_sheet(output: Path, side: int = 96, limit: int = 96) -> Path |
 
 @dataclass(frozen=True)
 class _Job:
-    """One photograph: tiles go to `<target>_<top>_<left>.png`."""
+    """One photograph: tiles go to `<target>_<top>_<left>.png`. `note` is what an earlier run left, or empty."""
 
     source: Path
     target: Path
-    corners: tuple[tuple[int, int], ...]
+    corners: tuple[Corner, ...]
+    note: Note | tuple[()]
 
 
-def _run(jobs: Sequence[_Job], settings: TileSettings, workers: int) -> Iterator[dict[str, int] | str]:
+@dataclass(frozen=True)
+class _Cut:
+    """What became of a photograph; `stamp` is its time of change (ns) and its size when it was read."""
+
+    stamp: tuple[int, int]
+    written: int
+    existing: int
+    flat: tuple[Corner, ...]
+
+    @property
+    def note(self) -> Note:
+        return self.stamp, self.flat
+
+
+def _run(jobs: Sequence[_Job], settings: TileSettings, workers: int) -> Iterator[_Cut | str]:
     work = partial(_cut, settings=settings)
     if workers <= 1:
         yield from map(work, jobs)
         return
     with ExitStack() as stack:
-        pool = stack.enter_context(ProcessPoolExecutor(workers, initializer=_single_thread))
+        pool = stack.enter_context(ProcessPoolExecutor(workers, initializer=_prepare_worker))
         # Without this a stop (Ctrl-C, an error) would wait for every photograph that is queued.
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         yield from pool.map(work, jobs)
 
 
-def _single_thread() -> None:
+def _prepare_worker() -> None:
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which stops its workers itself
 
 
-def _cut(job: _Job, settings: TileSettings) -> dict[str, int] | str:
-    """Counts of tiles, or the reason why the photograph cannot be read."""
+def _cut(job: _Job, settings: TileSettings) -> _Cut | str:
+    """What became of the photograph, or the reason why it cannot be read. Raises DataError for a full disk."""
     files = {
         corner: job.target.with_name(f"{job.target.name}_{corner[0]:05d}_{corner[1]:05d}.png") for corner in job.corners
     }
-    changed = job.source.stat().st_mtime
-    missing = {corner: file for corner, file in files.items() if not file.exists() or file.stat().st_mtime < changed}
-    counts = {"existing": len(files) - len(missing), "written": 0, "flat": 0}
-    if not missing:
-        return counts
     try:
-        samples = read_samples(job.source)
+        status = job.source.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        flat = [*job.note[1]] if job.note and job.note[0] == stamp else []
+        wanted = {corner: file for corner, file in files.items() if corner not in flat}
+        missing = {corner: file for corner, file in wanted.items() if _is_older(file, status.st_mtime)}
+        samples = read_samples(job.source, max_pixels=sys.maxsize) if missing else None
     except DataError as error:
         return str(error).removeprefix(f"{job.source}: ")
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    written = 0
     for (top, left), file in missing.items():
-        tile = samples[top : top + settings.tile, left : left + settings.tile]
-        if settings.min_std and _deviation(tile) < settings.min_std:
-            counts["flat"] += 1
-            continue
+        assert samples is not None
+        tile = window(samples, top, left, settings.tile)
+        if settings.min_std and gray_deviation(tile) < settings.min_std:
+            flat.append((top, left))
+        else:
+            _write(file, tile)
+            written += 1
+    return _Cut(stamp, written, len(wanted) - len(missing), tuple(flat))
+
+
+def _is_older(file: Path, changed: float) -> bool:
+    return not file.exists() or file.stat().st_mtime < changed
+
+
+def _write(file: Path, tile: np.ndarray) -> None:
+    try:
         write_image(file, tile, bit_depth=16 if tile.dtype == np.uint16 else 8)
-        counts["written"] += 1
-    return counts
+    except OSError as error:
+        raise DataError(f"{file}: cannot be written ({error.strerror or error}); what is written is kept") from None
 
 
-def _deviation(tile: np.ndarray) -> float:
-    """Standard deviation of the gray values, 0..255."""
-    return float(cv2.cvtColor(quantise(to_float(tile)), cv2.COLOR_RGB2GRAY).std())
+def _read_notes(output: Path) -> dict[str, Note]:
+    """Which tiles of which photographs were flat. A damaged file is as good as none."""
+    try:
+        data = json.loads((output / FLAT_FILE).read_text(encoding="utf-8"))
+        return {key: ((stamp[0], stamp[1]), tuple((y, x) for y, x in flat)) for key, (stamp, flat) in data.items()}
+    except (OSError, ValueError, TypeError, AttributeError, IndexError):
+        return {}
+
+
+def _write_notes(output: Path, notes: Mapping[str, Note]) -> None:
+    flat = {key: note for key, note in notes.items() if note[1]}
+    if flat:
+        with suppress(OSError):  # they only save time
+            write_text(output / FLAT_FILE, json.dumps(flat))
 
 
 def _targets(inputs: Sequence[Path], found: Scan) -> list[Path]:

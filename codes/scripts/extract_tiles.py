@@ -20,6 +20,7 @@ from ..data.samples import sample_photographs
 from ..data.tiles import CutReport, TileSettings, cut_folders, write_contact_sheet
 from ..utils.console import get_logger, setup_logging
 from ..utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, TesseraError
+from ..utils.images import MAX_PIXELS
 
 logger = get_logger(__name__)
 
@@ -39,6 +40,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--min-std", type=float, default=0.0, help="leave out tiles flatter than this, in gray values 0..255"
     )
+    parser.add_argument(
+        "--max-pixels", type=int, default=MAX_PIXELS, help=f"leave out images of more pixels (default: {MAX_PIXELS})"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     return parser.parse_args(arguments)
 
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         inputs = sample_photographs() if options.samples else options.input
         settings = TileSettings(options.tile, options.step, options.min_std)
-        report = cut_folders(inputs, options.output, settings, options.workers)
+        report = cut_folders(inputs, options.output, settings, options.workers, options.max_pixels)
         sheet = write_contact_sheet(options.output)
     except TesseraError as error:
         logger.error("%s", error)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ..data.datasets import DATASETS
+from ..data.datasets import DATASETS, DatasetOptions
 from ..models.diffusion.networks import DiffusionNetwork
 from ..utils.console import get_logger
 from ..utils.errors import EXIT_OK, DataError
@@ -13,7 +13,9 @@ from ..utils.yaml_source import Source
 from .checks import check_training
 from .devices import choose_device
 from .experiment import Experiment
+from .networks import find_weights
 from .recipe import Recipe
+from .saving import find_state
 
 logger = get_logger(__name__)
 SAMPLE_ITEMS = 4
@@ -27,8 +29,18 @@ def check_run(recipe: Recipe, source: Source) -> int:
     logger.info("recipe %s: every option is known and the graph fits together", source.file)
     for name, network in networks.items():
         _show_network(name, network)
+    for name in recipe.path.pretrain:
+        logger.info("network %s: would start from %s", name, find_weights(name, recipe))
+    find_state(recipe, Experiment.named(recipe.name), auto_resume=False)
     for phase, options in recipe.datasets.items():
-        _read_some(phase, DATASETS.get(options.mode)(options, seed=recipe.train.manual_seed, shuffle=phase == "train"))
+        _read_some(
+            f"datasets.{phase}",
+            DATASETS.get(options.mode)(options, seed=recipe.train.manual_seed, shuffle=phase == "train"),
+        )
+    for name, evaluator in recipe.eval.evaluators.items():
+        held_out = getattr(evaluator, "dataset", None)
+        if isinstance(held_out, DatasetOptions):
+            _read_some(f"eval.evaluators.{name}.dataset", DATASETS.get(held_out.mode)(held_out, seed=0, shuffle=False))
     batch = recipe.datasets["train"].batch_size
     logger.info(
         "steps: %d iterations of %d images, in %d parts of %d; device %s, %s",
@@ -47,7 +59,7 @@ def _show_network(name: str, network: DiffusionNetwork) -> None:
     )  # fmt: skip
 
 
-def _read_some(phase: str, dataset: object) -> None:
+def _read_some(place: str, dataset: object) -> None:
     """Report the dataset and read a few of its items, shapes and ranges included."""
     for line in dataset.report().lines():  # type: ignore[attr-defined]
         logger.info("%s", line)
@@ -60,10 +72,10 @@ def _read_some(phase: str, dataset: object) -> None:
                 for key, value in item.items()
                 if isinstance(value, torch.Tensor) and value.numel()
             ]
-            logger.info("datasets.%s: the first item has %s", phase, ", ".join(shown))
+            logger.info("%s: the first item has %s", place, ", ".join(shown))
         for key, value in item.items():
             if isinstance(value, torch.Tensor) and not torch.isfinite(value).all():
-                raise DataError(f"datasets.{phase}: {item['HQ_path']}: {key} holds values that are not finite")
+                raise DataError(f"{place}: {item['HQ_path']}: {key} holds values that are not finite")
 
 
 def _show_disk(recipe: Recipe, networks: dict[str, DiffusionNetwork]) -> None:

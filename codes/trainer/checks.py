@@ -7,8 +7,10 @@ from ..data.datasets import DatasetOptions
 from ..models.diffusion.networks import DiffusionNetwork
 from ..utils.yaml_source import Issue, KeyPath, Source
 from .graph import NodeOptions, check_keys
+from .injectors.gaussian_diffusion import GaussianDiffusionOptions
+from .injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
 from .networks import describe_networks
-from .recipe import Recipe, StepOptions
+from .recipe import PRETRAIN, Recipe, StepOptions
 
 
 def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork]:
@@ -29,6 +31,10 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
     if "train" in recipe.datasets and recipe.train:
         issues += _size_issues(recipe, networks)
     issues += _evaluator_issues(recipe, networks)
+    if recipe.eval.evaluators and recipe.train and recipe.train.val_freq is None:
+        issues.append(Issue(("train", "val_freq"), "missing; without it eval.evaluators would never run"))
+    issues += _pretrain_issues(recipe, recipe.networks)
+    issues += _range_issues(recipe)
     if issues:
         raise source.error(issues)
     return networks
@@ -38,26 +44,81 @@ def check_inference(recipe: Recipe, source: Source, networks: Mapping[str, Diffu
     """Raise ConfigError for every contradiction of an inference recipe, given its networks."""
     issues = [issue for phase in recipe.datasets for issue in _graph_issues(recipe, networks, phase)]
     issues += _evaluator_issues(recipe, networks)
-    written = {
-        key for step in recipe.steps.values() for node in step.injectors.values() for key in node.writes().values()
+    issues += _strength_issues(recipe, networks)
+    issues += _pretrain_issues(recipe, networks)
+    issues += _range_issues(recipe)
+    issues += _output_issues(recipe)
+    if issues:
+        raise source.error(issues)
+
+
+def _range_issues(recipe: Recipe) -> Iterator[Issue]:
+    """Diffusion on images of a dataset that are not in [-1, 1]: it would run, and learn or restore badly."""
+    read = {
+        key
+        for step in recipe.steps.values()
+        for node in step.injectors.values()
+        if isinstance(node, GaussianDiffusionOptions | GaussianDiffusionInferenceOptions)
+        for key in node.reads().values()
     }
+    for phase, dataset in recipe.datasets.items():
+        if read & {"hq", "lq"} & dataset.provides() and not getattr(dataset, "rgb_n1_to_1", True):
+            message = "must be true: diffusion works on images in [-1, 1], and this dataset gives [0, 1]"
+            yield Issue(("datasets", phase, "rgb_n1_to_1"), message)
+
+
+def _output_issues(recipe: Recipe) -> Iterator[Issue]:
+    """Outputs that no sampling injector writes, results that would share a folder, a scale that is not the data's."""
+    nodes = {
+        ("steps", step, "injectors", name): node
+        for step, options in recipe.steps.items()
+        for name, node in options.injectors.items()
+        if isinstance(node, GaussianDiffusionInferenceOptions)
+    }
+    written = sorted(node.out for node in nodes.values())
     outputs = recipe.eval.output_state
     for key in (outputs,) if isinstance(outputs, str) else outputs or ():
         if key not in written:
-            issues.append(
-                Issue(
-                    ("eval", "output_state"),
-                    f"no injector writes {key!r} (they write: {', '.join(sorted(written)) or 'nothing'})",
-                )
+            message = f"no sampling injector writes {key!r} (they write: {', '.join(written) or 'nothing'})"
+            yield Issue(("eval", "output_state"), message)
+    seen: dict[str, str] = {}
+    for phase, dataset in recipe.datasets.items():
+        if seen.setdefault(dataset.name, phase) != phase:
+            yield Issue(
+                ("datasets", phase, "name"), f"{dataset.name!r} is also the name of datasets.{seen[dataset.name]}"
             )
-    if issues:
-        raise source.error(issues)
+        scale = getattr(dataset, "scale", 1)
+        for path, node in nodes.items():
+            if node.model_input_keys.get("low_res") == "lq" and node.output_scale_factor != scale:
+                message = f"is {node.output_scale_factor}, but datasets.{phase} makes lq at scale {scale}"
+                yield Issue((*path, "output_scale_factor"), message)
+
+
+def _pretrain_issues(recipe: Recipe, networks: Mapping[str, object]) -> Iterator[Issue]:
+    for name in recipe.path.pretrain:
+        if name not in networks:
+            there = ", ".join(PRETRAIN + known for known in networks) or "none"
+            yield Issue(("path", PRETRAIN + name), f"no network {name!r} is used (there are: {there})")
 
 
 def _evaluator_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
     for name, evaluator in recipe.eval.evaluators.items():
         for issue in evaluator.problems(networks):
             yield Issue(("eval", "evaluators", name, *issue.path), issue.message)
+
+
+def _strength_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
+    """Strengths set for whole images, fewer than the network was trained with."""
+    for phase, dataset in recipe.datasets.items():
+        known = () if getattr(dataset, "skip_lq", False) else None  # nobody draws strengths for a finished image
+        known = getattr(dataset, "known_entropy", None) or known
+        for name, network in networks.items():
+            wanted = getattr(network.options, "num_corruptions", None) or 0
+            if known and len(known) < wanted:
+                message = (
+                    f"{name} was trained with {wanted} corruptions, found {len(known)} strengths; give one for each"
+                )
+                yield Issue(("datasets", phase, "fixed_parameters", "corruption_entropy"), message)
 
 
 def _step_issues(path: KeyPath, step: StepOptions, recipe: Recipe) -> Iterator[Issue]:
@@ -102,7 +163,7 @@ def _size_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> It
             )
             yield Issue(("datasets", "train", "target_size"), message)
         corruptions = getattr(network.options, "num_corruptions", None)
-        listed = len(getattr(dataset, "fixed_corruptions", ()))
+        listed = dataset.num_strengths
         if corruptions is not None and listed != corruptions:
             message = (
                 f"is {corruptions}, but datasets.train.fixed_corruptions lists {listed}; "

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from ..utils.errors import ConfigError
 logger = get_logger(__name__)
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PATIENCE = timedelta(hours=2)  # the other ranks wait while rank 0 saves and evaluates
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def join_ranks(launcher: str, cuda: bool) -> Ranks:
             f"--launcher pytorch needs torchrun (not set: {', '.join(missing)}); start with "
             "`torchrun --nproc_per_node=N codes/train.py -opt RECIPE --launcher pytorch`"
         )
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
 
 
@@ -96,6 +98,15 @@ def sum_over_ranks(values: Sequence[Tensor], ranks: Ranks) -> None:
     for value in values:
         value.copy_(flat[offset : offset + value.numel()].view_as(value))
         offset += value.numel()
+
+
+def any_over_ranks(flag: bool, device: torch.device, ranks: Ranks) -> bool:
+    """Whether the flag is set on any rank; every rank must ask, and none goes on before all have."""
+    if ranks.world_size == 1:
+        return flag
+    total = torch.tensor(float(flag), device=device)
+    dist.all_reduce(total)
+    return bool(total > 0)
 
 
 def gather_over_ranks(value: Tensor, ranks: Ranks) -> Tensor:

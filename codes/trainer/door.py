@@ -45,7 +45,7 @@ def guarded(work: Callable[[], int], debug: bool) -> int:
         hint = "; free some space and run again" if error.errno == errno.ENOSPC else ""
         _tell(error, f"{error.filename or 'a file'}: {error.strerror or error}{hint}", debug)
         return EXIT_FAILED
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         _tell(error, f"{type(error).__name__}: {first} (run again with --debug for the traceback)", debug)
         return EXIT_FAILED

@@ -8,14 +8,13 @@ import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import count
 from pathlib import Path
-
-import yaml
 
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.files import write_text
-from ..utils.yaml_source import Source
+from ..utils.yaml_source import Source, to_yaml
 from ..version import __version__
 
 logger = get_logger(__name__)
@@ -87,7 +86,12 @@ class Experiment:
         """Put an earlier run of the same name aside, so that nothing of it is overwritten."""
         if not self.root.exists() or not any(self.root.iterdir()):
             return
-        aside = self.root.with_name(f"{self.root.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}")
+        stamp = f"{self.root.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"
+        aside = next(
+            place
+            for number in count(1)
+            if not (place := self.root.with_name(stamp if number == 1 else f"{stamp}_{number}")).exists()
+        )
         self.root.rename(aside)
         logger.info(
             "%s exists and no resume was asked for: moved to %s (use --auto_resume to continue a run)", self.root, aside
@@ -95,7 +99,7 @@ class Experiment:
 
     def record(self, source: Source) -> None:
         """Write the recipe as run (bases and overrides resolved), and with what it runs."""
-        write_text(self.root / "recipe.yml", yaml.safe_dump(dict(source.data), sort_keys=False, allow_unicode=True))
+        write_text(self.root / "recipe.yml", to_yaml(source.data))
         write_text(self.root / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
 

@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: finish the iteration, save, leave. A second signal stops at once."""
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -8,6 +9,7 @@ from ..utils.console import get_logger
 
 logger = get_logger(__name__)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ECHO = 0.5  # seconds: a job manager signals every process, and torchrun passes its own signal on to its children
 
 
 class StopRequest:
@@ -15,6 +17,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self._first = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -29,6 +32,8 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.requested:
+            if number == signal.SIGTERM and time.monotonic() - self._first < ECHO:
+                return
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self._first = True, time.monotonic()
         logger.warning("%s: finishing this step, then saving; once more stops at once", signal.Signals(number).name)

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, Field, ValidationInfo, field_validator, model
 from ..data.datasets import DATASETS, DatasetOptions
 from ..models.diffusion.networks import NETWORKS
 from ..utils.discover import import_plugins, import_submodules
-from ..utils.options import OneOf, Options, nested, parse, validate_nested
+from ..utils.options import FolderName, OneOf, Options, nested, parse, validate_nested
 from ..utils.yaml_source import Issue, Source
 from .evaluators.base import EVALUATORS, EvaluatorOptions
 from .graph import INJECTORS, LOSSES, InjectorOptions, LossOptions
@@ -73,7 +73,9 @@ class PathOptions(Options):
     """Where weights come from: `path`. A key `pretrain_model_<network>` names the weights of a network."""
 
     pretrain: dict[str, str] = Field(
-        {}, description="Network -> checkpoint file, or `auto`: the newest EMA weights of `experiment`."
+        {},
+        validation_alias=PRETRAIN + "<network>",
+        description="Network -> checkpoint file, or `auto`: the newest EMA weights of `experiment`.",
     )
     experiment: str | None = Field(
         None, description="Name or folder of the experiment that `auto` looks into; default: `name`."
@@ -89,6 +91,8 @@ class PathOptions(Options):
     def _collect(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
+        if "pretrain" in data:
+            raise nested([Issue(("pretrain",), f"unknown key (write {PRETRAIN}<network>: FILE, or auto)")])
         own = {key: value for key, value in data.items() if not key.startswith(PRETRAIN)}
         named = {key.removeprefix(PRETRAIN): value for key, value in data.items() if key.startswith(PRETRAIN)}
         wrong = [
@@ -98,7 +102,7 @@ class PathOptions(Options):
         ]
         if wrong:
             raise nested(wrong)
-        return {**own, "pretrain": {key: value for key, value in named.items() if value is not None}}
+        return {**own, PRETRAIN + "<network>": {key: value for key, value in named.items() if value is not None}}
 
 
 class TrainOptions(Options):
@@ -145,6 +149,13 @@ class EvalOptions(Options):
         {}, description="Evaluations during training."
     )
 
+    @field_validator("output_state")
+    @classmethod
+    def _names_something(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if value == ():
+            raise ValueError("an empty list; name at least one state key, or remove this key to write all results")
+        return value
+
 
 class LoggerOptions(Options):
     """What is shown and kept: `logger`."""
@@ -169,9 +180,7 @@ class LoggerOptions(Options):
 class Recipe(Options):
     """A whole option file."""
 
-    name: str = Field(
-        pattern=r"^[^/\\]+$", description="Name of the experiment: the folder under experiments/ or results/."
-    )
+    name: FolderName = Field(description="Name of the experiment: the folder under experiments/ or results/.")
     model: Literal["extensibletrainer"] = Field("extensibletrainer", description="The trainer; there is one.")
     plugins: tuple[str, ...] = Field((), description="Python files of your own to import, relative to the recipe.")
     scale: int = Field(1, ge=1, description="Upsampling factor from lq to hq; datasets inherit it.")
@@ -240,7 +249,8 @@ def read_recipe(source: Source) -> Recipe:
     for room in ROOMS_THAT_REGISTER:
         import_submodules(f"{package}.{room}", str(Path(__file__).parents[1] / room.replace(".", "/")))
     plugins = source.data.get("plugins")
-    if plugins:
-        names = [plugins] if isinstance(plugins, str) else [str(name) for name in plugins]
-        import_plugins(names, Path(source.where(("plugins",)).file).parent)
+    if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
+        where = source.where(("plugins",))
+        # Line 0 is the command line, whose paths start from the working directory.
+        import_plugins(plugins, Path(where.file).parent if where.line else Path())
     return parse(Recipe, source)

@@ -5,6 +5,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ..utils.console import TrainingBar, format_seconds, get_logger
+from ..utils.files import write_text
 from ..utils.images import to_image, write_image
 from ..utils.picture_grid import picture_grid
 from .training_step import StepResult
@@ -23,14 +25,29 @@ MOST_VISUALS = 8
 
 
 class RunLog:
-    """Collects iterations and shows their means every `print_freq`."""
+    """Collects iterations and shows their means every `print_freq`.
 
-    def __init__(self, root: Path, start: int, niter: int, print_freq: int, batch_size: int, tensorboard: bool) -> None:
+    `writes` is false for the ranks that leave all files to rank 0. What an earlier run logged after iteration `start`
+    is dropped, because a resumed run goes through those iterations again.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        start: int,
+        niter: int,
+        print_freq: int,
+        batch_size: int,
+        tensorboard: bool,
+        writes: bool = True,
+    ) -> None:
         self.root = root
         self.niter = niter
         self.print_freq = print_freq
         self.batch_size = batch_size
-        self.writer = SummaryWriter(str(root / "tb_logger")) if tensorboard else None
+        self.writes = writes
+        self.file = root / "log.jsonl"
+        self.writer = SummaryWriter(str(root / "tb_logger"), purge_step=start + 1) if tensorboard and writes else None
         self.bar = TrainingBar(start, niter)
         self._first = start
         self._start = time.monotonic()
@@ -38,6 +55,8 @@ class RunLog:
         self._window: list[tuple[float, float]] = []  # seconds of an iteration, seconds waited for data
         self._sums: dict[str, float] = defaultdict(float)
         self._skipped = 0
+        if writes and self.file.exists():
+            write_text(self.file, "".join(_lines_until(self.file, start)))
 
     def record(self, iteration: int, result: StepResult, seconds: float, waited: float) -> None:
         """Take in one iteration; print when it is time."""
@@ -48,7 +67,7 @@ class RunLog:
             for name, value in result.losses.items():
                 self._sums[name] += value
             self._sums["gradient norm"] += result.gradient_norm
-        self.bar.advance(iteration, result.losses.get("total", math.nan))
+        self.bar.advance(iteration, sum(value for name, value in result.losses.items() if name.endswith("total")))
         if iteration % self.print_freq == 0 or iteration == self.niter:
             self._show(iteration, result.learning_rate)
 
@@ -94,8 +113,10 @@ class RunLog:
         if self.writer:
             for name, value in numbers.items():
                 self.writer.add_scalar(name, value, iteration)
+        if not self.writes:
+            return
         shown = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        with (self.root / "log.jsonl").open("a", encoding="utf-8") as file:
+        with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": iteration, "time": time.time(), **shown}) + "\n")
 
     def picture(self, iteration: int, tag: str, path: Path, image: npt.NDArray[Any]) -> None:
@@ -119,6 +140,16 @@ class RunLog:
         self.bar.close()
         if self.writer:
             self.writer.close()
+
+
+def _lines_until(file: Path, iteration: int) -> list[str]:
+    """The whole lines of a log up to an iteration; the last one may have been cut by a crash."""
+    kept = []
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        with suppress(ValueError, KeyError, TypeError):
+            if json.loads(line)["iteration"] <= iteration and line.endswith("\n"):
+                kept.append(line)
+    return kept
 
 
 def _memory() -> dict[str, float]:

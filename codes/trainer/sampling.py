@@ -43,7 +43,7 @@ class SamplingOptions(Options):
         None,
         gt=0,
         description="Stop drawing detail where the signal-to-noise ratio reaches this, and take the mean from there: "
-        "about 10 stays close to the input (high PSNR), 100 draws most detail; ~ draws all of it.",
+        "about 2 stays close to the input (high PSNR), 100 draws most detail; ~ draws all of it.",
     )
     sampler: SamplerName | None = Field(None, description="ancestral (default), ddim or dpm_solver_pp.")
     use_ddim: bool = Field(False, description="The same as `sampler: ddim`.")

@@ -1,6 +1,8 @@
 """Checkpoints of a run: weights, averaged weights and everything else that a resume needs."""
 
-from collections.abc import Mapping, Sequence
+import struct
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,7 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 
 from ..models.diffusion.checkpoints import CheckpointMetadata, load_into, save_checkpoint
 from ..models.diffusion.networks import DiffusionNetwork
@@ -24,6 +27,11 @@ from .training_step import TrainingStep
 
 logger = get_logger(__name__)
 FORMAT = 1
+STATE_KEYS = {"iteration", "samples", "optimizers", "scalers", "injectors"}
+# What torch.load raises on files that are cut, damaged or of another kind.
+UNREADABLE = (
+    OSError, RuntimeError, UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,19 @@ def processes_of(recipe: Recipe) -> dict[str, ProcessOptions]:
 
 
 def save(experiment: Experiment, recipe: Recipe, parts: Parts, iteration: int, samples: int) -> None:
-    """Write a checkpoint; the state comes last, so that a state is there only with its weights."""
+    """Write a checkpoint. Raises OSError when that failed; what was written until then is removed."""
+    try:
+        _write(experiment, recipe, parts, iteration, samples)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # A full disk has three faces: Python's, torch's and that of safetensors.
+        _remove(experiment, recipe.networks, iteration)
+        if isinstance(error, OSError):
+            raise
+        raise OSError(_first_line(error)) from error
+
+
+def _write(experiment: Experiment, recipe: Recipe, parts: Parts, iteration: int, samples: int) -> None:
+    # The state comes last, so that a state is there only with its weights.
     processes = processes_of(recipe)
     suffix = f".{recipe.logger.checkpoint_format}"
     for name, network in parts.networks.items():
@@ -79,28 +99,49 @@ def prune(experiment: Experiment, recipe: Recipe) -> None:
     """Remove all but the newest `logger.keep_last` checkpoints."""
     if recipe.logger.keep_last is None:
         return
-    for iteration, state in experiment.states()[recipe.logger.keep_last :]:
-        doomed = [
-            state,
-            *(experiment.saved_weights(name, iteration, ema) for name in recipe.networks for ema in (True, False)),
-        ]
-        for path in doomed:
+    for iteration, _ in experiment.states()[recipe.logger.keep_last :]:
+        _remove(experiment, recipe.networks, iteration)
+
+
+def _remove(experiment: Experiment, networks: Iterable[str], iteration: int) -> None:
+    weights = (experiment.saved_weights(name, iteration, ema) for name in networks for ema in (True, False))
+    for path in (experiment.state(iteration), *weights):
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def remove_leftovers(experiment: Experiment) -> None:
+    """Remove the temporary files of a save that was killed."""
+    for folder in ("models", "training_state"):
+        for path in (experiment.root / folder).glob(".*.tmp.*"):
             with suppress(FileNotFoundError):
                 path.unlink()
 
 
 def find_state(recipe: Recipe, experiment: Experiment, auto_resume: bool) -> Path | None:
-    """The state to continue from: the one that is named, else the newest when asked for, else None."""
-    named = recipe.path.resume_state
-    if named is not None:
-        if not Path(named).is_file():
-            raise ConfigError(f"path.resume_state: no such file {named}")
-        return Path(named)
-    if not auto_resume:
+    """The state to continue from: with auto_resume the newest of this experiment, else the one that is named, or None.
+
+    Raises ConfigError for a named state that is not there, or that newer ones of the same experiment follow.
+    """
+    states = experiment.states()
+    if auto_resume and states:
+        return states[0][1]
+    if recipe.path.resume_state is None:
         return None
-    for _, path in experiment.states():
-        return path
-    return None
+    named = Path(recipe.path.resume_state)
+    if not named.is_file():
+        raise ConfigError(f"path.resume_state: no such file {named}")
+    if is_own(experiment, named) and states and not states[0][1].samefile(named):
+        raise ConfigError(
+            f"path.resume_state: {named} is not the newest of this experiment ({states[0][1].name} follows); "
+            "set another `name` to branch off, or use --auto_resume to continue the newest"
+        )
+    return named
+
+
+def is_own(experiment: Experiment, state: Path) -> bool:
+    """Whether a state lies in the folder of this experiment."""
+    return state.resolve().parent.parent == experiment.root.resolve()
 
 
 def resume(path: Path, parts: Parts) -> tuple[int, int]:
@@ -116,28 +157,48 @@ def resume(path: Path, parts: Parts) -> tuple[int, int]:
         if step.name not in state["optimizers"]:
             raise ConfigError(f"{path}: holds no step {step.name!r} (it holds: {', '.join(state['optimizers'])})")
         try:
-            step.optimizer.load_state_dict(state["optimizers"][step.name])
+            _load_optimizer(step.optimizer, state["optimizers"][step.name])
         except ValueError as error:
             raise ConfigError(f"{path}: the optimiser of step {step.name} does not fit this recipe ({error})") from None
         if step.scaler.is_enabled() and state["scalers"][step.name]:
             step.scaler.load_state_dict(state["scalers"][step.name])
         for key, saved in state["injectors"].get(step.name, {}).items():
-            step.graph.injectors[key].load_state_dict(saved)
+            if key not in step.graph.injectors:
+                raise ConfigError(f"{path}: holds the state of an injector {key!r}, which step {step.name} lacks")
+            try:
+                step.graph.injectors[key].load_state_dict(saved)
+            except ValueError as error:
+                raise ConfigError(f"{path}: the state of injector {key} does not fit ({error})") from None
     logger.info("resumed from %s: iteration %d, %d samples seen", path, iteration, samples)
     return iteration, samples
 
 
+def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take the moments from the checkpoint and everything that an option sets from the recipe as it is now."""
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, wanted in zip(optimizer.param_groups, options, strict=True):
+        group.update(wanted)
+
+
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError) as error:
-        raise ConfigError(f"{path}: cannot be read as a training state ({str(error).splitlines()[0]})") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        with warnings.catch_warnings():
+            # torch warns of pickle protocols it does not know; what it cannot read it refuses anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise ConfigError(f"{path}: cannot be read as a training state ({_first_line(error)})") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= STATE_KEYS:
         raise ConfigError(
             f"{path}: is no training state of this trainer; "
             "to start from its weights name them in path.pretrain_model_<network>"
         )
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _injector_states(step: TrainingStep) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from ..data.datasets import DATASETS
 from ..utils.console import StepLine, format_seconds, get_logger, log_to_file, stop_logging_to
 from ..utils.errors import ConfigError, Interrupted, TesseraError
 from ..utils.files import write_text
 from ..utils.images import quantise, read_image, resize_bicubic, to_float, to_rgb, write_image
-from ..utils.yaml_source import Source
+from ..utils.yaml_source import Source, to_yaml
 from ..version import __version__
 from .checks import check_inference
 from .devices import autocast_for, choose_device
@@ -88,6 +87,7 @@ class Tester:
             for phase, options in recipe.datasets.items()
             if self.nodes
         }
+        self.targets = self._plan_files()
         self.evaluators = {
             name: EVALUATORS.get(options.type)(options) for name, options in recipe.eval.evaluators.items()
         }
@@ -107,11 +107,28 @@ class Tester:
     def _refuse_own_results(self) -> None:
         for phase, options in self.recipe.datasets.items():
             for text in getattr(options, "path_list", ()):
-                if self.root.resolve().is_relative_to(Path(text).resolve()):
+                if self.root.resolve().is_relative_to(Path(text).expanduser().resolve()):
                     raise ConfigError(
                         f"datasets.{phase}.paths: the results ({self.root}) would be written into the input folder "
                         f"{text}; set path.results to a folder outside of it"
                     )
+
+    def _plan_files(self) -> dict[str, list[Path]]:
+        """Phase -> the result of every image. Raises ConfigError when one of them is itself an input."""
+        targets = {
+            phase: output_files(self.root / dataset.options.name, dataset.files, dataset.options.path_list)
+            for phase, dataset in self.datasets.items()
+        }
+        inputs = {file.resolve() for dataset in self.datasets.values() for file in dataset.files}
+        for phase, files in targets.items():
+            named = [result_file(file, key, index) for file in files for index, key in enumerate(self.outputs)]
+            clash = next((file for file in named if file.resolve() in inputs), None)
+            if clash is not None:
+                raise ConfigError(
+                    f"datasets.{phase}.paths: {clash} is an input and would be overwritten by its own result; "
+                    "set path.results or another `name`"
+                )
+        return targets
 
     def run(self) -> Outcome:
         """Restore every image, then write the page. Raises Interrupted after a signal, with all finished work kept."""
@@ -134,7 +151,7 @@ class Tester:
     def _run_all(self, outcome: Outcome, stop: StopRequest) -> None:
         for phase, dataset in self.datasets.items():
             outcome.failed += [str(rejected) for rejected in dataset.report().failed]
-            targets = output_files(self.root / dataset.options.name, dataset.files, dataset.options.path_list)
+            targets = self.targets[phase]
             for position in range(len(dataset)):
                 if stop.requested:
                     return
@@ -146,7 +163,7 @@ class Tester:
                     if stop.requested:
                         return
                     raise
-                except (TesseraError, OSError, RuntimeError, ValueError) as error:
+                except (TesseraError, OSError, RuntimeError, ValueError, LookupError) as error:
                     logger.error("%s: not restored: %s", source, error, exc_info=logger.isEnabledFor(10))
                     outcome.failed.append(f"{source}: {error}")
 
@@ -158,15 +175,16 @@ class Tester:
             state = self._sample(item, position, lambda out, done, total: self._progress(line, stop, out, done, total))
         files, results = {}, {}
         for index, key in enumerate(self.outputs):
-            file = target if index == 0 else target.with_name(f"{target.stem}_{key}{target.suffix}")
+            file = result_file(target, key, index)
             results[key] = to_float(quantise(to_rgb(to_unit_range(state[key][0], self._node(key)), False)))
             write_image(file, results[key])
             files[key] = file
-        shown = {BICUBIC: self._bicubic(item, results[self.outputs[0]].shape), **results}
-        truth = self._truth(item, dataset.options.rgb_n1_to_1)
+        n1_to_1, shape = dataset.options.rgb_n1_to_1, results[self.outputs[0]].shape
+        shown = {BICUBIC: self._bicubic(item, n1_to_1, shape), **results}
+        truth = self._truth(item, n1_to_1)
         metrics = {} if truth is None else {label: fidelity(truth, image) for label, image in shown.items()}
         seconds = time.monotonic() - start
-        height, width = results[self.outputs[0]].shape[:2]
+        height, width = shape[:2]
         logger.info("%s -> %s (%dx%d, %s)%s", title, target, width, height, format_seconds(seconds), _spoken(metrics))
         return Restored(phase, position, dataset.files[position], files, metrics, seconds)
 
@@ -211,15 +229,19 @@ class Tester:
     def _node(self, key: str) -> GaussianDiffusionInferenceOptions:
         return next(node for node in self.nodes if node.out == key)
 
-    def _bicubic(self, item: Mapping[str, Any], shape: Sequence[int]) -> np.ndarray:
-        key = self._node(self.outputs[0]).model_input_keys["low_res"]
-        small = to_rgb(item[key], self.recipe.datasets[next(iter(self.datasets))].rgb_n1_to_1)  # type: ignore[attr-defined]
+    def _input_key(self, item: Mapping[str, Any]) -> str:
+        """The key of the item that restoration starts from; a later injector may start from an earlier one's result."""
+        keys = (node.model_input_keys["low_res"] for node in self.nodes)
+        return next(key for key in keys if key in item)
+
+    def _bicubic(self, item: Mapping[str, Any], n1_to_1: bool, shape: Sequence[int]) -> np.ndarray:
+        small = to_rgb(item[self._input_key(item)], n1_to_1)
         return to_float(quantise(resize_bicubic(small, shape[0], shape[1])))
 
     def _truth(self, item: Mapping[str, Any], n1_to_1: bool) -> np.ndarray | None:
         """The image that low_res was made from, where the dataset made it."""
-        key = self._node(self.outputs[0]).model_input_keys["low_res"]
-        return to_float(quantise(to_rgb(item["hq"], n1_to_1))) if key != "hq" and "hq" in item else None
+        has_truth = "hq" in item and self._input_key(item) != "hq"
+        return to_float(quantise(to_rgb(item["hq"], n1_to_1))) if has_truth else None
 
     def _finish(self, outcome: Outcome) -> None:
         means = mean_metrics([row.metrics for row in outcome.done])
@@ -243,7 +265,7 @@ class Tester:
     def _summary(self, outcome: Outcome, means: Mapping[str, Mapping[str, float]]) -> ReportSummary:
         return ReportSummary(
             title=self.recipe.name,
-            options=yaml.safe_dump(dict(self.source.data), sort_keys=False, allow_unicode=True),
+            options=to_yaml(self.source.data),
             weights=[str(trained.file) for trained in self.trained.values()],
             device=f"{self.device} ({self.recipe.arithmetic})",
             seconds=outcome.seconds,
@@ -255,8 +277,9 @@ class Tester:
         """The page's entry of a finished image, read again from its files so that a long run holds no pictures."""
         item = self.datasets[row.phase].item(row.position)
         results = {key: read_image(file).rgb for key, file in row.files.items()}
-        layers = {BICUBIC: self._bicubic(item, results[self.outputs[0]].shape), **results}
-        truth = self._truth(item, self.datasets[row.phase].options.rgb_n1_to_1)
+        n1_to_1, shape = self.datasets[row.phase].options.rgb_n1_to_1, results[self.outputs[0]].shape
+        layers = {BICUBIC: self._bicubic(item, n1_to_1, shape), **results}
+        truth = self._truth(item, n1_to_1)
         if truth is not None:
             layers[TRUTH] = truth
         strengths = ", ".join(f"{value:g}" for value in item["corruption_entropy"].tolist())
@@ -294,12 +317,17 @@ class _Entries(Sequence[ReportEntry]):
         return (self.tester.entry(row) for row in self.rows)
 
 
+def result_file(target: Path, key: str, index: int) -> Path:
+    """The first output takes the image's own name, the others add their key."""
+    return target if index == 0 else target.with_name(f"{target.stem}_{key}{target.suffix}")
+
+
 def output_files(folder: Path, files: Sequence[Path], roots: Sequence[str]) -> list[Path]:
     """A PNG for every input, below `folder` as the input lies below its root; no two inputs share one."""
     taken: set[Path] = set()
     result = []
     for file in files:
-        root = next((Path(text) for text in roots if file.is_relative_to(text) and file != Path(text)), file.parent)
+        root = next((root for root in map(_expanded, roots) if file.is_relative_to(root) and file != root), file.parent)
         below = file.relative_to(root).parent
         target = folder / below / f"{file.stem}.png"
         if target in taken:
@@ -311,6 +339,10 @@ def output_files(folder: Path, files: Sequence[Path], roots: Sequence[str]) -> l
         taken.add(target)
         result.append(target)
     return result
+
+
+def _expanded(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def _numbers(values: Mapping[str, float]) -> str:

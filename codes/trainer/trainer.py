@@ -1,16 +1,18 @@
 """The training loop: step -> average -> look -> evaluate -> save, until the last iteration."""
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
 
 from ..data.datasets import DATASETS
-from ..data.loader import TrainLoader
+from ..data.loader import Batch, TrainLoader
 from ..utils.console import format_seconds, get_logger, log_to_file, stop_logging_to
 from ..utils.errors import Interrupted, TesseraError
 from ..utils.yaml_source import Source
 from .checks import check_training
-from .devices import Ranks, autocast_for, choose_device
+from .class_list import record_classes
+from .devices import Ranks, any_over_ranks, autocast_for, choose_device
 from .evaluators.base import EVALUATORS
 from .experiment import Experiment
 from .graph import StepContext
@@ -19,7 +21,7 @@ from .networks import build_network, load_pretrained
 from .optim import Ema
 from .recipe import Recipe
 from .run_log import RunLog
-from .saving import Parts, find_state, processes_of, prune, resume, save
+from .saving import Parts, find_state, is_own, processes_of, prune, remove_leftovers, resume, save
 from .training_step import StepResult, TrainingStep, run_iteration
 
 logger = get_logger(__name__)
@@ -51,14 +53,15 @@ class Trainer:
         }
         self.iteration, self.samples = recipe.first_iteration, recipe.first_iteration * self.options.batch_size
         state = find_state(recipe, self.experiment, auto_resume)
-        if state is None:
-            self._start_afresh()
-        else:
+        if state is not None:
             self.iteration, self.samples = resume(state, self.parts)
+        if ranks.first:
+            self._prepare_folder(state)
         self.saved_at = self.iteration if state else -1
         self.skipped_in_a_row = 0
         if ranks.first:
             self.experiment.record(source)
+        record_classes(self.experiment.root, self.dataset, self.parts.networks, write=ranks.first)
 
     def _build(self) -> Parts:
         seed = self.train.manual_seed
@@ -78,8 +81,11 @@ class Trainer:
                 network.compile()
         return Parts(networks, averages, steps)
 
-    def _start_afresh(self) -> None:
-        if self.ranks.first:
+    def _prepare_folder(self, state: Path | None) -> None:
+        """Clear up what a killed save left; put the folder of a run aside that is not continued."""
+        if state is not None and is_own(self.experiment, state):
+            remove_leftovers(self.experiment)
+        else:
             self.experiment.archive()
 
     def run(self) -> None:
@@ -108,48 +114,53 @@ class Trainer:
             self.recipe.name, self.device, self.recipe.arithmetic, sizes, len(self.dataset.files),
             self.options.batch_size, self.iteration + 1, self.train.niter,
         )  # fmt: skip
-        tensorboard = self.recipe.use_tb_logger and self.ranks.first
         freq = self.recipe.logger.print_freq
         return RunLog(
-            self.experiment.root, self.iteration, self.train.niter, freq, self.options.batch_size, tensorboard
-        )
+            self.experiment.root, self.iteration, self.train.niter, freq, self.options.batch_size,
+            self.recipe.use_tb_logger, self.ranks.first,
+        )  # fmt: skip
 
     def _loop(self, log: RunLog, stop: StopRequest) -> None:
-        batches = self._batches()
         begin = time.monotonic()
-        while self.iteration < self.train.niter:
-            start = time.monotonic()
-            batch = next(batches)
-            waited = time.monotonic() - start
-            result = self._iterate(batch)
-            log.record(self.iteration, result, time.monotonic() - start, waited)
-            pause = time.monotonic()
-            self._after(log, result)
-            log.exclude(time.monotonic() - pause)
-            if stop.requested:
-                self._save(final=True)
-                raise Interrupted(
-                    f"stopped at iteration {self.iteration} of {self.train.niter}; saved, continue with --auto_resume"
-                )
-        logger.info(
-            "done: %d iterations in %s, saved in %s",
-            self.iteration,
-            format_seconds(time.monotonic() - begin),
-            self.experiment.root,
-        )
+        # Closing ends the workers, which ignore the signals that a job manager sends to every process.
+        with closing(self._batches()) as batches:
+            while self.iteration < self.train.niter:
+                start = time.monotonic()
+                batch = next(batches)
+                waited = time.monotonic() - start
+                result = self._iterate(batch)
+                log.record(self.iteration, result, time.monotonic() - start, waited)
+                pause = time.monotonic()
+                self._after(log, result)
+                log.exclude(time.monotonic() - pause)
+                self._leave_if_asked(stop)
+        duration = format_seconds(time.monotonic() - begin)
+        logger.info("done: %d iterations in %s, saved in %s", self.iteration, duration, self.experiment.root)
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        return iter(
-            TrainLoader(
-                self.dataset,
-                self.options.batch_size,
-                self.options.n_workers,
-                self.samples,
-                self.ranks.rank,
-                self.ranks.world_size,
-                pin_memory=self.device.type == "cuda",
+    def _leave_if_asked(self, stop: StopRequest) -> None:
+        """Save and raise Interrupted after a signal to any rank.
+
+        All ranks stop after the same iteration, or those that go on would wait for the others for ever.
+        """
+        if any_over_ranks(stop.requested, self.device, self.ranks) and self.iteration < self.train.niter:
+            self._save(final=True)
+            any_over_ranks(True, self.device, self.ranks)  # none leaves before rank 0 has saved
+            raise Interrupted(
+                f"stopped at iteration {self.iteration} of {self.train.niter}; saved, continue with --auto_resume"
             )
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        options, ranks = self.options, self.ranks
+        loader = TrainLoader(
+            self.dataset,
+            options.batch_size,
+            options.n_workers,
+            self.samples,
+            ranks.rank,
+            ranks.world_size,
+            pin_memory=self.device.type == "cuda",
         )
+        return loader.__iter__()
 
     def context(self) -> StepContext:
         """What injectors see; the positions are those of this rank's share of the next batch."""
@@ -165,7 +176,7 @@ class Trainer:
             processes=processes_of(self.recipe),
         )
 
-    def _iterate(self, batch: dict[str, Any]) -> StepResult:
+    def _iterate(self, batch: Batch) -> StepResult:
         iteration = self.iteration + 1
         result = run_iteration(
             self.parts.steps, batch, self.context(), iteration, self.train.mega_batch_factor, self.ranks
@@ -180,7 +191,7 @@ class Trainer:
             average.update(self.parts.networks[name], iteration - self.recipe.first_iteration)
         return result
 
-    def _skip(self, batch: dict[str, Any]) -> None:
+    def _skip(self, batch: Batch) -> None:
         self.skipped_in_a_row += 1
         names = ", ".join(str(path) for path in batch.get("HQ_path", [])[:4])
         logger.warning(
@@ -223,8 +234,9 @@ class Trainer:
         except OSError as error:
             message = f"could not save iteration {self.iteration} to {self.experiment.root} ({error.strerror or error})"
             if final:
+                kept = f"the last good checkpoint is that of iteration {self.saved_at}"
                 raise TesseraError(
-                    f"{message}; the last good checkpoint is that of iteration {self.saved_at}"
+                    f"{message}; {kept if self.saved_at >= 0 else 'there is no checkpoint yet'}"
                 ) from None
             logger.error("%s; training goes on, the last good checkpoint is kept", message)
             return

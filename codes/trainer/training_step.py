@@ -1,16 +1,18 @@
 """One iteration: every step of the graph on one batch, gradients accumulated, checked, and applied."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.diffusion.networks import DiffusionNetwork
 from ..utils.console import get_logger
+from ..utils.rng import derive_seed
 from .devices import Ranks, gather_over_ranks, sum_over_ranks, to_device
 from .graph import INJECTORS, LOSSES, Graph, StepContext, rows
 from .optim import build_optimizer, learning_rate
@@ -50,6 +52,11 @@ class TrainingStep:
         trained = [networks[key] for key in options.trained]
         self.parameters = [p for network in trained for p in network.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(list(trained), options.optimizer_params)
+        self.drops = any(
+            isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+            for network in networks.values()
+            for module in network.modules()
+        )
         scaled = device.type == "cuda" and recipe.arithmetic == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
 
@@ -57,12 +64,27 @@ class TrainingStep:
         self, state: Mapping[str, Any], context: StepContext, global_batch: int
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Add this part's share of the gradient of the mean loss; return its state and its summed losses."""
-        after = self.graph.inject(state, context)
+        with self._dropout_generators(context):
+            after = self.graph.inject(state, context)
         total, parts = self.graph.evaluate(after, context)
         self.scaler.scale(total.sum() / global_batch).backward()
         sums = {name: value.sum() / global_batch for name, value in parts.items()}
         sums["total"] = total.detach().sum() / global_batch
         return detached(after), sums
+
+    @contextmanager
+    def _dropout_generators(self, context: StepContext) -> Iterator[None]:
+        """Dropout draws from torch's own generators alone: inside they stand at this part of the batch, then as before.
+
+        On one device the masks follow from the seed and the position; a batch that is split otherwise draws others.
+        """
+        if not self.drops:
+            yield
+            return
+        devices = [context.device] if context.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(derive_seed(context.seed, "dropout", self.name, context.positions[0]))
+            yield
 
     def apply(self, iteration: int, ranks: Ranks) -> StepResult:
         """Exchange, unscale, check, clip and apply the gradient. Nothing is applied when it is not finite."""
@@ -105,6 +127,8 @@ def run_iteration(
     result = StepResult()
     for step in steps:
         sums: dict[str, Tensor] = {}
+        # An earlier step may have sent gradients through networks that this one trains.
+        step.optimizer.zero_grad(set_to_none=True)
         for index, (a, b) in enumerate(spans):
             part = replace(context, positions=context.positions[a:b])
             states[index], losses = step.backward(states[index], part, global_batch)

@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -22,7 +23,18 @@ class _ThroughBar(logging.Handler):
         self.stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=self.stream)
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        text = self.format(record).encode(encoding, "backslashreplace").decode(encoding)
+        # A terminal that went away is no reason to stop a run of days.
+        with suppress(OSError, ValueError):
+            tqdm.write(text, file=self.stream)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that keeps quiet when its disk is full: the same line is on the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -46,7 +58,7 @@ def setup_logging(debug: bool = False, quiet: bool = False) -> None:
 def log_to_file(path: Path) -> logging.Handler:
     """Also append the log to a file, with dates; returns the handler so that the caller can close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger(ROOT).addHandler(handler)
     return handler

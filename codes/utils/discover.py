@@ -28,8 +28,9 @@ def import_plugins(paths: Sequence[str], relative_to: Path) -> None:
         if not path.is_file() or spec is None or spec.loader is None:
             raise ConfigError(f"plugins: no such Python file {path}")
         module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # before it runs: dataclasses look up the module that they stand in
         try:
             spec.loader.exec_module(module)
         except Exception as error:
+            del sys.modules[name]
             raise ConfigError(f"plugins: {path} fails on import ({type(error).__name__}: {error})") from error
-        sys.modules[name] = module

@@ -16,7 +16,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem[:60]}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    # 20 characters are at most 80 bytes, so that a name of the greatest length still leaves room.
+    temporary = path.with_name(f".{path.stem[:20]}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         yield temporary
         _flush_to_disk(temporary)

@@ -8,7 +8,7 @@ import types
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
@@ -16,12 +16,33 @@ from .registry import Registry, nearest
 from .yaml_source import Issue, KeyPath, Source
 
 M = TypeVar("M", bound="Options")
+# What a recipe's writer calls what pydantic calls a tuple, a dictionary or an instance of a class.
+PLAIN_WORDS = {
+    "tuple_type": "a list",
+    "dict_type": "a mapping (key: value)",
+    "model_type": "a mapping (key: value)",
+    "model_attributes_type": "a mapping (key: value)",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
 
 
 class Options(BaseModel):
     """Base of all option classes: frozen, unknown keys forbidden, no silent conversion of text to numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, allow_inf_nan=False)
+
+
+def _is_folder_name(text: str) -> str:
+    if text in ("", ".", "..") or any(sign in text for sign in "/\\\0"):
+        raise ValueError(f"expected the name of a folder, without / or \\, found {text!r}")
+    return text
+
+
+FolderName = Annotated[str, AfterValidator(_is_folder_name)]
 
 
 class OneOf:
@@ -123,7 +144,7 @@ def _message(cls: type[BaseModel], detail: ErrorDetails, path: KeyPath) -> str:
         return "missing; this key is required"
     text = detail["msg"].removeprefix("Value error, ")
     if text.startswith("Input should be "):
-        expected = text.removeprefix("Input should be ")
+        expected = PLAIN_WORDS.get(kind, text.removeprefix("Input should be "))
         close = (
             nearest(found, expected.replace("'", "").replace(" or ", ", ").split(", "))
             if isinstance(found, str)

@@ -16,9 +16,10 @@ def derive_seed(seed: int, *position: int | str) -> int:
     """A 63-bit seed from a run seed and a position such as ("noise", iteration, sample).
 
     BLAKE2b of the written-out position: stable across processes, platforms and Python versions, unlike `hash`.
+    A part may be a file name, so names that are no valid UTF-8 are taken by their bytes.
     """
     text = "/".join([str(int(seed)), *(f"{type(part).__name__[0]}{part}" for part in position)])
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

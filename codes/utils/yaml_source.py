@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from .errors import ConfigError
 from .registry import nearest
 
 KeyPath = tuple[str | int, ...]
+PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what `_Loader` would read as a number."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Data as the text of a recipe that reads back as the same data."""
+    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def load_source(path: str | Path, overrides: Sequence[str] = ()) -> Source:
     """Read a recipe with its bases and overrides. Raises ConfigError for what cannot be read or parsed."""
     path = Path(path)
@@ -102,7 +116,7 @@ def _load_with_bases(path: Path, children: tuple[Path, ...]) -> Source:
     source = _load_file(path)
     bases = source.data.get("base")
     if bases is None:
-        return source
+        return replace(source, data={key: value for key, value in source.data.items() if key != "base"})
     names = [bases] if isinstance(bases, str) else bases
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise source.error([Issue(("base",), f"expected a file name or a list of them, found {bases!r}")])
@@ -142,10 +156,16 @@ def _similar_file(path: Path) -> str:
 
 
 def _parse(text: str, file: str, locations: dict[KeyPath, Location]) -> Any:
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{file}:{line}: YAML syntax: unacceptable character #x{error.character:04x}") from None
     try:
         node = loader.get_single_node()
         return None if node is None else _construct(loader, node, (), file, locations)
+    except RecursionError:
+        raise ConfigError(f"{file}:1: YAML syntax: an alias contains itself, or the nesting is too deep") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -157,6 +177,9 @@ def _parse(text: str, file: str, locations: dict[KeyPath, Location]) -> Any:
 
 
 def _construct(loader: _Loader, node: yaml.Node, path: KeyPath, file: str, locations: dict[KeyPath, Location]) -> Any:
+    if isinstance(node, yaml.CollectionNode) and node.tag not in PLAIN_TAGS:
+        line = node.start_mark.line + 1
+        raise ConfigError(f"{file}:{line}: {format_path(path)}the tag {node.tag!r} is not read; write a plain value")
     if isinstance(node, yaml.MappingNode):
         return _construct_mapping(loader, node, path, file, locations)
     if isinstance(node, yaml.SequenceNode):
@@ -171,6 +194,10 @@ def _construct(loader: _Loader, node: yaml.Node, path: KeyPath, file: str, locat
 def _construct_mapping(
     loader: _Loader, node: yaml.MappingNode, path: KeyPath, file: str, locations: dict[KeyPath, Location]
 ) -> dict[str, Any]:
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            line = key_node.start_mark.line + 1
+            raise ConfigError(f"{file}:{line}: {format_path(path)}a key must be a word, found a list or a mapping")
     written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
     repeated = {name for name in written if written.count(name) > 1}
     loader.flatten_mapping(node)

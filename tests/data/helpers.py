@@ -43,3 +43,11 @@ def dataset(
     folder: Path | tuple[Path, ...], *, seed: int = 5, shuffle: bool = True, **changes: object
 ) -> ImageFolderDataset:
     return ImageFolderDataset(options(folder, **changes), seed=seed, shuffle=shuffle)
+
+
+def damage(path: Path) -> None:
+    """A PNG whose beginning and end are fine; only decoding shows that bytes in the middle are wrong."""
+    write_image(path, np.random.default_rng(2).random((50, 60, 3)).astype(np.float32))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    path.write_bytes(data)

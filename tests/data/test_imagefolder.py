@@ -15,7 +15,7 @@ from codes.utils.options import parse
 from codes.utils.rng import numpy_generator
 from codes.utils.yaml_source import Source
 
-from .helpers import dataset, fill, options, picture
+from .helpers import damage, dataset, fill, options, picture
 
 
 @pytest.fixture
@@ -248,13 +248,21 @@ def test_bad_files_are_named_and_counted_at_the_start(photographs, messages):
         assert sum(name in record.message and reason in record.message for record in messages.records) == 1
 
 
-def truncate(path):
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_truncated_file_is_found_at_the_start(photographs, messages, suffix):
+    path = photographs / f"half.{suffix}"
     write_image(path, np.random.default_rng(2).random((50, 60, 3)).astype(np.float32))
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"what some cameras append" * 500)
+    assert dataset(photographs).report().usable == 7
+    path.write_bytes(whole[: len(whole) // 2])
+    report = dataset(photographs).report()
+    assert (report.usable, [entry.path for entry in report.failed]) == (6, [path])
+    assert sum(path.name in record.message for record in messages.records) == 1
 
 
-def test_a_truncated_file_is_named_once_and_replaced_in_training(photographs, messages):
-    truncate(photographs / "img7.png")
+def test_a_damaged_file_is_named_once_and_replaced_in_training(photographs, messages):
+    damage(photographs / "img7.png")
     data = dataset(photographs)
     assert len(data) == 7
     items = [data.item(position) for position in range(21)]
@@ -268,8 +276,8 @@ def test_a_truncated_file_is_named_once_and_replaced_in_training(photographs, me
     assert all(same(dataset(photographs).item(position), items[position]) for position in (0, 5, 20))
 
 
-def test_a_truncated_file_is_an_error_of_its_own_in_restoration(photographs):
-    truncate(photographs / "img0.png")
+def test_a_damaged_file_is_an_error_of_its_own_in_restoration(photographs):
+    damage(photographs / "img0.png")
     data = dataset(photographs, shuffle=False, target_size=None, tile="none", skip_lq=True)
     for _ in range(2):
         with pytest.raises(DataError, match=r"img0\.png: cannot be decoded"):
@@ -328,7 +336,7 @@ def recipe_errors(**section):
     [
         ({"target_size": 15, "scale": 2}, "target_size: 15 is not divisible by scale 2"),
         ({"fixed_corruptions": ("jpg",)}, "fixed_corruptions.0: unknown corruption 'jpg' (did you mean jpeg?"),
-        ({"random_corruptions": ("none",)}, "random_corruptions: num_corrupts_per_image is missing"),
+        ({"random_corruptions": ("none",)}, "random_corruptions: num_corrupts_per_image (0 switches them off)"),
         ({"num_corrupts_per_image": 1}, "num_corrupts_per_image: 1, but there are no random_corruptions"),
         (
             {"fixed_corruptions": ("jpeg",), "fixed_parameters": {"corruption_entropy": (0.1, 0.2)}},

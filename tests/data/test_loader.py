@@ -4,15 +4,13 @@ import hashlib
 import itertools
 import pickle
 
-import numpy as np
 import pytest
 import torch
 
 from codes.data import TrainLoader, collate
 from codes.utils.errors import ConfigError, DataError
-from codes.utils.images import write_image
 
-from .helpers import dataset, fill
+from .helpers import damage, dataset, fill
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +88,7 @@ def test_a_dataset_can_be_sent_to_a_spawned_worker(data):
 def test_damage_found_by_workers_is_counted_in_the_main_process(tmp_path):
     fill(tmp_path / "in", 3)
     broken = tmp_path / "in" / "broken.png"
-    write_image(broken, np.random.default_rng(0).random((40, 50, 3)))
-    broken.write_bytes(broken.read_bytes()[:2000])
+    damage(broken)
     rotten = dataset(tmp_path / "in")
     first(TrainLoader(rotten, 4, num_workers=2), 4)
     assert list(rotten.unreadable) == [broken]
@@ -106,3 +103,29 @@ def test_an_error_of_the_dataset_arrives_as_itself(tmp_path, workers):
     with pytest.raises(DataError, match="none of its 2 files can be decoded") as caught:
         first(TrainLoader(rotten, 2, num_workers=workers), 1)
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_200_items_are_the_same_for_0_1_4_workers_a_resume_at_57_and_two_ranks(tmp_path):
+    """With everything that draws switched on: weights, several tiles, flat ones drawn again, random corruptions."""
+    fill(tmp_path / "a", 5)
+    fill(tmp_path / "b", 4)
+    data = dataset(
+        (tmp_path / "a", tmp_path / "b"),
+        weights=(1.0, 1.5), tiles_per_image=3, min_tile_std=40.0, batch_size=2,
+        random_corruptions=("noise", "none"), num_corrupts_per_image=1,
+    )  # fmt: skip
+    wanted = [fingerprint(collate([data.item(position)])) for position in range(200)]
+    assert len(set(wanted)) == 200
+    assert len(data) < 57  # so that several epochs are crossed
+
+    def items(count, **settings):
+        batches = first(TrainLoader(data, settings.pop("batch_size", 1), **settings), count)
+        return [fingerprint(batch) for batch in batches]
+
+    assert items(200, num_workers=0) == wanted
+    for workers in (1, 4):
+        assert items(200, num_workers=workers) == wanted
+    assert items(143, num_workers=4, start_position=57) == wanted[57:]
+    ranks = [items(100, batch_size=2, rank=rank, world_size=2) for rank in (0, 1)]
+    assert [item for pair in zip(*ranks, strict=True) for item in pair] == wanted

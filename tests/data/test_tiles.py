@@ -1,15 +1,16 @@
 """The tile cutter: geometry, resuming, and what it does with what it cannot cut."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from codes.data.samples import HELD_OUT
+from codes.data.samples import HELD_OUT, TRAINING
 from codes.data.tiles import TileSettings, cut_folders, tile_corners, tile_starts, write_contact_sheet
 from codes.scripts.extract_tiles import main
 from codes.utils.errors import DataError
-from codes.utils.images import find_images, probe_image, quantise, read_image, write_image
+from codes.utils.images import find_images, probe_image, quantise, read_image, read_samples, write_image
 
 from .helpers import picture
 
@@ -70,7 +71,44 @@ def test_flat_tiles_are_left_out(tmp_path):
     write_image(tmp_path / "in" / "a.png", image)
     report = cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(16, 16, min_std=5))
     assert (report.written, report.flat) == (1, 1)
+    again = cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(16, 16, min_std=5))
+    assert (again.written, again.existing, again.flat) == (0, 1, 1)
     assert [path.name for path in find_images(tmp_path / "out")[0]] == ["a_00000_00016.png"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", '{"a": 3}', '{"a": [[1], 2]}'])
+def test_photographs_with_flat_tiles_are_not_read_again(tmp_path, monkeypatch, content):
+    write_image(tmp_path / "in" / "a.png", np.full((16, 32, 3), 0.5, np.float32))
+    settings = TileSettings(16, 16, min_std=5)
+    cut_folders([tmp_path / "in"], tmp_path / "out", settings)
+    if content is not None:  # a note that is damaged is as good as none
+        (tmp_path / "out" / ".flat.json").write_text(content)
+    reads = []
+    monkeypatch.setattr(
+        "codes.data.tiles.read_samples", lambda path, **limits: reads.append(path) or read_samples(path, **limits)
+    )
+    assert cut_folders([tmp_path / "in"], tmp_path / "out", settings).flat == 2
+    assert len(reads) == (content is not None)
+    write_image(tmp_path / "in" / "a.png", picture(0, 16, 32))
+    assert cut_folders([tmp_path / "in"], tmp_path / "out", settings).written == 2
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    write_image(tmp_path / "in" / "a.png", picture(0, 16, 32))
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("codes.data.tiles.write_image", full)
+    with pytest.raises(DataError, match=r"a_00000_00000\.png: cannot be written \(No space left on device\)"):
+        cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(16, 16))
+
+
+def test_huge_photographs_are_left_out_by_an_option(tmp_path):
+    for number, width in enumerate((20, 90)):
+        write_image(tmp_path / "in" / f"{number}.png", picture(number, 16, width))
+    report = cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(16, 16), max_pixels=16 * 50)
+    assert (report.images, [entry.kind for entry in report.failed]) == (1, ["too_large"])
 
 
 def test_photographs_of_one_name_do_not_overwrite_each_other(tmp_path):
@@ -131,5 +169,5 @@ def test_the_command_tells_by_its_exit_code(tmp_path):
 def test_the_sample_photographs_can_be_cut(tmp_path):
     assert main(["--samples", "--output", str(tmp_path / "out"), "--tile", "256", "--step", "256"]) == 0
     names = {path.name.split("_")[0] for path in find_images(tmp_path / "out")[0]}
-    assert len(names) == 7
+    assert names == {Path(name).stem.split("_")[0] for name in TRAINING}
     assert HELD_OUT.split(".")[0] not in names

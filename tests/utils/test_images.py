@@ -12,10 +12,10 @@ import tifffile
 import torch
 from PIL import Image, ImageCms
 
+from codes.utils.codecs import jpeg_round_trip
 from codes.utils.errors import DataError
 from codes.utils.images import (
     find_images,
-    jpeg_round_trip,
     probe_image,
     quantise,
     read_image,

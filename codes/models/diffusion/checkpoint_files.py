@@ -105,7 +105,7 @@ def _read_pickle(path: Path) -> Any:
             f"checkpoint {path} is refused: it holds more than weights and would run code when loaded; "
             "if you trust its origin, save model.state_dict() alone in its own program and use that file"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, struct.error) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, struct.error) as error:
         raise _damaged(path, error) from None
 
 

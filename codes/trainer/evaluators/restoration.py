@@ -16,7 +16,7 @@ from ...utils.picture_grid import picture_grid
 from ...utils.rng import derive_seed
 from ...utils.yaml_source import Issue
 from ..graph import StepContext
-from ..injectors.gaussian_diffusion import conditioning_problems, guidance_problems
+from ..injectors.gaussian_diffusion import conditioning_problems, sampling_problems
 from ..metrics import fidelity
 from ..sampling import Engine, SamplingOptions
 from .base import EVALUATORS, Evaluation, Evaluator, EvaluatorOptions
@@ -40,7 +40,8 @@ class RestorationOptions(EvaluatorOptions):
             Issue(("for",) if issue.path == ("generator",) else issue.path, issue.message)
             for issue in conditioning_problems(self.for_network, self.model_input_keys, networks)
         ]
-        for issue in guidance_problems(self.diffusion_params, self.for_network, networks):
+        scale = getattr(self.dataset, "scale", 1)
+        for issue in sampling_problems(self.diffusion_params, self.for_network, networks, scale):
             issues.append(Issue(("diffusion_params", *issue.path), issue.message))
         provided = self.dataset.provides()
         for argument, key in self.model_input_keys.items():
@@ -64,11 +65,10 @@ class RestorationEvaluator(Evaluator):
 
     def __init__(self, options: RestorationOptions) -> None:
         self.options = options
-        self.dataset: Any = None
+        # Read here, so that a folder that is not there is an error at the start and not after hours.
+        self.dataset: Any = DATASETS.get(options.dataset.mode)(options.dataset, seed=0, shuffle=False)
 
     def evaluate(self, context: StepContext) -> Evaluation:
-        if self.dataset is None:
-            self.dataset = DATASETS.get(self.options.dataset.mode)(self.options.dataset, seed=0, shuffle=False)
         rows: list[list[Image]] = []
         found: dict[str, list[float]] = {}
         count = min(len(self.dataset), self.options.max_images)
@@ -88,7 +88,8 @@ class RestorationEvaluator(Evaluator):
         height, width = truth.shape[-2:]
         cond = {name: item[key][None] for name, key in self.options.model_input_keys.items()}
         scale = height // item["lq"].shape[-2]
-        seeds = [derive_seed(context.seed, "evaluate", item["HQ_path"])]
+        own = () if self.options.diffusion_params.noise_type == "fixed" else (item["HQ_path"],)
+        seeds = [derive_seed(context.seed, "evaluate", *own)]
         network = context.ema_networks.get(self.options.for_network, context.networks[self.options.for_network])
         was_training = network.training
         network.eval()

@@ -1,5 +1,6 @@
 """The training step of a Gaussian diffusion model as an injector."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,20 +35,25 @@ def conditioning_problems(
     ]
 
 
-def guidance_problems(
-    sampling: SamplingOptions, generator: str, networks: Mapping[str, DiffusionNetwork]
+def sampling_problems(
+    sampling: SamplingOptions, generator: str, networks: Mapping[str, DiffusionNetwork], scale: int
 ) -> list[Issue]:
-    """Guidance of a network that has nothing to leave out in the null pass."""
-    if sampling.guidance_scale == 1.0 or generator not in networks:
+    """Tiles that the network cannot take at this scale, and guidance of a network that has nothing to leave out."""
+    if generator not in networks:
         return []
-    network = networks[generator]
-    if network.null_label is not None or (sampling.guidance_low_res < 1.0 and "low_res" in network.cond_names):
-        return []
-    message = (
-        f"guidance has nothing to leave out: {generator} has no null label (classifier_free), "
-        "and guidance_low_res does not weaken low_res"
-    )
-    return [Issue(("guidance_scale",), message)]
+    network, issues = networks[generator], []
+    align = math.lcm(network.multiple_of, scale)
+    if sampling.tile and sampling.tile % align:
+        near = max(round(sampling.tile / align), 1) * align
+        issues.append(Issue(("tile",), f"{generator} at scale {scale} needs a multiple of {align}; use {near}"))
+    weakened = sampling.guidance_low_res < 1.0 and "low_res" in network.cond_names
+    if sampling.guidance_scale != 1.0 and network.null_label is None and not weakened:
+        message = (
+            f"guidance has nothing to leave out: {generator} has no null label (classifier_free), "
+            "and guidance_low_res does not weaken low_res"
+        )
+        issues.append(Issue(("guidance_scale",), message))
+    return issues
 
 
 class GaussianDiffusionOptions(InjectorOptions):
@@ -101,15 +107,27 @@ class GaussianDiffusionOptions(InjectorOptions):
                     f"{args.model_var_type} needs this key and a loss on it, or the variance is never trained",
                 )
             )
-        if self.out_key_vb_loss and not learned:
-            issues.append(
-                Issue(("out_key_vb_loss",), f"{args.model_var_type} has no variational term; remove this key")
-            )
-        if self.sampler_type not in TIMESTEP_SAMPLERS:
-            issues.append(Issue(("sampler_type",), TIMESTEP_SAMPLERS.unknown(self.sampler_type)))
+        if self.out_key_vb_loss and (not learned or args.loss_type.endswith("kl")):
+            kind = args.loss_type if learned else args.model_var_type
+            issues.append(Issue(("out_key_vb_loss",), f"{kind} has no variational term of its own; remove this key"))
+        issues += self._process_problems()
         if self.generator in networks:
             issues += _network_problems(networks[self.generator], self)
         return issues
+
+    def _process_problems(self) -> list[Issue]:
+        """A process, or timesteps to train it on, that cannot be built."""
+        if self.sampler_type not in TIMESTEP_SAMPLERS:
+            return [Issue(("sampler_type",), TIMESTEP_SAMPLERS.unknown(self.sampler_type))]
+        try:
+            process = build_process(self.process)
+        except ValueError as error:
+            return [Issue(("diffusion_args",), str(error))]
+        try:
+            TIMESTEP_SAMPLERS.get(self.sampler_type)(process.schedule, self.snr_splits)
+        except ValueError as error:
+            return [Issue(("sampler_type",), str(error))]
+        return []
 
 
 def _network_problems(network: DiffusionNetwork, options: GaussianDiffusionOptions) -> list[Issue]:

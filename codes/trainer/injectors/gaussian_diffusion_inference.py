@@ -9,12 +9,14 @@ from pydantic import Field
 from torch import Tensor
 
 from ...models.diffusion.networks import DiffusionNetwork
+from ...utils.console import get_logger, warn_once
 from ...utils.rng import derive_seed
 from ...utils.yaml_source import Issue, KeyPath
 from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
 from ..sampling import Engine, SamplingOptions
-from .gaussian_diffusion import conditioning_problems, guidance_problems
+from .gaussian_diffusion import conditioning_problems, sampling_problems
 
+logger = get_logger(__name__)
 PATH_KEYS = ("LQ_path", "HQ_path")
 
 
@@ -38,7 +40,7 @@ class GaussianDiffusionInferenceOptions(SamplingOptions, InjectorOptions):
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         issues = conditioning_problems(self.generator, self.model_input_keys, networks)
-        issues += guidance_problems(self, self.generator, networks)
+        issues += sampling_problems(self, self.generator, networks, self.output_scale_factor)
         if "low_res" not in self.model_input_keys:
             message = (
                 "missing; restoration needs it (low_res: lq, or low_res: hq with skip_lq); "
@@ -61,15 +63,25 @@ class GaussianDiffusionInferenceInjector(Injector):
         options = self.options
         engine = self.engine(context)
         cond = {name: state[key][: options.output_batch_size].cpu() for name, key in options.model_input_keys.items()}
+        if "corruption_factor" in cond and cond["corruption_factor"].shape[1] == 0:
+            warn_once(
+                logger, options.out, f"{options.out}: no strengths are set (fixed_parameters), so 0 (clean) is assumed"
+            )
+            del cond["corruption_factor"]
         low_res, scale = cond["low_res"], options.output_scale_factor
         height, width = low_res.shape[-2] * scale, low_res.shape[-1] * scale
         seeds = image_seeds(state, context, len(low_res), shared=options.noise_type == "fixed")
         total = engine.process.num_timesteps
         result: Tensor | None = None
-        for step in engine.sample(cond, height, width, scale, seeds, context.on_event):
-            result = step.x_t
-            if context.on_step:
-                context.on_step(options.out, step.index + 1, total)
+        was_training = engine.network.training
+        engine.network.eval()
+        try:
+            for step in engine.sample(cond, height, width, scale, seeds, context.on_event):
+                result = step.x_t
+                if context.on_step:
+                    context.on_step(options.out, step.index + 1, total)
+        finally:
+            engine.network.train(was_training)
         assert result is not None
         return {options.out: (result + 1) / 2 if options.undo_n1_to_1 else result}
 

@@ -1,0 +1,202 @@
+"""What all datasets of image files share: the order of an epoch, decoding, tiles, and files that are damaged."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..utils.console import get_logger, warn_once
+from ..utils.errors import ConfigError, DataError
+from ..utils.images import resize_area, to_float
+from ..utils.rng import numpy_generator
+from .base import DataReport, Rejected, named
+from .image_options import ImageOptions
+from .sample_cache import SampleCache
+from .samples import held_out_photograph, sample_photographs
+from .scan import Scan, scan
+from .windows import centre_corner, random_corner, window
+
+logger = get_logger(__name__)
+Generators = Callable[[str], np.random.Generator]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What an item is made of: the number of its file, its decoded images and the generators of its purposes."""
+
+    number: int
+    images: tuple[np.ndarray, ...]
+    generator: Generators
+
+
+class ImageDataset:
+    """Base of the datasets of image files.
+
+    Every draw is a function of (seed, epoch, index in the epoch's order, purpose), so the number of workers, the
+    ranks and a resume change nothing. With `shuffle` (training) the order is a permutation per epoch; without it
+    (validation, restoration) it is the order of the files, nothing is flipped, and an image without `target_size`
+    stays whole.
+
+    Raises DataError when nothing can be used or, with `shuffle`, less than one batch; ConfigError when `shuffle`
+    comes without `target_size`.
+    """
+
+    def __init__(self, options: ImageOptions, *, seed: int, shuffle: bool) -> None:
+        if shuffle and options.target_size is None:
+            raise ConfigError(f"dataset {options.name}: target_size is missing; training needs the size of its tiles")
+        self.image_options = options
+        self.shuffle = shuffle
+        self.seed = seed if options.random_seed is None else options.random_seed
+        self.unreadable: dict[Path, str] = {}
+        self.state_keys = options.provides()
+        self._scan = self._scan_folders()
+        self._weights = options.weights or tuple(1.0 for _ in self._scan.folders)
+        # An image that is shrunk anyway may be decoded smaller; twice the target leaves the averaging its say.
+        shrunk = 2 * options.target_size if options.tile == "none" and options.target_size else None
+        self._cache = SampleCache(options.cache_megabytes * 2**20, options.max_pixels, options.alpha, shrunk)
+        self._order: tuple[int, np.ndarray] | None = None
+        self._length = len(self._epoch_order(0)) * options.tiles_per_image
+        self._require_enough()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The usable files, in order."""
+        return self._scan.files
+
+    def __len__(self) -> int:
+        return self._length
+
+    def report(self) -> DataReport:
+        """What was found and what was left out, files that failed later included."""
+        damaged = tuple(Rejected(path, reason, "unreadable") for path, reason in self.unreadable.items())
+        report = self._scan.report(self.image_options.name)
+        return replace(report, usable=report.usable - len(damaged), rejected=report.rejected + damaged)
+
+    def record_unreadable(self, found: Mapping[Path, str]) -> None:
+        """Count damaged files; name each once, in the main process only (workers report to it)."""
+        for path, reason in found.items():
+            self.unreadable.setdefault(path, reason)
+            if torch.utils.data.get_worker_info() is None:
+                text = f"dataset {self.image_options.name}: {path}: {reason}; another image takes its place"
+                warn_once(logger, f"unreadable {path}", text)
+
+    def _selected(self, found: Scan) -> Scan:
+        """The files to use, of those found; a subclass may reject some. Raises DataError."""
+        return found
+
+    def _load(self, number: int) -> tuple[np.ndarray, ...]:
+        """The decoded images of a file. Raises DataError that begins with the path of the damaged one."""
+        samples = self._cache.get(self.files[number])
+        least = self.image_options.minimum_side
+        if min(samples.shape[:2]) < least:  # smaller than its header says: what is transparent was cut off
+            height, width = samples.shape[:2]
+            raise DataError(f"{self.files[number]}: {width}x{height} visible pixels, at least {least}x{least} needed")
+        return (samples,)
+
+    def _draw(self, position: int) -> Drawn:
+        """What the item of a position in the endless order is made of.
+
+        With `shuffle` a file that cannot be decoded is replaced by the next readable one; without it DataError is
+        raised, since restoring another image in its place would be wrong.
+        """
+        epoch, index = divmod(position, self._length)
+        wanted = int(self._epoch_order(epoch)[index // self.image_options.tiles_per_image])
+        number, images = self._readable(wanted)
+        return Drawn(number, images, partial(numpy_generator, self.seed, "data", epoch, index))
+
+    def _hq(self, samples: np.ndarray, generator: Generators) -> np.ndarray:
+        """float32 (H, W, 3): the tile, the resized square or the whole image, perhaps mirrored."""
+        options = self.image_options
+        if options.square:
+            side = min(samples.shape[:2])
+            samples = window(samples, *centre_corner(samples, side), side)
+        if options.target_size is None:
+            return to_float(samples)
+        size = options.target_size
+        if options.tile == "center":
+            samples = window(samples, *centre_corner(samples, size), size)
+        elif options.tile == "random":
+            samples = window(samples, *random_corner(samples, size, generator("tile"), options.min_tile_std), size)
+        hq = to_float(samples)
+        if hq.shape[:2] != (size, size):
+            hq = resize_area(hq, size, size)
+        return np.ascontiguousarray(hq[:, ::-1]) if self._flipped(generator) else hq
+
+    def _flipped(self, generator: Generators) -> bool:
+        return bool(self.shuffle and not self.image_options.disable_flip and generator("flip").random() < 0.5)
+
+    def _sources(self, number: int) -> tuple[Path, ...]:
+        """The files that `_load` reads."""
+        return (self.files[number],)
+
+    def _blame(self, number: int, error: str) -> tuple[Path, str]:
+        """The damaged file and the reason, of an error that begins with its path."""
+        sources = self._sources(number)
+        path = next((source for source in sources if error.startswith(f"{source}: ")), sources[0])
+        return path, error.removeprefix(f"{path}: ")
+
+    def _scan_folders(self) -> Scan:
+        options = self.image_options
+        paths: list[str] | list[Path] = list(options.path_list)
+        if not paths:
+            paths = sample_photographs() if self.shuffle else [held_out_photograph()]
+            logger.info("dataset %s: no `paths`, so the sample photographs of scikit-image are used", options.name)
+        found = scan(paths, options.minimum_side, max_pixels=options.max_pixels, index=options.index)
+        found = self._selected(found)
+        if options.weights is None or not options.path_list:
+            found = Scan(found.files, found.infos, (range(len(found.files)),), found.rejected)
+        if not found.files:
+            self._refuse(found, f"none of the {len(found.rejected)} files can be used")
+        for line in named(found.rejected):
+            logger.warning("dataset %s:%s", options.name, line)
+        return found
+
+    def _require_enough(self) -> None:
+        """Fewer different items than one batch needs would repeat within every batch."""
+        options, infos = self.image_options, self._scan.infos
+        different = self._length
+        if options.tile == "random" and options.target_size:
+            size = options.target_size
+            different = sum((info.height - size + 1) * (info.width - size + 1) for info in infos)
+        if self.shuffle and different < options.batch_size:
+            self._refuse(self._scan, f"{len(infos)} usable images are fewer than one batch of {options.batch_size}")
+
+    def _refuse(self, found: Scan, problem: str) -> None:
+        options = self.image_options
+        places = ", ".join(options.path_list) or "the sample photographs"
+        reasons = "; ".join(line.strip() for line in named(found.rejected)) or "there are no others"
+        least = options.minimum_side
+        raise DataError(
+            f"dataset {options.name}: {places}: {problem} ({reasons}). Set `paths` to images of at least "
+            f"{least}x{least} pixels, or lower target_size or batch_size"
+        )
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        """int64 file numbers of one epoch. A folder of weight 1.5 comes once, and a drawn half of it once more."""
+        if self._order is not None and self._order[0] == epoch:
+            return self._order[1]
+        rng = numpy_generator(self.seed, "data", epoch, "order")
+        parts = []
+        for folder, weight in zip(self._scan.folders, self._weights, strict=True):
+            numbers = np.arange(folder.start, folder.stop)
+            extra = round((weight - int(weight)) * len(numbers))
+            parts += [np.tile(numbers, int(weight)), np.sort(rng.permutation(numbers)[:extra])]
+        order = np.concatenate(parts)
+        self._order = (epoch, rng.permutation(order) if self.shuffle else order)
+        return self._order[1]
+
+    def _readable(self, wanted: int) -> tuple[int, tuple[np.ndarray, ...]]:
+        """The number and the images of the wanted file, or of the next readable one."""
+        count = len(self.files) if self.shuffle else 1
+        for step in range(count):
+            number = (wanted + step) % len(self.files)
+            try:
+                return number, self._load(number)
+            except DataError as error:
+                if not self.shuffle:
+                    raise
+                self.record_unreadable(dict([self._blame(number, str(error))]))
+        raise DataError(f"dataset {self.image_options.name}: none of its {count} files can be decoded any more")

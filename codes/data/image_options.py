@@ -1,0 +1,107 @@
+"""The options that all datasets of image files share: where the files are and how one becomes a tile."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ..utils.images import MAX_PIXELS, Alpha
+from ..utils.options import nested
+from ..utils.yaml_source import Issue
+from .datasets import DatasetOptions
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ImageOptions(DatasetOptions):
+    """`datasets.<phase>` of image files."""
+
+    name: str = Field("images", description="Name in messages and of the folder below results/<experiment>/.")
+    paths: str | tuple[str, ...] | None = Field(
+        None,
+        description="A folder (searched recursively), an image file, or a list of them. Nothing: the sample "
+        "photographs that come with scikit-image (the held-out one outside of training).",
+    )
+    weights: tuple[Annotated[float, Field(gt=0.0)], ...] | None = Field(
+        None, description="With a list of paths: how many times an epoch each is gone through (1.5: half of it twice)."
+    )
+    rgb_n1_to_1: bool = Field(False, description="Images in [-1, 1] instead of [0, 1]; hq and lq alike.")
+    target_size: Positive | None = Field(
+        None, description="Side of the square hq in pixels. Nothing: whole images (not in training)."
+    )
+    scale: Positive = Field(1, description="hq side / lq side.")
+    tile: Literal["none", "random", "center"] = Field(
+        "none",
+        description="How a larger image becomes target_size: `none` resizes it by area (DLAS), `random` cuts a random "
+        "tile at full resolution (training on large photographs), `center` the middle one.",
+    )
+    tiles_per_image: Positive = Field(
+        1,
+        description="With `tile: random`: tiles in a row from one decoded image; more is faster on large photographs.",
+    )
+    min_tile_std: float = Field(
+        0.0,
+        ge=0.0,
+        description="With `tile: random`: draw again (up to 8 times) while the gray values (0..255) of a tile deviate "
+        "by less than this, so that skies and walls do not fill the batches; the liveliest one is taken. 0 is off.",
+    )
+    force_square: bool | None = Field(
+        None,
+        description="Cut the centre square first. Nothing: only where `tile: none` resizes to target_size; there "
+        "`false` squeezes the whole image into the square, as DLAS does.",
+    )
+    alpha: Alpha = Field(
+        "white",
+        description="Transparent images: laid over `white` or `black`, or `crop`: cut to the rectangle that holds "
+        "everything visible, then laid over white.",
+    )
+    max_pixels: Positive = Field(
+        MAX_PIXELS, description="Images of more pixels are left out (protection against decompression bombs)."
+    )
+    random_seed: int | None = Field(None, description="Seed of this dataset's draws. Nothing: the run's seed.")
+    disable_flip: bool = Field(False, description="Never mirror images; otherwise half of the training items are.")
+    cache_megabytes: int = Field(
+        256, ge=0, description="Memory a worker may fill with decoded images; changes the speed only."
+    )
+    index: bool = Field(
+        True,
+        description="Remember the sizes of files in the user's cache folder, so that the next start is faster; files "
+        "that changed are read again. Nothing is ever written beside the images.",
+    )
+
+    @property
+    def path_list(self) -> tuple[str, ...]:
+        """`paths` as a tuple; empty where the sample photographs are meant."""
+        return (self.paths,) if isinstance(self.paths, str) else self.paths or ()
+
+    @property
+    def square(self) -> bool:
+        """Whether the centre square is cut first."""
+        if self.force_square is None:
+            return self.tile == "none" and self.target_size is not None
+        return self.force_square
+
+    @property
+    def minimum_side(self) -> int:
+        """Pixels that both sides of an image must have."""
+        return self.target_size or self.scale
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        issues = [*self.issues()]
+        if issues:
+            raise nested(issues)
+        return self
+
+    def issues(self) -> Iterator[Issue]:
+        """Everything about these options that does not fit together."""
+        if self.target_size is None and self.tile != "none":
+            yield Issue(("tile",), f"{self.tile} needs target_size, the side of the tile in pixels")
+        if self.tiles_per_image > 1 and self.tile != "random":
+            yield Issue(("tiles_per_image",), f"{self.tiles_per_image} tiles of one image need tile: random")
+        if self.min_tile_std and self.tile != "random":
+            yield Issue(("min_tile_std",), f"{self.min_tile_std:g} needs tile: random, where tiles are drawn")
+        if self.paths == ():
+            yield Issue(("paths",), "an empty list; name a folder, or remove the key for the sample photographs")
+        if self.weights is not None and len(self.weights) != len(self.path_list):
+            yield Issue(("weights",), f"{len(self.weights)} weights for {len(self.path_list)} paths; give one for each")

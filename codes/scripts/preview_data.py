@@ -1,0 +1,144 @@
+"""See what a recipe makes of your photographs, before anything is trained.
+
+    python codes/scripts/preview_data.py -opt recipes/diffusion/train_sr.yml --count 16 --output page.html
+    python codes/scripts/preview_data.py -opt recipes/diffusion/train_sr.yml --sweep jpeg gaussian_blur
+
+Writes one self-contained HTML page: hq, lq and the strengths of the first items, exactly as training will draw them;
+with --sweep the named corruptions at rising strengths instead.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    __package__ = "codes.scripts"
+
+from ..data.corruption import CORRUPTIONS
+from ..data.corruption_options import CorruptionOptions
+from ..data.datasets import DATASETS
+from ..data.preview import Card, Grid, card, items, sweep_grids
+from ..data.preview_page import render
+from ..trainer.door import common_arguments, main_with
+from ..trainer.recipe import Recipe, read_recipe
+from ..utils.console import get_logger
+from ..utils.errors import ConfigError
+from ..utils.files import write_text
+from ..utils.yaml_source import load_source
+
+logger = get_logger(__name__)
+
+DEFAULT_COUNT = 16
+DEFAULT_SWEPT = 2  # photographs of a sweep
+STRENGTHS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read the recipe, make the items, write the page."""
+    if arguments.count is not None and arguments.count < 1:
+        raise ConfigError(f"--count {arguments.count}: expected at least 1 item to show")
+    recipe = read_recipe(load_source(arguments.opt, arguments.overrides))
+    phase, options = _chosen(recipe, arguments.phase)
+    shuffle = phase == "datasets.train" and recipe.train is not None
+    seed = recipe.train.manual_seed if recipe.train else recipe.seed or 0
+    dataset = DATASETS.get(options.mode)(options, seed=seed, shuffle=shuffle)
+    cards: list[Card] = []
+    grids: list[Grid] = []
+    if arguments.sweep is None:
+        cards = [card(position, item, options) for position, item in items(dataset, arguments.count or DEFAULT_COUNT)]
+    else:
+        names = _swept(options, arguments.sweep)
+        for _, item in items(dataset, arguments.count or DEFAULT_SWEPT):
+            grids += sweep_grids(item, options, options.scale, options.rgb_n1_to_1, names, STRENGTHS)
+    facts = _facts(arguments.opt, phase, options, cards)
+    write_text(arguments.output, render(f"{recipe.name}: {phase}", facts, cards, grids))
+    logger.info("preview: %s", arguments.output)
+    return 0
+
+
+def _chosen(recipe: Recipe, wanted: str | None) -> tuple[str, Any]:
+    """The dataset to show, with its place in the recipe. Raises ConfigError when there is none of that name."""
+    places: dict[str, Any] = {f"datasets.{phase}": options for phase, options in recipe.datasets.items()}
+    for name, evaluator in recipe.eval.evaluators.items():
+        if getattr(evaluator, "dataset", None) is not None:
+            places[f"eval.evaluators.{name}.dataset"] = evaluator.dataset  # type: ignore[attr-defined]
+    if not places:
+        raise ConfigError("the recipe has no dataset to show; add a section datasets.train")
+    if wanted is None:
+        place = "datasets.train" if "datasets.train" in places else next(iter(places))
+        return place, places[place]
+    names = {place.removesuffix(".dataset").rpartition(".")[2]: place for place in reversed(places)}
+    if wanted not in names:
+        raise ConfigError(f"--phase {wanted}: no such dataset in the recipe (there are: {', '.join(sorted(names))})")
+    return names[wanted], places[names[wanted]]
+
+
+def _swept(options: Any, names: Sequence[str]) -> Sequence[str]:
+    """The corruptions to sweep: those named, else the recipe's. Raises ConfigError for unknown ones or none at all."""
+    if not isinstance(options, CorruptionOptions):
+        raise ConfigError(f"--sweep: datasets of mode {options.mode} corrupt nothing; use one of mode imagefolder")
+    swept = tuple(dict.fromkeys(names or (*options.fixed_corruptions, *options.random_corruptions)))
+    if not swept:
+        raise ConfigError(f"--sweep: the recipe lists no corruptions; name some of {', '.join(CORRUPTIONS.names())}")
+    for name in swept:
+        CORRUPTIONS.get(name)
+    return swept
+
+
+def _facts(recipe: str, phase: str, options: Any, cards: Sequence[Card]) -> dict[str, str]:
+    facts = {"Recipe": recipe, "Dataset": f"{phase}, mode {options.mode}"}
+    if isinstance(options, CorruptionOptions):
+        facts |= _making(options)
+    for name in cards[0].strengths if cards else ():
+        drawn = [shown.strengths[name] for shown in cards if name in shown.strengths]
+        facts[name.capitalize() if name.startswith("strength ") else f"Strength of {name}"] = _spread(drawn)
+    if any(len(shown.tiles) > 1 for shown in cards):
+        facts["Pictures"] = "lq is drawn as large as hq; dB: PSNR of its bicubic enlargement against hq"
+    if not cards:
+        facts["Pictures"] = "dB: PSNR against the picture without corruption"
+    return facts
+
+
+def _spread(values: Sequence[float]) -> str:
+    low, high, mean = min(values), max(values), sum(values) / len(values)
+    return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}, mean {mean:.2f}"
+
+
+def _making(options: CorruptionOptions) -> dict[str, str]:
+    """How lq comes about, in words."""
+    kernels = " or ".join(options.downsample_kernels)
+    steps = [f"shrunk by {getattr(options, 'scale', 1)} ({kernels})", ", ".join(options.fixed_corruptions) or "nothing"]
+    if options.corrupt_before_downsize:
+        steps.reverse()
+    facts = {} if getattr(options, "skip_lq", False) else {"lq": ", then ".join(steps)}
+    if options.corruption_order == "physical":
+        facts["Order"] = "physical: optics, sensor, processing, resizing, compression"
+    if options.random_probabilities:
+        pairs = zip(options.random_corruptions, options.random_probabilities, strict=True)
+        facts["Random"] = ", ".join(f"{name} ({chance:.0%})" for name, chance in pairs)
+    elif options.num_corrupts_per_image:
+        facts["Random"] = f"{options.num_corrupts_per_image} of {', '.join(options.random_corruptions)}"
+    if options.second_order_probability:
+        facts["Second order"] = f"{options.second_order_probability:.0%} are resized and corrupted again"
+    return facts
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = common_arguments("Show what a recipe makes of the photographs, as one HTML page.")
+    parser.add_argument(
+        "--count", type=int, metavar="N", help=f"items to show (default: {DEFAULT_COUNT}; 2 of a sweep)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("preview.html"), help="the page (default: preview.html)")
+    parser.add_argument("--phase", metavar="NAME", help="which dataset or evaluator (default: train)")
+    parser.add_argument(
+        "--sweep", nargs="*", metavar="NAME", help="corruptions at rising strengths (default: those of the recipe)"
+    )
+    return main_with(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

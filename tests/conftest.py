@@ -1,0 +1,20 @@
+"""What every test needs: a log that is afterwards as it was before."""
+
+import logging
+import os
+
+# Before torch is imported: the networks of the tests are too small for threads, which only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was():
+    """The doors put handlers on the project's logger and stop its propagation; other tests listen to it."""
+    root = logging.getLogger("tessera")
+    handlers, level, propagate = [*root.handlers], root.level, root.propagate
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    root.propagate = propagate

@@ -1,0 +1,328 @@
+"""Restoring at the door: odd images, broken files, wrong checkpoints, full disks. Named and counted, no traceback."""
+
+import errno
+import json
+import os
+import shutil
+from html import unescape
+from pathlib import Path
+
+import pytest
+from door_helpers import RESTORING, TRAINING, picture, restore, save_picture, train, truncated_jpeg
+from PIL import Image
+
+from codes.trainer import tester
+
+FACTOR = 2
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    """A folder with a tiny network, trained for two iterations."""
+    folder = tmp_path_factory.mktemp("trained")
+    save_picture(folder / "photos" / "a.png", 40, 56)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        Path("recipe.yml").write_text(TRAINING)
+        code, said = train("-opt", "recipe.yml", "--set", "logger.save_checkpoint_freq=1")
+        assert code == 0, said
+    finally:
+        os.chdir(before)
+    return folder / "experiments" / "tiny"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, experiment):
+    """A working directory with the recipe, an image in small/ and the trained experiment."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(experiment, "experiments/tiny")
+    Path("infer.yml").write_text(RESTORING)
+    save_picture("small/ok.png", 16, 24)
+    return tmp_path
+
+
+def run(*overrides, options=()):
+    code, said = restore("-opt", "infer.yml", *options, *(["--set", *overrides] if overrides else []))
+    assert "Traceback" not in said
+    return code, said
+
+
+def results():
+    return sorted(str(path.relative_to("results/restored/test")) for path in Path("results").rglob("*.png"))
+
+
+@pytest.mark.usefixtures("here")
+def test_a_folder_of_images_becomes_results_and_a_page():
+    code, said = run()
+    assert code == 0
+    with Image.open("results/restored/test/ok.png") as image:
+        assert image.size == (48, 32)
+    numbers = json.loads(Path("results/restored/metrics.json").read_text())
+    assert [row["file"] for row in numbers["images"]] == ["small/ok.png"]
+    assert numbers["failed"] == []
+    assert "ok.png" in Path("results/restored/index.html").read_text(encoding="utf-8")
+    assert "1 images restored" in said
+
+
+@pytest.mark.usefixtures("here")
+def test_auto_takes_the_newest_averaged_weights_and_says_which():
+    code, said = run()
+    assert code == 0
+    assert "EMA weights from experiments/tiny/models/2_generator_ema.safetensors" in said
+    # Newest by number, not by name: 10 comes after 9.
+    models = Path("experiments/tiny/models")
+    for number in (9, 10):
+        shutil.copy(models / "1_generator_ema.safetensors", models / f"{number}_generator_ema.safetensors")
+    assert "models/10_generator_ema.safetensors" in run()[1]
+    for file in models.glob("*_ema.safetensors"):
+        file.unlink()
+    code, said = run()
+    assert code == 0
+    assert "weights (not averaged) from experiments/tiny/models/2_generator.safetensors" in said
+
+
+@pytest.mark.usefixtures("here")
+def test_the_same_image_gives_the_same_result_whatever_lies_beside_it():
+    assert run()[0] == 0
+    alone = Path("results/restored/test/ok.png").read_bytes()
+    save_picture("small/also.png", 20, 16, seed=1)
+    assert run()[0] == 0
+    assert Path("results/restored/test/ok.png").read_bytes() == alone
+
+
+@pytest.mark.usefixtures("here")
+def test_broken_files_are_named_and_counted_and_the_rest_goes_on():
+    truncated_jpeg("small/cut.jpg", 40, 40)
+    Path("small/zero.png").touch()
+    Path("small/words.png").write_text("hello")
+    Path("small/notes.txt").write_text("no image and never said so")
+    code, said = run()
+    assert code == 1
+    assert results() == ["ok.png"]
+    assert "1 images restored, 3 failed" in said
+    for name in ("cut.jpg: ", "zero.png: the file is empty", "words.png: not an image file"):
+        assert f"small/{name}" in said
+    failed = json.loads(Path("results/restored/metrics.json").read_text())["failed"]
+    assert len(failed) == 3
+    assert not any("notes.txt" in line for line in failed)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_text_file_that_never_claimed_to_be_an_image_fails_nothing():
+    Path("small/notes.txt").write_text("x")
+    code, said = run()
+    assert code == 0
+    assert "notes.txt: not an image by its extension" in said
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", ["empty", "text", "missing", "one broken"])
+def test_a_place_without_images_is_refused_before_anything_is_written(kind):
+    place = Path("place")
+    if kind != "missing":
+        place.mkdir()
+    if kind == "text":
+        for number in range(12):
+            (place / f"{number}.txt").write_text("x")
+    if kind == "one broken":
+        (place / "x.jpg").touch()
+    code, said = run("datasets.test.paths=place")
+    assert code == 2
+    assert "place" in said
+    if kind == "text":
+        assert "none of the 12 files can be used" in said
+        assert "skipped 2 more" in said
+    assert not Path("results").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_names_and_sizes_of_all_kinds():
+    shapes = {
+        "图 ü%s.png": (12, 20),
+        "<script>.png": (9, 33),
+        "a.b.c.png": (17, 5),
+        "-set.png": (8, 8),
+        "tall.png": (70, 6),
+    }
+    for name, (height, width) in shapes.items():
+        save_picture(f"small/deep/{name}", height, width)
+    os.rename("small/deep/a.b.c.png", os.fsencode("small/deep/") + b"\xff.png")
+    code, said = run()
+    assert code == 0, said
+    for name, (height, width) in shapes.items():
+        found = b"\xff.png" if name == "a.b.c.png" else os.fsencode(name)
+        with Image.open(os.fsdecode(b"results/restored/test/deep/" + found)) as image:
+            assert image.size == (width * FACTOR, height * FACTOR)
+    page = Path("results/restored/index.html").read_text(encoding="utf-8")
+    assert "<script>.png" not in page
+    assert "<script>.png" in unescape(page)
+
+
+@pytest.mark.usefixtures("here")
+def test_an_image_of_one_pixel_never_ends_in_a_traceback():
+    save_picture("small/one.png", 1, 1)
+    save_picture("small/line.png", 2, 40)
+    code, said = run()
+    assert {"line.png", "ok.png"} <= set(results())
+    if "one.png" in results():
+        assert code == 0
+        with Image.open("results/restored/test/one.png") as image:
+            assert image.size == (2, 2)
+    else:
+        assert code == 1
+        assert "small/one.png: 1x1 pixels, at least 2x2 are needed" in said
+
+
+@pytest.mark.usefixtures("here")
+def test_inputs_of_the_same_stem_do_not_overwrite_each_other():
+    picture(16, 24).save("small/ok.jpg")
+    picture(20, 24).save("small/ok.webp")
+    code, _ = run()
+    assert code == 0
+    files = results()
+    assert len(files) == 3
+    assert {Image.open(f"results/restored/test/{file}").size for file in files} == {(48, 32), (48, 40)}
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("place", ["small", "small/results", "./small/../small/out"])
+def test_results_inside_the_input_folder_are_refused(place):
+    code, said = run(f"path.results={place}")
+    assert code == 2
+    assert "would be written into the input folder small" in said
+    assert [path.name for path in Path("small").iterdir()] == ["ok.png"]
+
+
+@pytest.mark.usefixtures("here")
+def test_pictures_of_every_mode():
+    for mode in ("L", "LA", "RGBA", "P", "1"):
+        picture(16, 12).convert(mode).save(f"small/{mode}.png")
+    picture(16, 12).convert("CMYK").save("small/cmyk.jpg")
+    code, said = run()
+    assert code == 0, said
+    assert len(results()) == 7
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("path.pretrain_model_generator=gone.pth", "path.pretrain_model_generator: no such file gone.pth"),
+        ("path.pretrain_model_generator=~", "path.pretrain_model_generator: missing"),
+        ("path.experiment=nonesuch", "no trained experiment 'nonesuch' (in experiments/ there are: tiny)"),
+        ("path.experiment=~", "no trained experiment 'restored' (in experiments/ there are: tiny)"),
+        ("path.pretrain_model_genrator=auto", "path.pretrain_model_genrator: no network 'genrator' is used"),
+        ("eval.output_state=restord", "eval.output_state: no sampling injector writes 'restord'"),
+        ("datasets.test.fixed_parameters.corruption_entropy=[0.5]", "found 1 strengths"),
+        ("steps.restore.injectors.detail.respaced_timestep_spacing=0", "respaced_timestep_spacing"),
+        ("steps.restore.injectors.detail.respaced_timestep_spacing=101", "ask for 1..100"),
+        ("steps.restore.injectors.detail.model_input_keys.low_res=lq", "nothing writes the state key 'lq'"),
+        ("steps.restore.injectors.detail.sampler=ddmi", "found 'ddmi' (did you mean ddim?)"),
+        ("steps.restore.injectors.detail.eta=0.5", "eta belongs to the sampler ddim"),
+        ("steps.restore.injectors.detail.generator=gen", "path.pretrain_model_gen: missing"),
+    ],
+)  # fmt: skip
+def test_options_that_do_not_fit_are_exit_2(override, message):
+    code, said = run(override)
+    assert code == 2, said
+    assert message in said
+
+
+@pytest.mark.usefixtures("here")
+def test_strengths_that_are_not_set_are_taken_as_clean_and_it_is_said():
+    code, said = run("datasets.test.fixed_parameters={}")
+    assert code == 0
+    assert said.count("no strengths are set (fixed_parameters), so 0 (clean) is assumed") == 1
+    told = Path("results/restored/test/ok.png").read_bytes()
+    assert run("datasets.test.fixed_parameters={corruption_entropy: [0, 0]}")[0] == 0
+    assert Path("results/restored/test/ok.png").read_bytes() == told
+
+
+@pytest.mark.usefixtures("here")
+def test_a_checkpoint_that_does_not_fit_names_keys_and_shapes():
+    network = (
+        "networks.generator={which_model_G: unet_diffusion, args: {image_size: 32, in_channels: 3, out_channels: 6, "
+        "patch_size: 4, num_corruptions: 2, model_channels: 32, channel_mult: [1, 2], num_res_blocks: 1, "
+        "attention_resolutions: [], num_heads: 2}}"
+    )
+    code, said = run(network)
+    assert code == 2
+    assert "2_generator_ema.safetensors does not fit the network: " in said
+    assert "unexpected (" in said
+    assert "of another shape (" in said
+    assert "found [16, " in said or "found [64, " in said
+    assert "inspect_checkpoint.py" in said
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 100, None])
+def test_a_damaged_checkpoint_is_one_line(content):
+    file = Path("experiments/tiny/models/2_generator_ema.safetensors")
+    file.write_bytes(file.read_bytes()[:2000] if content is None else content)
+    code, said = run()
+    assert code == 2
+    assert "is damaged, cut short or no checkpoint" in said
+
+
+@pytest.mark.usefixtures("here")
+def test_a_full_disk_is_named_and_the_run_fails(monkeypatch):
+    def full(path, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(tester, "write_image", full)
+    code, said = run()
+    assert code == 1
+    assert "small/ok.png: not restored: " in said
+    assert "No space left on device" in said
+
+
+@pytest.mark.usefixtures("here")
+def test_a_page_that_cannot_be_written_keeps_the_images(monkeypatch):
+    def full(path, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(tester, "write_text", full)
+    code, said = run()
+    assert code == 1
+    assert "No space left on device; free some space and run again" in said
+    assert results() == ["ok.png"]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_place_where_nothing_may_be_written(monkeypatch):
+    Path("results").write_text("a file in the place of the folder")
+    code, said = run()
+    assert code == 1
+    assert "results" in said
+    Path("results").unlink()
+
+    def forbidden(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(tester, "log_to_file", forbidden)
+    code, said = run()
+    assert code == 1
+    assert "results/restored/test.log: Permission denied" in said
+
+
+@pytest.mark.usefixtures("here")
+def test_debug_shows_the_traceback_and_only_debug(monkeypatch):
+    code, said = run("path.experiment=nonesuch")
+    assert code == 2
+    code, said = restore("-opt", "infer.yml", "--debug", "--set", "path.experiment=nonesuch")
+    assert code == 2
+    assert "Traceback (most recent call last)" in said
+    assert "ConfigError" in said
+
+    def bug(*_):
+        raise KeyError("a mistake of ours\nin two lines")
+
+    monkeypatch.setattr(tester.Tester, "_finish", bug)
+    code, said = run()
+    assert code == 1
+    assert "KeyError: " in said
+    assert "run again with --debug" in said
+    code, said = restore("-opt", "infer.yml", "--debug")
+    assert code == 1
+    assert "Traceback" in said
