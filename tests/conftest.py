@@ -6,7 +6,7 @@ import os
 # Before torch is imported: the networks of the tests are too small for threads, which only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
 
 @pytest.fixture(autouse=True)
