@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .group_norm import GroupNorm
+
 Resampling = Literal["up", "down"]
 GroupRule = Literal["adm", "dlas"]
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -95,23 +97,6 @@ def norm_groups(channels: int, rule: GroupRule) -> int:
     if channels % groups:
         raise ValueError(f"{channels} channels cannot be normalised in {groups} groups; choose a multiple of {groups}")
     return groups
-
-
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation with statistics in float32 at any precision of its input (the kernels see to that)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        # torch.group_norm, not F.group_norm: the latter refuses a single pixel, which the deepest level may be.
-        if self._widens(x):
-            wide = torch.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps)
-            return wide.to(x.dtype)
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-
-    def _widens(self, x: Tensor) -> bool:
-        """The CPU's backward pass of bfloat16 in channels_last takes three times as long as by way of float32."""
-        if x.dtype != torch.bfloat16 or not x.requires_grad or x.device.type != "cpu":
-            return False
-        return self.weight is None or self.weight.dtype == torch.float32
 
 
 class TimestepEmbedSequential(nn.Sequential):
