@@ -12,7 +12,7 @@ from ..models.diffusion.checkpoints import build_network as network_of
 from ..models.diffusion.networks import NETWORKS, DiffusionNetwork
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
-from ..utils.rng import initialisation_generator
+from ..utils.rng import torch_globals_at
 from .experiment import Experiment
 from .process_options import ProcessOptions
 from .recipe import NetworkSection, PathOptions, Recipe
@@ -37,7 +37,7 @@ def describe_networks(recipe: Recipe) -> dict[str, DiffusionNetwork]:
 def build_network(name: str, recipe: Recipe, seed: int, device: torch.device) -> DiffusionNetwork:
     """A network with fresh weights that depend on (seed, name) alone; a frozen one stays in evaluation mode."""
     section = recipe.networks[name]
-    with initialisation_generator(seed, "network", name):
+    with torch_globals_at("cpu", seed, "network", name):
         network = NETWORKS.get(section.which_model_G)(network_options(section, recipe.checkpointing_enabled))
     network.requires_grad_(section.trainable)
     return place(network, device).train(section.trainable)

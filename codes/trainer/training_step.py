@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..models.diffusion.networks import DiffusionNetwork
 from ..utils.console import get_logger
-from ..utils.rng import derive_seed
+from ..utils.rng import torch_globals_at
 from .devices import Ranks, gather_over_ranks, sum_over_ranks, to_device
 from .graph import INJECTORS, LOSSES, Graph, StepContext, rows
 from .optim import build_optimizer, learning_rate
@@ -81,9 +81,7 @@ class TrainingStep:
         if not self.drops:
             yield
             return
-        devices = [context.device] if context.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(derive_seed(context.seed, "dropout", self.name, context.positions[0]))
+        with torch_globals_at(context.device, context.seed, "dropout", self.name, context.positions[0]):
             yield
 
     def apply(self, iteration: int, ranks: Ranks) -> StepResult:

@@ -46,14 +46,21 @@ def normal(shape: tuple[int, ...], device: torch.device, seed: int, *position: i
 
 
 @contextmanager
-def initialisation_generator(seed: int, *position: int | str) -> Iterator[None]:
-    """For code that can only draw from torch's own CPU generator (the initialisers inside torch.nn layers).
+def torch_globals_at(device: torch.device | str, seed: int, *position: int | str) -> Iterator[None]:
+    """For code that can only draw from torch's own generators: initialisers inside torch.nn layers, dropout.
 
-    The generator stands at the given position inside the block and is put back afterwards.
+    Inside the block the CPU's generator, and that of a CUDA `device`, stand at the given position; afterwards they are
+    put back.
     """
-    before = torch.get_rng_state()
+    device = torch.device(device)
+    cuda = device.type == "cuda"
+    before, before_cuda = torch.get_rng_state(), torch.cuda.get_rng_state(device) if cuda else None
     torch.set_rng_state(torch_generator("cpu", seed, *position).get_state())
+    if cuda:
+        torch.cuda.set_rng_state(torch_generator(device, seed, *position).get_state(), device)
     try:
         yield
     finally:
         torch.set_rng_state(before)
+        if before_cuda is not None:
+            torch.cuda.set_rng_state(before_cuda, device)

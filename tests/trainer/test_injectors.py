@@ -15,7 +15,7 @@ from codes.trainer.injectors.gaussian_diffusion_inference import (
     to_unit_range,
 )
 from codes.utils.options import validate_nested
-from codes.utils.rng import initialisation_generator
+from codes.utils.rng import torch_globals_at
 
 CPU = torch.device("cpu")
 BATCH, HEIGHT, WIDTH = 4, 24, 32
@@ -24,7 +24,7 @@ BATCH, HEIGHT, WIDTH = 4, 24, 32
 def network(**changes: Any) -> UNetModel:
     args = {**NETWORK, **changes}
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in args.items()}
-    with initialisation_generator(3, "network"):
+    with torch_globals_at("cpu", 3, "network"):
         return UNetModel(UNetModel.Options.model_validate(tuples))
 
 

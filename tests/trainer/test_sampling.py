@@ -13,7 +13,7 @@ from codes.trainer.process_options import ProcessOptions
 from codes.trainer.sampling import Engine, SamplingOptions
 from codes.utils.errors import ConfigError
 from codes.utils.options import validate_nested
-from codes.utils.rng import derive_seed, initialisation_generator
+from codes.utils.rng import derive_seed, torch_globals_at
 
 CPU = torch.device("cpu")
 PROCESS = {key: DIFFUSION[key] for key in ("beta_schedule", "diffusion_args")}
@@ -21,7 +21,7 @@ PROCESS = {key: DIFFUSION[key] for key in ("beta_schedule", "diffusion_args")}
 
 def network() -> UNetModel:
     args = {key: tuple(value) if isinstance(value, list) else value for key, value in NETWORK.items()}
-    with initialisation_generator(3, "network"):
+    with torch_globals_at("cpu", 3, "network"):
         net = UNetModel(UNetModel.Options.model_validate(args)).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

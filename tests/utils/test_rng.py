@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from codes.utils.rng import derive_seed, initialisation_generator, normal, numpy_generator, torch_generator
+from codes.utils.rng import derive_seed, normal, numpy_generator, torch_generator, torch_globals_at
 
 CPU = torch.device("cpu")
 
@@ -77,7 +77,7 @@ def test_no_global_generator_is_touched():
     before = torch.get_rng_state()
     state = np.random.get_state()[1].copy()  # noqa: NPY002 - the global generator is what is watched
     normal((2, 3), CPU, 0, "x")
-    with initialisation_generator(0, "network"):
+    with torch_globals_at("cpu", 0, "network"):
         torch.nn.Linear(3, 5)
     assert torch.equal(before, torch.get_rng_state())
     assert np.array_equal(state, np.random.get_state()[1])  # noqa: NPY002
@@ -85,7 +85,7 @@ def test_no_global_generator_is_touched():
 
 def test_initial_weights_depend_on_the_position_alone():
     def weights(seed, name):
-        with initialisation_generator(seed, "network", name):
+        with torch_globals_at("cpu", seed, "network", name):
             return torch.nn.Linear(3, 5).weight.detach()
 
     first = weights(0, "a")
@@ -97,6 +97,6 @@ def test_initial_weights_depend_on_the_position_alone():
 
 def test_the_generator_is_put_back_after_an_error():
     before = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="negative"), initialisation_generator(3, "x"):
+    with pytest.raises(RuntimeError, match="negative"), torch_globals_at("cpu", 3, "x"):
         torch.rand(-2)
     assert torch.equal(before, torch.get_rng_state())
