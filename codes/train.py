@@ -10,6 +10,7 @@ if __package__ in (None, ""):
     __package__ = "codes"
 
 from .trainer.check_run import check_run
+from .trainer.checks import check_training
 from .trainer.devices import choose_device, join_ranks, leave_ranks
 from .trainer.door import common_arguments, main_with
 from .trainer.recipe import read_recipe
@@ -21,7 +22,7 @@ from .utils.yaml_source import load_source
 def run(arguments: argparse.Namespace) -> int:
     """Read the recipe, then check it or train."""
     source = load_source(arguments.opt, arguments.overrides)
-    recipe = read_recipe(source)
+    recipe = read_recipe(source, lambda found: check_training(found, source))
     if arguments.check:
         return check_run(recipe, source)
     ranks = join_ranks(arguments.launcher, choose_device(recipe.device, recipe.gpu_ids).type == "cuda")

@@ -28,7 +28,7 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
     for name, step in recipe.steps.items():
         issues += _step_issues(("steps", name), step, recipe)
     issues += _graph_issues(recipe, networks, "train")
-    if "train" in recipe.datasets and recipe.train:
+    if "train" in recipe.datasets:
         issues += _size_issues(recipe, networks)
     issues += _evaluator_issues(recipe, networks)
     if recipe.eval.evaluators and recipe.train and recipe.train.val_freq is None:
@@ -170,7 +170,6 @@ def _size_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> It
                 "the network is fed one strength per fixed corruption"
             )
             yield Issue(("networks", name, "args", "num_corruptions"), message)
-    assert recipe.train is not None
-    if recipe.train.mega_batch_factor > dataset.batch_size:
+    if recipe.train and recipe.train.mega_batch_factor > dataset.batch_size:
         message = f"cannot split a batch of {dataset.batch_size} into {recipe.train.mega_batch_factor} parts"
         yield Issue(("train", "mega_batch_factor"), message)

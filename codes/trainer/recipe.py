@@ -1,6 +1,7 @@
 """The recipe: every option of a training or inference run, typed, and the checks that need more than one section."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -9,12 +10,14 @@ from pydantic import AliasChoices, Field, ValidationInfo, field_validator, model
 from ..data.datasets import DATASETS, DatasetOptions
 from ..models.diffusion.networks import NETWORKS
 from ..utils.discover import import_plugins, import_submodules
+from ..utils.mend import check_all
 from ..utils.options import FolderName, OneOf, Options, nested, parse, validate_nested
 from ..utils.yaml_source import Issue, Source
 from .evaluators.base import EVALUATORS, EvaluatorOptions
 from .graph import INJECTORS, LOSSES, InjectorOptions, LossOptions
 
 PRETRAIN = "pretrain_model_"
+INDEPENDENT = ("train", "logger", "path")
 ROOMS_THAT_REGISTER = ("models.diffusion", "data", "trainer.injectors", "trainer.losses", "trainer.evaluators")
 
 
@@ -243,8 +246,11 @@ class Recipe(Options):
         return max(self.start_step, self.force_start_step, 0)
 
 
-def read_recipe(source: Source) -> Recipe:
-    """The typed recipe with its plugins imported. Raises ConfigError that lists every problem."""
+def read_recipe(source: Source, check: Callable[[Recipe], object] = lambda _: None) -> Recipe:
+    """The typed recipe with its plugins imported. Raises ConfigError that lists every problem.
+
+    `check` finds contradictions between its sections; they are reported together with what does not parse.
+    """
     package = __name__.rpartition(".trainer.")[0]
     for room in ROOMS_THAT_REGISTER:
         import_submodules(f"{package}.{room}", str(Path(__file__).parents[1] / room.replace(".", "/")))
@@ -253,4 +259,4 @@ def read_recipe(source: Source) -> Recipe:
         where = source.where(("plugins",))
         # Line 0 is the command line, whose paths start from the working directory.
         import_plugins(plugins, Path(where.file).parent if where.line else Path())
-    return parse(Recipe, source)
+    return check_all(source, partial(parse, Recipe), check, INDEPENDENT)

@@ -1,5 +1,8 @@
 """Errors that a user can mend; each carries the exit code that the doors return."""
 
+from collections.abc import Sequence
+from typing import Any
+
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -13,9 +16,16 @@ class TesseraError(Exception):
 
 
 class ConfigError(TesseraError):
-    """The options, the command line or a checkpoint do not fit; nothing was started. Exit code 2."""
+    """The options, the command line or a checkpoint do not fit; nothing was started. Exit code 2.
+
+    `issues`: the single problems (`yaml_source.Issue`), where they are problems of a recipe.
+    """
 
     exit_code = EXIT_USAGE
+
+    def __init__(self, message: str, issues: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.issues = tuple(issues)
 
 
 class DataError(TesseraError):

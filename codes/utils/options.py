@@ -106,17 +106,27 @@ def _normalised(value: Any) -> Any:
 
 def issues_of(cls: type[BaseModel], error: ValidationError, data: Any) -> list[Issue]:
     """A pydantic error as issues in the words of a recipe's writer."""
-    merged: dict[KeyPath, list[str]] = {}
+    merged: dict[KeyPath, list[Issue]] = {}
     for detail in error.errors():
         context = detail.get("ctx") or {}
-        if detail["type"] == "nested":
-            path = _existing(detail["loc"], data, keep_last=False)
-            for issue in context["issues"]:
-                merged.setdefault((*path, *issue.path), []).append(issue.message)
-            continue
+        nested_in = detail["type"] == "nested"
         path = _existing(detail["loc"], data, keep_last=detail["type"] == "missing")
-        merged.setdefault(path, []).append(_message(cls, detail, path))
-    return [Issue(path, " or ".join(dict.fromkeys(messages))) for path, messages in merged.items()]
+        for issue in context["issues"] if nested_in else [_issue(cls, detail, path)]:
+            merged.setdefault((*path, *issue.path), []).append(issue)
+    return [
+        Issue(path, " or ".join(dict.fromkeys(issue.message for issue in issues)), issues[0].meant)
+        for path, issues in merged.items()
+    ]
+
+
+def _issue(cls: type[BaseModel], detail: ErrorDetails, path: KeyPath) -> Issue:
+    """The issue of one finding of pydantic's, without its path."""
+    if detail["type"] != "extra_forbidden":
+        return Issue((), _message(detail))
+    known = _known_keys(cls, path[:-1])
+    close = nearest(str(path[-1]), known)
+    hint = f"did you mean {close}?" if close else f"known here: {', '.join(known)}"
+    return Issue((), f"unknown key ({hint})", close or "")
 
 
 def _existing(loc: tuple[int | str, ...], data: Any, keep_last: bool) -> KeyPath:
@@ -134,12 +144,8 @@ def _existing(loc: tuple[int | str, ...], data: Any, keep_last: bool) -> KeyPath
     return tuple(path)
 
 
-def _message(cls: type[BaseModel], detail: ErrorDetails, path: KeyPath) -> str:
+def _message(detail: ErrorDetails) -> str:
     kind, found = detail["type"], detail["input"]
-    if kind == "extra_forbidden":
-        known = _known_keys(cls, path[:-1])
-        close = nearest(str(path[-1]), known)
-        return f"unknown key (did you mean {close}?)" if close else f"unknown key (known here: {', '.join(known)})"
     if kind == "missing":
         return "missing; this key is required"
     text = detail["msg"].removeprefix("Value error, ")

@@ -35,10 +35,11 @@ class Location:
 
 @dataclass(frozen=True)
 class Issue:
-    """One problem of the options, at a key path."""
+    """One problem of the options, at a key path. `meant`, for an unknown key: the nearest valid one, or ""."""
 
     path: KeyPath
     message: str
+    meant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Source:
             ((self.where(issue.path), issue) for issue in issues), key=lambda row: (row[0].file, row[0].line)
         )
         lines = [f"{where}: {format_path(issue.path)}{issue.message}" for where, issue in located]
-        return ConfigError("\n".join(dict.fromkeys(lines)))
+        return ConfigError("\n".join(dict.fromkeys(lines)), issues)
 
 
 def format_path(path: KeyPath) -> str:
