@@ -34,10 +34,11 @@ def build_optimizer(networks: list[nn.Module], params: OptimizerParams) -> torch
 
 def learning_rate(base: float, iteration: int, train: TrainOptions) -> float:
     """The rate of an update (iterations count from 1): a function of the iteration alone, whatever came before."""
-    warm = min(1.0, iteration / train.warmup_iter) if train.warmup_iter else 1.0
+    rise = max(train.warmup_iter, 0)
+    warm = min(1.0, iteration / rise) if rise else 1.0
     if train.default_lr_scheme == "CosineAnnealingLR":
-        span = max(train.niter - train.warmup_iter, 1)
-        progress = min(max(iteration - train.warmup_iter, 0) / span, 1.0)
+        span = max(train.niter - rise, 1)
+        progress = min(max(iteration - rise, 0) / span, 1.0)
         return base * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
     passed = sum(iteration > at for at in train.gen_lr_steps)
     return base * warm * train.lr_gamma**passed

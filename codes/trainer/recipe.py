@@ -113,7 +113,7 @@ class TrainOptions(Options):
 
     niter: int = Field(ge=1, description="Number of iterations (updates).")
     warmup_iter: int = Field(
-        0, ge=0, description="Iterations over which the learning rate rises from 0; -1 is not used here."
+        0, ge=-1, description="Iterations over which the learning rate rises from 0; 0 or -1 switches the rise off."
     )
     mega_batch_factor: int = Field(
         1, ge=1, description="Splits the batch into this many parts whose gradients accumulate."

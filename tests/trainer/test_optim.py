@@ -144,3 +144,14 @@ def test_evaluation_uses_the_averaged_weights_and_puts_the_mode_back(two_network
         for parameter in two_networks.parts.averages["generator"].network.parameters():
             parameter.add_(0.05)
     assert evaluator.evaluate(context).metrics["psnr"] != first.metrics["psnr"]
+
+
+@pytest.mark.parametrize("scheme", ["MultiStepLR", "CosineAnnealingLR"])
+def test_a_warm_up_of_minus_one_is_none(scheme: str) -> None:
+    without, off = (
+        TrainOptions.model_validate({"niter": 10, "warmup_iter": value, "default_lr_scheme": scheme})
+        for value in (0, -1)
+    )
+    assert [learning_rate(1.0, step, off) for step in range(1, 11)] == [
+        learning_rate(1.0, step, without) for step in range(1, 11)
+    ]
