@@ -198,7 +198,7 @@ class Recipe(Options):
     use_tb_logger: bool = Field(True, description="Write TensorBoard logs to experiments/<name>/tb_logger.")
     wandb: Literal[False] = Field(False, description="Weights & Biases is not connected; only false is accepted.")
     checkpointing_enabled: bool = Field(
-        False, description="Recompute activations in the backward pass: less memory, about 30 % slower."
+        False, description="Recompute activations in the backward pass: less memory, one more forward pass."
     )
     fp16: bool = Field(False, description="Mixed precision in float16; the same as `precision: fp16`.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(

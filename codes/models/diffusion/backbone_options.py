@@ -63,7 +63,7 @@ class BackboneOptions(Options):
         description="Add the upsampled low resolution to the output's image channels (for x_start prediction)",
     )
     use_checkpoint: bool = Field(
-        default=False, description="Recompute activations in the backward pass: less memory, about a third more time"
+        default=False, description="Recompute activations in the backward pass: less memory, one more forward pass"
     )
     use_fp16: Literal[False] = Field(
         default=False, description="Only false: half precision belongs to the run (top-level fp16), not to the network"
