@@ -10,7 +10,8 @@ from .graph import NodeOptions, check_keys
 from .injectors.gaussian_diffusion import GaussianDiffusionOptions
 from .injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
 from .networks import describe_networks
-from .recipe import PRETRAIN, Recipe, StepOptions
+from .recipe import PRETRAIN, Recipe
+from .step_options import StepOptions
 
 
 def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork]:

@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from .recipe import OptimizerParams, TrainOptions
+from .step_options import OptimizerParams
+from .train_options import TrainOptions
 
 Network = TypeVar("Network", bound=nn.Module)
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)

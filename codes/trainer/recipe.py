@@ -14,7 +14,8 @@ from ..utils.mend import check_all
 from ..utils.options import FolderName, OneOf, Options, nested, parse, validate_nested
 from ..utils.yaml_source import Issue, Source
 from .evaluators.base import EVALUATORS, EvaluatorOptions
-from .graph import INJECTORS, LOSSES, InjectorOptions, LossOptions
+from .step_options import StepOptions
+from .train_options import LoggerOptions, TrainOptions
 
 PRETRAIN = "pretrain_model_"
 INDEPENDENT = ("train", "logger", "path")
@@ -44,32 +45,6 @@ class NetworkSection(Options):
     def _typed_args(cls, value: Any, info: ValidationInfo) -> Any:
         name = info.data.get("which_model_G")
         return value if name is None else validate_nested(NETWORKS.get(name).Options, value)
-
-
-class OptimizerParams(Options):
-    """Options of the optimiser: `steps.<name>.optimizer_params`."""
-
-    lr: float = Field(1e-4, gt=0, description="Learning rate after warm-up.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay; never on biases, norms and embeddings.")
-    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
-    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the second moment.")
-
-
-class StepOptions(Options):
-    """One step of the graph: `steps.<name>`."""
-
-    training: str | tuple[str, ...] = Field((), description="The network or networks that this step trains.")
-    optimizer: Literal["adamw"] = Field("adamw", description="The optimiser.")
-    optimizer_params: OptimizerParams = Field(OptimizerParams(), description="Options of the optimiser.")
-    clip_grad_eps: float | None = Field(None, gt=0, description="Largest norm of the gradient; ~ does not clip.")
-    injectors: dict[str, Annotated[InjectorOptions, OneOf(INJECTORS, "type")]] = Field(
-        {}, description="What this step adds to the state, in order."
-    )
-    losses: dict[str, Annotated[LossOptions, OneOf(LOSSES, "type")]] = Field({}, description="What is minimised.")
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        return (self.training,) if isinstance(self.training, str) else self.training
 
 
 class PathOptions(Options):
@@ -108,39 +83,6 @@ class PathOptions(Options):
         return {**own, PRETRAIN + "<network>": {key: value for key, value in named.items() if value is not None}}
 
 
-class TrainOptions(Options):
-    """The loop: `train`."""
-
-    niter: int = Field(ge=1, description="Number of iterations (updates).")
-    warmup_iter: int = Field(
-        0, ge=-1, description="Iterations over which the learning rate rises from 0; 0 or -1 switches the rise off."
-    )
-    mega_batch_factor: int = Field(
-        1, ge=1, description="Splits the batch into this many parts whose gradients accumulate."
-    )
-    ema_rate: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights (EMA) per iteration.")
-    ema_warmup: bool = Field(
-        True, description="Average over a shorter past at the start: rate min(ema_rate, (1+n)/(10+n))."
-    )
-    val_freq: int | None = Field(None, ge=1, description="Iterations between evaluations (`eval.evaluators`).")
-    manual_seed: int = Field(0, ge=0, description="Seed from which every random draw of the run follows.")
-    default_lr_scheme: Literal["MultiStepLR", "CosineAnnealingLR"] = Field(
-        "MultiStepLR", description="How the learning rate falls."
-    )
-    gen_lr_steps: tuple[int, ...] = Field(
-        (), description="MultiStepLR: iterations at which the rate is multiplied by lr_gamma."
-    )
-    lr_gamma: float = Field(0.5, gt=0, le=1, description="MultiStepLR: factor at each of gen_lr_steps.")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.default_lr_scheme != "MultiStepLR" and self.gen_lr_steps:
-            raise nested(
-                [Issue(("gen_lr_steps",), f"belongs to MultiStepLR, but default_lr_scheme is {self.default_lr_scheme}")]
-            )
-        return self
-
-
 class EvalOptions(Options):
     """What is measured and written: `eval`."""
 
@@ -158,26 +100,6 @@ class EvalOptions(Options):
         if value == ():
             raise ValueError("an empty list; name at least one state key, or remove this key to write all results")
         return value
-
-
-class LoggerOptions(Options):
-    """What is shown and kept: `logger`."""
-
-    print_freq: int = Field(100, ge=1, description="Iterations between log lines and TensorBoard scalars.")
-    save_checkpoint_freq: int = Field(
-        5000, ge=1, description="Iterations between checkpoints; the last iteration is always saved."
-    )
-    keep_last: int | None = Field(None, ge=1, description="Keep only this many newest checkpoints; ~ keeps all.")
-    checkpoint_format: Literal["safetensors", "pth"] = Field(
-        "safetensors",
-        description="safetensors know their network and process; pth is a bare state dict, as DLAS writes.",
-    )
-    visuals: tuple[str, ...] = Field((), description="State keys of images to write as grids.")
-    visual_debug_rate: int = Field(1000, ge=1, description="Iterations between grids of `visuals`.")
-    reverse_n1_to_1: bool = Field(True, description="The visuals are in [-1, 1] (else in [0, 1]).")
-    reverse_imagenet_norm: Literal[False] = Field(
-        False, description="Not used by diffusion recipes; only false is accepted."
-    )
 
 
 class Recipe(Options):

@@ -16,7 +16,8 @@ from ..utils.rng import torch_globals_at
 from .devices import Ranks, gather_over_ranks, sum_over_ranks, to_device
 from .graph import INJECTORS, LOSSES, Graph, StepContext, rows
 from .optim import build_optimizer, learning_rate
-from .recipe import Recipe, StepOptions
+from .recipe import Recipe
+from .step_options import StepOptions
 
 logger = get_logger(__name__)
 

@@ -6,7 +6,8 @@ from torch import nn
 from trainer_helpers import fill, make_trainer, recipe_data, write_recipe
 
 from codes.trainer.optim import Ema, build_optimizer, decay_groups, learning_rate
-from codes.trainer.recipe import OptimizerParams, TrainOptions
+from codes.trainer.step_options import OptimizerParams
+from codes.trainer.train_options import TrainOptions
 
 
 class Mixed(nn.Module):
