@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -35,8 +36,10 @@ class StepContext:
     autocast: Callable[[], AbstractContextManager[Any]]
     ema_networks: Mapping[str, DiffusionNetwork] = field(default_factory=dict)  # averaged copies, where there are any
     processes: Mapping[str, ProcessOptions] = field(default_factory=dict)  # network -> the process it was trained under
-    on_step: Callable[[str, int, int], None] | None = None  # told (what, steps done, steps in all) during sampling
+    on_step: Callable[[str, int, int], None] | None = None  # told (what, tiles done, tiles in all) during sampling
     on_event: Callable[[str], None] | None = None  # told of what the user should know, one line each
+    sample: int = 0  # which of several samples of the same image this is: another number, another noise
+    scratch: Path | None = None  # a folder of this state alone, for canvases on disk and for what an interruption keeps
 
     def normal(self, purpose: str, like: Tensor) -> Tensor:
         """Standard normal noise of the shape of `like` (B, ...): row b depends on (seed, purpose, sample b) alone.
@@ -90,6 +93,10 @@ class Injector(ABC):
     def __call__(self, state: State, context: StepContext) -> dict[str, Any]:
         """The keys to add to the state."""
 
+    def many(self, states: Sequence[State], contexts: Sequence[StepContext]) -> list[dict[str, Any]]:
+        """What `__call__` gives for each state with its context; one that can share work between states does."""
+        return [self(state, context) for state, context in zip(states, contexts, strict=True)]
+
     def end_iteration(self, gather: Callable[[Tensor], Tensor]) -> None:  # noqa: B027 - a hook, not a duty
         """Called after every training iteration; `gather` joins a tensor (N, ...) of all ranks. Nothing by default."""
 
@@ -125,13 +132,18 @@ class Graph:
 
     def inject(self, state: State, context: StepContext) -> dict[str, Any]:
         """The state after all injectors."""
-        result = dict(state)
+        return self.inject_many([state], [context])[0]
+
+    def inject_many(self, states: Sequence[State], contexts: Sequence[StepContext]) -> list[dict[str, Any]]:
+        """The states after all injectors, each with its own context; they may share work, but no result."""
+        results = [dict(state) for state in states]
         for name, injector in self.injectors.items():
-            for key, value in injector(result, context).items():
-                if key in result:
-                    raise AssertionError(f"injector {name} writes {key!r}, which the state holds already")
-                result[key] = value
-        return result
+            for result, added in zip(results, injector.many(results, contexts), strict=True):
+                for key, value in added.items():
+                    if key in result:
+                        raise AssertionError(f"injector {name} writes {key!r}, which the state holds already")
+                    result[key] = value
+        return results
 
     def evaluate(self, state: State, context: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all losses, (B,), and each loss by name, (B,), detached."""
