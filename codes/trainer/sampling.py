@@ -1,160 +1,105 @@
 """From a trained network to an image of any size: pad, plan tiles, draw the noise, run a sampler."""
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor
 
+from ..models.diffusion.canvas_sampling import SampledImage, sample_images
 from ..models.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction
-from ..models.diffusion.guidance import ClassifierFree, Clipped, DynamicThreshold, EpsilonScaled
+from ..models.diffusion.guidance import ClassifierFree, Clipped, DynamicThreshold, EpsilonScaled, SplitDenoiser
 from ..models.diffusion.networks import DiffusionNetwork
-from ..models.diffusion.noise import CanvasNoise
+from ..models.diffusion.noise import CanvasNoise, NoiseField
 from ..models.diffusion.process import GaussianDiffusion
-from ..models.diffusion.samplers import SAMPLERS, Sampler, Step, ddim
 from ..models.diffusion.tile_plan import TilePlan, padded_size
+from ..models.diffusion.tile_runner import TileRunner
 from ..models.diffusion.tiling import TiledDenoiser, reflect_pad
-from ..utils.errors import ConfigError
-from ..utils.options import Options, nested
-from ..utils.yaml_source import Issue
-from .process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, build_process
-
-SamplerName = Literal["ancestral", "ddim", "dpm_solver_pp"]
-
-
-class SamplingOptions(Options):
-    """How images are sampled: shared by the inference injector and by evaluators (`diffusion_params`)."""
-
-    beta_schedule: BetaScheduleOptions | None = Field(
-        None, description="The schedule of training; ~: from the checkpoint."
-    )
-    diffusion_args: DiffusionArgs | None = Field(None, description="The process of training; ~: from the checkpoint.")
-    respaced_timestep_spacing: int | str | tuple[int, ...] | None = Field(
-        None,
-        description="Sampling steps: a count (section rule), counts per section, 'ddimN', 'leadingN', 'linspaceN' or "
-        "'trailingN'; ~ takes every step of training.",
-    )
-    stop_at_snr: float | None = Field(
-        None,
-        gt=0,
-        description="Stop drawing detail where the signal-to-noise ratio reaches this, and take the mean from there: "
-        "about 2 stays close to the input (high PSNR), 100 draws most detail; ~ draws all of it.",
-    )
-    sampler: SamplerName | None = Field(None, description="ancestral (default), ddim or dpm_solver_pp.")
-    use_ddim: bool = Field(False, description="The same as `sampler: ddim`.")
-    eta: float = Field(0.0, ge=0, le=1, description="Noise of DDIM: 0 is deterministic, 1 as noisy as ancestral.")
-    clip_denoised: bool = Field(True, description="Keep every predicted x_start within [-1, 1].")
-    guidance_scale: float = Field(
-        1.0, ge=0, description="Classifier-free guidance: 1 is off; larger follows the condition more than was learned."
-    )
-    guidance_rescale: float = Field(
-        0.0, ge=0, le=1, description="Moves the contrast of guided images back to that of unguided ones by this share."
-    )
-    guidance_low_res: float = Field(
-        1.0, ge=0, le=1, description="Strength of low_res in the null pass of guidance; 1 keeps it as it is."
-    )
-    dynamic_threshold: bool = Field(
-        False, description="Instead of clipping, divide each image by its 0.995 quantile where that exceeds 1."
-    )
-    epsilon_scale: float = Field(1.0, gt=0, description="Divides the predicted noise (about 1.005 is usual); 1 is off.")
-    noise_type: Literal["random", "fixed", "zero"] = Field(
-        "random",
-        description="Start noise: each image's own, one for all, or zero (the steps' noise stays random).",
-    )
-    use_ema: bool = Field(
-        True,
-        validation_alias=AliasChoices("use_ema", "use_ema_model"),
-        description="Use the averaged weights where there are some.",
-    )
-    tile: int | None = Field(
-        None,
-        ge=0,
-        description="Tile side in output pixels; ~: the training size (image_size); 0 never tiles.",
-    )
-    tile_overlap: int | None = Field(
-        None, ge=0, description="Overlap of neighbouring tiles in output pixels; ~ is a quarter of the tile."
-    )
-    tile_batch_size: int = Field(
-        4, ge=1, description="Tiles that the device works on at once; halves by itself when memory runs out."
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.use_ddim and self.sampler not in (None, "ddim"):
-            raise nested([Issue(("use_ddim",), f"use_ddim: true contradicts sampler: {self.sampler}; remove one")])
-        if self.eta and self.sampler_name != "ddim":
-            raise nested([Issue(("eta",), f"eta belongs to the sampler ddim, found sampler {self.sampler_name}")])
-        if self.guidance_scale == 1.0 and (self.guidance_rescale or self.guidance_low_res != 1.0):
-            raise nested(
-                [Issue(("guidance_scale",), "is 1 (off), so guidance_rescale and guidance_low_res do nothing")]
-            )
-        if self.tile and self.tile_overlap is not None and self.tile_overlap >= self.tile:
-            raise nested(
-                [Issue(("tile_overlap",), f"must be smaller than the tile of {self.tile}, found {self.tile_overlap}")]
-            )
-        return self
-
-    @property
-    def sampler_name(self) -> SamplerName:
-        return "ddim" if self.use_ddim else self.sampler or "ancestral"
-
-    def build_sampler(self) -> Sampler:
-        return partial(ddim, eta=self.eta) if self.sampler_name == "ddim" else SAMPLERS[self.sampler_name]
-
-    def build_process(self, trained: ProcessOptions | None, network: str) -> GaussianDiffusion:
-        """The process of these options, else of training, respaced. Raises ConfigError when neither names one."""
-        schedule = self.beta_schedule or (trained.beta_schedule if trained else None)
-        args = self.diffusion_args or (trained.diffusion_args if trained else None)
-        if schedule is None or args is None:
-            raise ConfigError(
-                f"nothing says under which process {network} was trained (its checkpoint does not record it); "
-                f"set {'beta_schedule' if schedule is None else 'diffusion_args'} where it is sampled"
-            )
-        process = build_process(ProcessOptions(beta_schedule=schedule, diffusion_args=args))
-        spacing = self.respaced_timestep_spacing
-        if spacing is None:
-            if self.stop_at_snr is not None:
-                raise ConfigError(f"sampling from {network}: stop_at_snr needs respaced_timestep_spacing, a step count")
-            return process
-        try:
-            return process.respaced(spacing, self.stop_at_snr)
-        except ValueError as error:
-            raise ConfigError(f"sampling from {network}: {error}") from None
+from ..utils.canvas import Canvas, CanvasWindow, RamCanvas
+from ..utils.canvas_store import CanvasStore, DiskStore, RamStore
+from ..utils.errors import ConfigError, TesseraError
+from .sampling_options import SamplingOptions
 
 
 class AutocastDenoiser:
-    """Runs a denoiser under mixed precision."""
+    """Runs a denoiser under mixed precision; what is not finite is computed again in float32.
 
-    def __init__(self, denoiser: Denoiser, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+    `on_event` is told of the first such repeat. Raises TesseraError where float32 does not help either: the image
+    would be black.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        on_event: Callable[[str], None] | None = None,
+    ) -> None:
         self.denoiser = denoiser
         self.autocast = autocast
+        self.on_event = on_event
+        self.repeats = 0
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
         with self.autocast():
-            return self.denoiser(x_t, t, cond)
+            prediction = self.denoiser(x_t, t, cond)
+        if _finite(prediction):
+            return prediction
+        self.repeats += 1
+        if self.repeats == 1 and self.on_event:
+            self.on_event("the network overflowed in this precision: such tiles are computed again in float32")
+        with torch.autocast(x_t.device.type, enabled=False):
+            prediction = self.denoiser(x_t, t, cond)
+        if not _finite(prediction):
+            raise TesseraError(
+                f"the network's answer is not finite at t={int(t.max())} even in float32; its weights are broken, "
+                "or the input holds values that are not finite"
+            )
+        return prediction
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to sample.
+
+    `cond`: network argument -> tensor (1, ...); those of 4 dimensions are spatial, 1/n of the size of the image. The
+    noise follows from `seed`. `scratch`: a folder of this image alone, where an interrupted run finds its state again.
+    """
+
+    cond: Mapping[str, Tensor]
+    height: int
+    width: int
+    seed: int
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A network ready to sample: on its device, in evaluation mode, under a process that may be respaced."""
+    """A network ready to sample: on its device, in evaluation mode, under a process that may be respaced.
+
+    `experts`: further networks, which with `network` as the first share the steps by signal-to-noise ratio, split at
+    `snr_splits` (descending): the first serves what lies above the first split.
+    """
 
     network: DiffusionNetwork
     process: GaussianDiffusion
     options: SamplingOptions
     device: torch.device
     autocast: Callable[[], AbstractContextManager[Any]]
+    experts: tuple[DiffusionNetwork, ...] = ()
+    snr_splits: tuple[float, ...] = ()
 
     def denoiser(self) -> Denoiser:
-        """The network with epsilon scaling and guidance; x_start is clipped only after what extrapolates."""
+        """The network or networks with epsilon scaling and guidance; x_start is clipped only after what
+        extrapolates."""
         options = self.options
         extrapolates = options.guidance_scale != 1.0 or options.epsilon_scale != 1.0
         clip = options.clip_denoised and not options.dynamic_threshold
-        denoiser: Denoiser = NetworkDenoiser(self.network, self.process, clip and not extrapolates)
+        denoiser = self._networks(clip and not extrapolates)
         if options.epsilon_scale != 1.0:
             denoiser = EpsilonScaled(denoiser, self.process, options.epsilon_scale)
         if options.guidance_scale != 1.0:
@@ -168,6 +113,10 @@ class Engine:
             )
         return Clipped(denoiser, self.process) if clip and extrapolates else denoiser
 
+    def _networks(self, clip: bool) -> Denoiser:
+        each = [NetworkDenoiser(network, self.process, clip) for network in (self.network, *self.experts)]
+        return SplitDenoiser(each, self.snr_splits, self.process.schedule) if self.experts else each[0]
+
     def plan(self, height: int, width: int, scale: int) -> TilePlan:
         """The tiles of an output of (height, width) pixels, which is padded to what network and scale ask for."""
         align = math.lcm(self.network.multiple_of, scale)
@@ -179,7 +128,46 @@ class Engine:
         overlap = tile // 4 if self.options.tile_overlap is None else self.options.tile_overlap
         return TilePlan.cover(*padded, tile=tile, overlap=overlap // align * align, align=align)
 
-    def sample(
+    def restore(
+        self,
+        requests: Sequence[Request],
+        scale: int,
+        on_progress: Callable[[float], None] | None = None,
+        on_event: Callable[[str], None] | None = None,
+    ) -> list[Canvas]:
+        """Sample images of any sizes together; each a canvas (C, height, width) in [-1, 1].
+
+        `scale`: pixels of the result per pixel of low_res. `on_progress` is told the share done, in (0, 1]; what it
+        raises ends the sampling, and a request with `scratch` goes on there the next time.
+        """
+        plans = [self.plan(request.height, request.width, scale) for request in requests]
+        if self.options.dynamic_threshold and any(len(plan) > 1 for plan in plans):
+            return [
+                self._at_once(request, plan, on_event, on_progress)
+                for request, plan in zip(requests, plans, strict=True)
+            ]
+        images = [self._image(request, plan, on_event) for request, plan in zip(requests, plans, strict=True)]
+        denoiser = self.denoiser()
+        if self.options.dynamic_threshold:
+            denoiser = DynamicThreshold(denoiser, self.process)
+        runner = TileRunner(
+            AutocastDenoiser(denoiser, self.autocast, on_event),
+            self.process.eps_from_x_start,
+            tile_batch_size=self.options.tile_batch_size,
+            device=self.device,
+            low_res_upsampling=self.network.low_res_upsampling,
+            smaller_plan=lambda old: old.smaller(self.network.minimum_size),
+            on_event=on_event,
+        )
+        try:
+            sample_images(images, runner, self.process, self.options.build_rule(), on_progress)
+        except BaseException:
+            for image in images:
+                image.store.keep()
+            raise
+        return [self._result(image.store, request) for image, request in zip(images, requests, strict=True)]
+
+    def images(
         self,
         cond: Mapping[str, Tensor],
         height: int,
@@ -187,19 +175,70 @@ class Engine:
         scale: int,
         seeds: Sequence[int],
         on_event: Callable[[str], None] | None = None,
-    ) -> Iterator[Step]:
-        """Yield the steps of sampling B = len(seeds) images of (height, width); every state is cropped to that size.
+    ) -> Tensor:
+        """float32 (B, C, height, width) in [-1, 1] for B = len(seeds) images of one size; cond holds (B, ...)."""
+        requests = [
+            Request({name: value[row : row + 1] for name, value in cond.items()}, height, width, seed)
+            for row, seed in enumerate(seeds)
+        ]
+        return torch.stack([canvas.rows(0, height) for canvas in self.restore(requests, scale, on_event=on_event)])
 
-        cond: (B, C, h, w) tensors with h = height / scale are spatial, others go by sample; all on the CPU.
-        The canvas stays in host memory; only tiles visit the device.
-        """
-        plan = self.plan(height, width, scale)
-        noise = CanvasNoise(tuple(seeds), self.network.in_channels, plan.height, plan.width)
-        start = torch.zeros(len(seeds), self.network.in_channels, plan.height, plan.width)
-        padded = {name: _pad(value, plan, height, width) for name, value in cond.items()}
-        x_T = self.process.prior_sample(start if self.options.noise_type == "zero" else noise.initial(), padded)
-        denoiser: Denoiser = TiledDenoiser(
-            AutocastDenoiser(self.denoiser(), self.autocast),
+    def _image(self, request: Request, plan: TilePlan, on_event: Callable[[str], None] | None) -> SampledImage:
+        channels = self.network.in_channels
+        planes = 2 * channels if self.options.build_rule().remembers_x_start else channels
+        return SampledImage(
+            cond=request.cond,
+            scales=_scales(request),
+            plan=plan,
+            noise=NoiseField(request.seed, channels),
+            store=self._store(request, (planes, plan.height, plan.width), on_event),
+            zero_start=self.options.noise_type == "zero",
+            jitter=self.options.tile_jitter,
+        )
+
+    def _store(
+        self, request: Request, shape: tuple[int, int, int], on_event: Callable[[str], None] | None
+    ) -> CanvasStore:
+        key = self._key(request, shape)
+        if self.options.canvas == "ram":
+            return RamStore(shape, request.scratch, key, self.options.resume_seconds, on_event)
+        if request.scratch is None:
+            raise ConfigError("canvas: disk needs a folder for its files, which only test.py has; use canvas: ram here")
+        return DiskStore(request.scratch, key, shape)
+
+    def _key(self, request: Request, shape: tuple[int, int, int]) -> str:
+        """What an interrupted state must agree in to be continued; the scratch folder answers for the rest."""
+        ignored = {"tile_batch_size", "resume_seconds"}
+        said = [self.options.model_dump_json(exclude=ignored), str(request.seed), str(shape), str(self.snr_splits)]
+        said += [f"{name}{tuple(value.shape)}" for name, value in request.cond.items()]
+        return hashlib.sha256("|".join([*said, str(self.process.schedule.timesteps.tolist())]).encode()).hexdigest()
+
+    def _result(self, store: CanvasStore, request: Request) -> Canvas:
+        channels = self.network.in_channels
+        if isinstance(store, RamStore):
+            return RamCanvas(store.state.rows(0, store.state.height)[:channels, : request.height, : request.width])
+        return CanvasWindow(store.state, channels, request.height, request.width)
+
+    def _at_once(
+        self,
+        request: Request,
+        plan: TilePlan,
+        on_event: Callable[[str], None] | None,
+        on_progress: Callable[[float], None] | None,
+    ) -> Canvas:
+        """Tiles under dynamic thresholding, which needs the quantile of the whole image at every step."""
+        noise = CanvasNoise((request.seed,), self.network.in_channels, plan.height, plan.width)
+        scales = _scales(request)
+        cond = {
+            name: reflect_pad(value, plan.height // scales[name], plan.width // scales[name])
+            if name in scales
+            else value
+            for name, value in request.cond.items()
+        }
+        start = noise.initial()
+        x_T = self.process.prior_sample(torch.zeros_like(start) if self.options.noise_type == "zero" else start, cond)
+        denoiser = TiledDenoiser(
+            AutocastDenoiser(self.denoiser(), self.autocast, on_event),
             plan,
             self.process.eps_from_x_start,
             tile_batch_size=self.options.tile_batch_size,
@@ -208,16 +247,19 @@ class Engine:
             smaller_plan=lambda old: old.smaller(self.network.minimum_size),
             on_event=on_event,
         )
-        if self.options.dynamic_threshold:
-            # Outside the tiles: one quantile for the whole canvas, not one a tile.
-            denoiser = DynamicThreshold(denoiser, self.process)
-        for step in self.options.build_sampler()(denoiser, self.process, x_T, padded, noise):
-            yield step._replace(x_t=step.x_t[..., :height, :width], x_start=step.x_start[..., :height, :width])
+        whole = DynamicThreshold(denoiser, self.process)
+        result = x_T
+        for step in self.options.build_sampler()(whole, self.process, x_T, cond, noise):
+            result = step.x_t
+            if on_progress:
+                on_progress((step.index + 1) / self.process.num_timesteps)
+        return RamCanvas(result[0, :, : request.height, : request.width])
 
 
-def _pad(value: Tensor, plan: TilePlan, height: int, width: int) -> Tensor:
-    """A spatial tensor at 1/n of the canvas, padded by reflection to 1/n of the padded canvas."""
-    if value.ndim < 4:
-        return value
-    rows, columns = height // value.shape[-2], width // value.shape[-1]
-    return reflect_pad(value, plan.height // rows, plan.width // columns)
+def _scales(request: Request) -> dict[str, int]:
+    """Pixels of the image per pixel of each spatial conditioning."""
+    return {name: max(request.height // value.shape[-2], 1) for name, value in request.cond.items() if value.ndim == 4}
+
+
+def _finite(prediction: Prediction) -> bool:
+    return bool(torch.isfinite(prediction.x_start).all())

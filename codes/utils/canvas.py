@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -75,10 +76,10 @@ class RamCanvas(Canvas):
 
 
 class DiskCanvas(Canvas):
-    """A canvas in a file of raw float32, row after row of all channels, of which only the band in use is mapped.
+    """A canvas in a file of raw float32, of which only the band in use is mapped into memory.
 
-    The file is made when it is not there; one of another size is refused with TesseraError. The order (height,
-    channels, width) keeps a band of rows in one piece.
+    The file is made, with all its space, when it is not there (OSError when the disk is too full); one of another size
+    is refused with TesseraError. The order (height, channels, width) keeps a band of rows in one piece.
     """
 
     def __init__(self, path: Path, channels: int, height: int, width: int) -> None:
@@ -86,9 +87,7 @@ class DiskCanvas(Canvas):
         self.path = path
         size = 4 * channels * height * width
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                file.truncate(size)
+            _allocate(path, size)
         elif path.stat().st_size != size:
             raise TesseraError(f"{path}: {path.stat().st_size} bytes, expected {size}; remove this file")
 
@@ -100,18 +99,56 @@ class DiskCanvas(Canvas):
     def write(self, y0: int, rows: Tensor) -> None:
         y1 = y0 + rows.shape[1]
         self._check(y0, y1)
-        mapped = self._map(y0, y1, "r+")
-        mapped[:] = rows.permute(1, 0, 2).numpy()
+        self._map(y0, y1, "r+")[:] = rows.permute(1, 0, 2).numpy()
 
     def flush(self) -> None:
         # Pages written through any mapping of a file are written out by syncing that file.
         with self.path.open("rb+") as file:
             os.fsync(file.fileno())
 
-    def _map(self, y0: int, y1: int, mode: str) -> np.ndarray:
+    def _map(self, y0: int, y1: int, mode: Literal["r", "r+"]) -> np.ndarray:
         offset = 4 * y0 * self.channels * self.width
-        shape = (y1 - y0, self.channels, self.width)
-        return np.memmap(self.path, np.float32, mode, offset, shape)  # type: ignore[call-overload]
+        return np.memmap(self.path, np.float32, mode, offset, (y1 - y0, self.channels, self.width))
+
+
+class CanvasWindow(Canvas):
+    """The upper left (channels, height, width) of another canvas, as one of its own."""
+
+    def __init__(self, whole: Canvas, channels: int, height: int, width: int) -> None:
+        super().__init__(channels, height, width)
+        if channels > whole.channels or height > whole.height or width > whole.width:
+            raise ValueError(f"a window of {self.shape} does not fit a canvas of {whole.shape}")
+        self.whole = whole
+
+    def rows(self, y0: int, y1: int) -> Tensor:
+        self._check(y0, y1)
+        return self.whole.rows(y0, y1)[: self.channels, :, : self.width]
+
+    def write(self, y0: int, rows: Tensor) -> None:
+        y1 = y0 + rows.shape[1]
+        self._check(y0, y1)
+        around = self.whole.rows(y0, y1).clone()
+        around[: self.channels, :, : self.width] = rows
+        self.whole.write(y0, around)
+
+    def flush(self) -> None:
+        self.whole.flush()
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Make a file whose space is reserved: a mapped page that the disk has no room for would kill the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                for start in range(0, size, BAND_BYTES):
+                    file.write(bytes(min(BAND_BYTES, size - start)))
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        error.filename = str(path)  # neither call says which file it was
+        raise
 
 
 def as_canvas(image: Tensor | Canvas) -> Canvas:

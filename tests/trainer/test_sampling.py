@@ -10,7 +10,8 @@ from codes.models.diffusion.unet import UNetModel
 from codes.trainer.graph import StepContext
 from codes.trainer.injectors.gaussian_diffusion_inference import image_seeds
 from codes.trainer.process_options import ProcessOptions
-from codes.trainer.sampling import Engine, SamplingOptions
+from codes.trainer.sampling import Engine
+from codes.trainer.sampling_options import SamplingOptions
 from codes.utils.errors import ConfigError
 from codes.utils.options import validate_nested
 from codes.utils.rng import derive_seed, torch_globals_at
@@ -47,9 +48,9 @@ def conditions(height: int, width: int, count: int = 2) -> dict[str, Tensor]:
 
 def sample(subject: Engine, height: int, width: int, seeds: tuple[int, ...] = (1, 2)) -> Tensor:
     """The image of a low resolution of (height, width), at twice its size."""
-    *_, last = subject.sample(conditions(height, width, len(seeds)), 2 * height, 2 * width, 2, seeds)
-    assert torch.isfinite(last.x_t).all()
-    return last.x_t
+    image = subject.images(conditions(height, width, len(seeds)), 2 * height, 2 * width, 2, seeds)
+    assert torch.isfinite(image).all()
+    return image
 
 
 def test_a_tile_that_covers_the_canvas_gives_the_untiled_result() -> None:
@@ -80,11 +81,7 @@ def test_any_size_is_padded_and_cropped(height: int, width: int) -> None:
     assert plan.height % NET.multiple_of == plan.width % NET.multiple_of == 0
     assert plan.height >= 2 * height
     assert plan.width >= 2 * width
-    steps = list(engine().sample(conditions(height, width), 2 * height, 2 * width, 2, (1, 2)))
-    assert [step.index for step in steps] == [0, 1, 2]
-    for step in steps:
-        assert step.x_t.shape == step.x_start.shape == (2, 3, 2 * height, 2 * width)
-        assert torch.isfinite(step.x_t).all()
+    assert sample(engine(), height, width).shape == (2, 3, 2 * height, 2 * width)
 
 
 def test_the_tile_is_the_training_size_unless_the_option_says_otherwise() -> None:
@@ -98,8 +95,8 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch() -> None:
     cond = conditions(8, 12)
     for number, seed in enumerate((1, 2)):
         alone = {name: value[number : number + 1] for name, value in cond.items()}
-        *_, last = engine().sample(alone, 16, 24, 2, (seed,))
-        torch.testing.assert_close(last.x_t, sample(engine(), 8, 12)[number : number + 1], rtol=0, atol=2e-4)
+        image = engine().images(alone, 16, 24, 2, (seed,))
+        torch.testing.assert_close(image, sample(engine(), 8, 12)[number : number + 1], rtol=0, atol=2e-4)
 
 
 def test_other_seeds_give_other_images() -> None:
@@ -120,19 +117,17 @@ def test_seeds_follow_from_the_file_names() -> None:
     assert len(set(image_seeds({"HQ_path": ["a.png", "b.png"]}, context(), 2, shared=True))) == 1
 
 
-def states(**changes: Any) -> list[Tensor]:
-    subject = engine(sampler="ancestral", **changes)
-    cond = {name: value[:1].expand(2, *value.shape[1:]) for name, value in conditions(8, 12).items()}
-    seeds = (1, 1) if changes["noise_type"] == "fixed" else (1, 2)
-    return [step.x_t for step in subject.sample(cond, 16, 24, 2, seeds)]
-
-
 def test_noise_types() -> None:
-    random, fixed, zero = (states(noise_type=kind) for kind in ("random", "fixed", "zero"))
-    assert not torch.isclose(random[-1][0], random[-1][1]).all()
-    torch.testing.assert_close(fixed[-1][0], fixed[-1][1])
-    assert float(zero[0].std()) < float(random[0].std())
-    assert not torch.isclose(zero[-1][0], zero[-1][1]).all()  # the noise of the steps stays random
+    cond = {name: value[:1].expand(2, *value.shape[1:]) for name, value in conditions(8, 12).items()}
+
+    def made(kind: str, seeds: tuple[int, int], **changes: Any) -> Tensor:
+        return engine(noise_type=kind, **changes).images(cond, 16, 24, 2, seeds)
+
+    random, fixed, zero = made("random", (1, 2)), made("fixed", (1, 1)), made("zero", (1, 2))
+    assert not torch.isclose(random[0], random[1]).all()
+    torch.testing.assert_close(fixed[0], fixed[1])
+    assert not torch.isclose(zero[0], zero[1]).all()  # the noise of the steps stays random
+    assert not torch.isclose(zero[0], random[0]).all()
 
 
 def test_zero_noise_and_ddim_know_no_chance() -> None:
@@ -151,7 +146,8 @@ def test_use_ddim_is_the_sampler_ddim_and_the_samplers_differ() -> None:
 
 def test_stop_at_snr_ends_earlier() -> None:
     full, stopped = (engine(respaced_timestep_spacing=3, stop_at_snr=snr) for snr in (None, 10.0))
-    assert len(list(stopped.sample(conditions(8, 12), 16, 24, 2, (1, 2)))) == 3
+    assert sample(stopped, 8, 12).shape == (2, 3, 16, 24)
+    assert stopped.process.num_timesteps == 3
     assert full.process.schedule.timesteps[0] == 0
     assert stopped.process.schedule.timesteps[-1] == full.process.schedule.timesteps[-1] == 99
     assert 5.0 < stopped.process.schedule.snr[0] <= 10.0

@@ -18,7 +18,8 @@ from codes.models.diffusion.unet import UNetModel, UNetOptions
 from codes.trainer.graph import StepContext
 from codes.trainer.injectors.gaussian_diffusion import GaussianDiffusionInjector, GaussianDiffusionOptions
 from codes.trainer.process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, build_process
-from codes.trainer.sampling import Engine, SamplingOptions
+from codes.trainer.sampling import Engine
+from codes.trainer.sampling_options import SamplingOptions
 
 CPU = torch.device("cpu")
 
@@ -59,8 +60,7 @@ def test_epsilon_scale_and_dynamic_threshold_change_the_result_within_range() ->
     def sampled(**options: Any) -> Tensor:
         made = engine(respaced_timestep_spacing=4, tile=0, **options)
         made = Engine(made.network, made.process.respaced(4), made.options, CPU, nullcontext)
-        *_, last = made.sample(cond, 16, 24, 2, [1, 2])
-        return last.x_t
+        return made.images(cond, 16, 24, 2, [1, 2])
 
     plain, scaled, thresholded = sampled(), sampled(epsilon_scale=1.2), sampled(dynamic_threshold=True)
     assert not torch.allclose(plain, scaled)

@@ -1,9 +1,13 @@
-"""Samplers: generators over a denoiser that yield every step.
+"""Samplers: generators over a denoiser that yield every step, and the rules they apply.
 
-All take (denoiser, process, x_T, cond, noise): x_T (B, C, H, W) from `process.prior_sample`, and noise, which gives the
-standard normal field of a sampling step, shaped like x_T, by the step's index 0..S-1 and is called only where noise is
-needed. S is the length of the process's schedule; step i works at t = S-1-i. Samplers draw nothing themselves, so the
-same fields give the same images.
+A rule computes the state after a step, pixel by pixel: from the state before it, what the denoiser predicted there and
+the step's noise. So it works on a band of rows as well as on the whole, which is how canvases larger than memory are
+sampled (`canvas_sampling.py`).
+
+All samplers take (denoiser, process, x_T, cond, noise): x_T (B, C, H, W) from `process.prior_sample`, and noise, which
+gives the standard normal field of a sampling step, shaped like x_T, by the step's index 0..S-1 and is called only where
+noise is needed. S is the length of the process's schedule; step i works at t = S-1-i. Samplers draw nothing themselves,
+so the same fields give the same images.
 
 The last step (t = 0) of every sampler lands on the predicted x_start and adds no noise: abar before t = 0 is 1.
 
@@ -12,13 +16,15 @@ The last step (t = 0) of every sampler lands on the predicted x_start and adds n
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .process import GaussianDiffusion
+from .process import GaussianDiffusion, Prediction
 from .schedule import NoiseSchedule
 
 NoiseFn = Callable[[int], Tensor]
@@ -48,7 +54,102 @@ class Sampler(Protocol):
     ) -> Iterator[Step]: ...
 
 
-@torch.no_grad()
+class Rule(Protocol):
+    """The state after a step at t, for some rows of it or all: everything (B, C, h, w) and of the same pixels."""
+
+    @property
+    def remembers_x_start(self) -> bool:
+        """Whether `previous_x_start` is used: the x_start predicted in the step before."""
+        ...
+
+    def __call__(
+        self,
+        process: GaussianDiffusion,
+        t: int,
+        x: Tensor,
+        prediction: Prediction,
+        noise: Callable[[], Tensor],
+        previous_x_start: Tensor | None,
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """Sampling from p(x_{t-1} | x_t) (Ho et al. 2020, algorithm 2). At t = 0 the mean, which is x_start."""
+
+    remembers_x_start = False
+
+    def __call__(
+        self,
+        process: GaussianDiffusion,
+        t: int,
+        x: Tensor,
+        prediction: Prediction,
+        noise: Callable[[], Tensor],
+        previous_x_start: Tensor | None,  # noqa: ARG002 - one signature for all rules
+    ) -> Tensor:
+        mean = process.posterior_mean(prediction, x, _batch(t, x))
+        return mean + torch.exp(0.5 * prediction.log_variance) * noise() if t > 0 else mean
+
+
+@dataclass(frozen=True)
+class Ddim:
+    """DDIM (Song et al. 2021, eq. 12): deterministic for eta = 0, as noisy as the posterior for eta = 1.
+
+    Raises ValueError for an eta outside [0, 1].
+    """
+
+    eta: float = 0.0
+    remembers_x_start = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.eta <= 1.0:
+            raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
+
+    def __call__(
+        self,
+        process: GaussianDiffusion,
+        t: int,
+        x: Tensor,  # noqa: ARG002 - eps already says what x is
+        prediction: Prediction,
+        noise: Callable[[], Tensor],
+        previous_x_start: Tensor | None,  # noqa: ARG002 - one signature for all rules
+    ) -> Tensor:
+        before = float(process.schedule.alphas_cumprod_prev[t])
+        sigma = self.eta * math.sqrt(process.schedule.posterior_variance[t])
+        after = math.sqrt(before) * prediction.x_start + math.sqrt(max(1.0 - before - sigma**2, 0.0)) * prediction.eps
+        return after + sigma * noise() if sigma > 0.0 else after
+
+
+@dataclass(frozen=True)
+class DpmSolverPP:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order in log-SNR time, one network call a step.
+
+    The first step is of first order, and so is the last, which goes to log-SNR = infinity, where the second order's
+    extrapolation diverges: it returns x_start. Where a step is longer in log-SNR than the one before it (near t = 0 of
+    most spacings), it extrapolates only as far as the previous step has shown.
+    """
+
+    remembers_x_start = True
+
+    def __call__(
+        self,
+        process: GaussianDiffusion,
+        t: int,
+        x: Tensor,
+        prediction: Prediction,
+        noise: Callable[[], Tensor],  # noqa: ARG002 - one signature for all rules; this one is deterministic
+        previous_x_start: Tensor | None,
+    ) -> Tensor:
+        x_start = prediction.x_start
+        sigma_ratio, decay, extrapolation = _dpm_coefficients(process.schedule, t)
+        direction = x_start
+        if previous_x_start is not None:
+            direction = x_start + extrapolation * (x_start - previous_x_start)
+        signal = math.sqrt(process.schedule.alphas_cumprod_prev[t])
+        return sigma_ratio * x + signal * (1.0 - decay) * direction
+
+
 def ancestral(
     denoiser: Denoiser,
     process: GaussianDiffusion,
@@ -58,21 +159,10 @@ def ancestral(
     *,
     start: int = 0,
 ) -> Iterator[Step]:
-    """Sampling from p(x_{t-1} | x_t) step by step (Ho et al. 2020, algorithm 2).
-
-    At t = 0 the state becomes the mean, which is x_start. Raises ValueError for a start outside 0..S.
-    """
-    x = x_T
-    for index, t in _steps(process, start):
-        t_batch = _batch(t, x)
-        prediction = denoiser(x, t_batch, cond)
-        x = process.posterior_mean(prediction, x, t_batch)
-        if t > 0:
-            x = x + torch.exp(0.5 * prediction.log_variance) * noise(index)
-        yield Step(index, t, x, prediction.x_start)
+    """The steps of `Ancestral`. Raises ValueError for a start outside 0..S."""
+    return _sample(Ancestral(), denoiser, process, x_T, cond, noise, start)
 
 
-@torch.no_grad()
 def ddim(
     denoiser: Denoiser,
     process: GaussianDiffusion,
@@ -83,54 +173,52 @@ def ddim(
     eta: float = 0.0,
     start: int = 0,
 ) -> Iterator[Step]:
-    """DDIM (Song et al. 2021, eq. 12): deterministic for eta = 0, as noisy as the posterior for eta = 1.
-
-    Raises ValueError for an eta outside [0, 1] or a start outside 0..S.
-    """
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta must lie in [0, 1], got {eta}")
-    x = x_T
-    for index, t in _steps(process, start):
-        prediction = denoiser(x, _batch(t, x), cond)
-        before = float(process.schedule.alphas_cumprod_prev[t])
-        sigma = eta * math.sqrt(process.schedule.posterior_variance[t])
-        x = math.sqrt(before) * prediction.x_start + math.sqrt(max(1.0 - before - sigma**2, 0.0)) * prediction.eps
-        if sigma > 0.0:
-            x = x + sigma * noise(index)
-        yield Step(index, t, x, prediction.x_start)
+    """The steps of `Ddim`. Raises ValueError for an eta outside [0, 1] or a start outside 0..S."""
+    return _sample(Ddim(eta), denoiser, process, x_T, cond, noise, start)
 
 
-@torch.no_grad()
 def dpm_solver_pp(
     denoiser: Denoiser,
     process: GaussianDiffusion,
     x_T: Tensor,
     cond: Mapping[str, Tensor],
-    noise: NoiseFn,  # noqa: ARG001 - one signature for all samplers; this one is deterministic
+    noise: NoiseFn,
     *,
     start: int = 0,
     previous_x_start: Tensor | None = None,
 ) -> Iterator[Step]:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order in log-SNR time, one network call a step.
-
-    The first step is of first order, and so is the last, which goes to log-SNR = infinity, where the second order's
-    extrapolation diverges: it returns x_start. Where a step is longer in log-SNR than the one before it (near t = 0 of
-    most spacings), it extrapolates only as far as the previous step has shown. Resumed with previous_x_start (the
-    x_start of step start-1) it continues exactly, without it the first step is again of first order.
-    Raises ValueError for a start outside 0..S.
+    """The steps of `DpmSolverPP`. Resumed with previous_x_start (the x_start of step start-1) it continues exactly,
+    without it the first step is again of first order. Raises ValueError for a start outside 0..S.
     """
-    x, previous = x_T, previous_x_start
-    for index, t in _steps(process, start):
-        x_start = denoiser(x, _batch(t, x), cond).x_start
-        sigma_ratio, decay, extrapolation = _dpm_coefficients(process.schedule, t)
-        direction = x_start if previous is None else x_start + extrapolation * (x_start - previous)
-        signal = math.sqrt(process.schedule.alphas_cumprod_prev[t])
-        x = sigma_ratio * x + signal * (1.0 - decay) * direction
-        previous = x_start
-        yield Step(index, t, x, x_start)
+    return _sample(DpmSolverPP(), denoiser, process, x_T, cond, noise, start, previous_x_start)
 
 
 SAMPLERS: dict[str, Sampler] = {"ancestral": ancestral, "ddim": ddim, "dpm_solver_pp": dpm_solver_pp}
+
+
+def rule_named(name: str, eta: float) -> Rule:
+    """The rule of a sampler of SAMPLERS; `eta` is that of ddim."""
+    rules: dict[str, Rule] = {"ancestral": Ancestral(), "ddim": Ddim(eta), "dpm_solver_pp": DpmSolverPP()}
+    return rules[name]
+
+
+@torch.no_grad()
+def _sample(
+    rule: Rule,
+    denoiser: Denoiser,
+    process: GaussianDiffusion,
+    x_T: Tensor,
+    cond: Mapping[str, Tensor],
+    noise: NoiseFn,
+    start: int,
+    previous_x_start: Tensor | None = None,
+) -> Iterator[Step]:
+    x, previous = x_T, previous_x_start
+    for index, t in _steps(process, start):
+        prediction = denoiser(x, _batch(t, x), cond)
+        x = rule(process, t, x, prediction, partial(noise, index), previous)
+        previous = prediction.x_start if rule.remembers_x_start else None
+        yield Step(index, t, x, prediction.x_start)
 
 
 def _dpm_coefficients(schedule: NoiseSchedule, t: int) -> tuple[float, float, float]:

@@ -4,7 +4,7 @@ All sizes are in pixels of the output; height before width.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -84,6 +84,17 @@ class TilePlan:
         """(columns, tile width): the horizontal counterpart. A pixel's weight is the product of the two."""
         return _normalised_windows(self.width, self.tile[1], self.overlap[1], self.xs)
 
+    def shifted(self, down: int, right: int) -> "TilePlan":
+        """The same canvas with the inner tiles of the grid moved, for a grid that differs from step to step.
+
+        Rows then start at 0, `down`, `down` + stride, ... and at the bottom; columns alike. 0 leaves a side as it is.
+        `down` and `right` are multiples of `align` of at most the tile minus the overlap, so that neighbours share at
+        least the overlap. Sides of one tile stay. Raises ValueError for other shifts.
+        """
+        ys = _shifted("down", self.ys, down, self.height, self.tile[0], self.overlap[0], self.align)
+        xs = _shifted("right", self.xs, right, self.width, self.tile[1], self.overlap[1], self.align)
+        return self if (ys, xs) == (self.ys, self.xs) else replace(self, ys=ys, xs=xs)
+
     def smaller(self, minimum: int) -> "TilePlan | None":
         """The same canvas with tiles and overlaps half as long, no tile side below `minimum`; None if none can shrink.
 
@@ -156,6 +167,18 @@ def _origins(side: str, canvas: int, tile: int, overlap: int, align: int) -> tup
     gaps = math.ceil((canvas - tile) / stride)
     units = (canvas - tile) // align
     return tuple(gap * units // gaps * align for gap in range(gaps + 1))
+
+
+def _shifted(
+    name: str, origins: tuple[int, ...], shift: int, canvas: int, tile: int, overlap: int, align: int
+) -> tuple[int, ...]:
+    if shift == 0 or len(origins) == 1:
+        return origins
+    stride = (tile - overlap) // align * align
+    if not 0 < shift <= stride or shift % align:
+        raise ValueError(f"shift {name} by {shift}: use a multiple of {align} from 0 to {stride}")
+    last = canvas - tile
+    return (0, *range(shift, last, stride), last)
 
 
 def _normalised_windows(canvas: int, tile: int, overlap: int, origins: tuple[int, ...]) -> FloatArray:

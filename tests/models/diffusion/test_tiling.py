@@ -15,7 +15,8 @@ from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import ddim
 from codes.models.diffusion.schedule import NoiseSchedule
 from codes.models.diffusion.tile_plan import TilePlan
-from codes.models.diffusion.tiling import TiledDenoiser, is_out_of_memory
+from codes.models.diffusion.tile_runner import is_out_of_memory
+from codes.models.diffusion.tiling import TiledDenoiser
 from codes.utils.errors import TesseraError
 
 PROCESS = GaussianDiffusion(NoiseSchedule.named("linear", 100), "start_x", "learned_range").respaced(4)
