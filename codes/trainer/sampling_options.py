@@ -81,8 +81,8 @@ class SamplingOptions(Options):
     resume_seconds: float = Field(
         10.0,
         ge=0,
-        description="canvas ram: the state of an image under way is written to disk so often (0: after every step), from where "
-        "an interrupted run goes on. (A canvas on disk goes on at the step where it stopped.)",
+        description="canvas ram: how often the state of an image under way is written to disk (0: after every step), "
+        "from where an interrupted run goes on. (A canvas on disk goes on at the step where it stopped.)",
     )
 
     @model_validator(mode="after")

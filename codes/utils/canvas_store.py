@@ -72,8 +72,9 @@ class DiskStore(CanvasStore):
 class RamStore(CanvasStore):
     """Both canvases are in memory. With a `folder` the state is written there now and then, and found there again.
 
-    A state is written once `seconds` have passed since the last time, or more where writing takes long, so that it takes
-    no more than about WRITING_SHARE of the time; with 0 seconds after every step. A disk without room costs the safety, not the work: `on_event` is told.
+    A state is written once `seconds` have passed since the last time, or more where writing takes long, so that this
+    takes no more than about WRITING_SHARE of the time; with 0 seconds after every step. A disk without room costs the
+    safety, not the work: `on_event` is told.
     """
 
     def __init__(

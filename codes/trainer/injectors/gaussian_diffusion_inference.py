@@ -96,14 +96,15 @@ class GaussianDiffusionInferenceOptions(SamplingOptions, InjectorOptions):
 
 def _differences(networks: Sequence[DiffusionNetwork], names: Sequence[str]) -> list[Issue]:
     """Experts that cannot stand in for each other."""
-    return [
-        Issue(
-            ("generator",), f"{name} and {names[0]} differ in {trait}: {getattr(other, trait)}, {getattr(first, trait)}"
-        )
-        for first in networks[:1]
+    different = [
+        (name, trait, getattr(other, trait), getattr(networks[0], trait))
         for other, name in zip(networks[1:], names[1:], strict=False)
         for trait in ALIKE
-        if getattr(other, trait) != getattr(first, trait)
+        if getattr(other, trait) != getattr(networks[0], trait)
+    ]
+    return [
+        Issue(("generator",), f"{name} and {names[0]} cannot be experts of one model: {trait} is {own} and {first}")
+        for name, trait, own, first in different
     ]
 
 
