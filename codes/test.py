@@ -1,4 +1,4 @@
-"""Restore images from a recipe: python codes/test.py -opt recipes/diffusion/infer.yml"""
+"""Restore or generate images from a recipe: python codes/test.py -opt recipes/diffusion/infer.yml"""
 
 import argparse
 import sys
@@ -9,31 +9,62 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "codes"
 
+from .trainer.devices import Ranks, join_ranks, leave_ranks
 from .trainer.door import common_arguments, main_with
-from .trainer.recipe import read_recipe
+from .trainer.dry_run import dry_run
+from .trainer.generation import Generation
+from .trainer.recipe import Recipe, read_recipe
 from .trainer.tester import Tester
-from .utils.console import get_logger
-from .utils.errors import EXIT_FAILED, EXIT_OK
-from .utils.yaml_source import load_source
+from .utils.console import get_logger, setup_logging
+from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
+from .utils.yaml_source import Source, load_source
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the recipe and restore; 1 when some images failed."""
+    """Read the recipe, then estimate, generate or restore; 1 when some images failed."""
     source = load_source(arguments.opt, arguments.overrides)
-    outcome = Tester(read_recipe(source), source).run()
+    recipe = read_recipe(source)
+    if arguments.dry_run:
+        if arguments.launcher != "none":
+            raise ConfigError("--dry_run estimates for one process; leave --launcher out")
+        if recipe.generate is not None:
+            raise ConfigError("--dry_run estimates a restoration; this recipe generates images (`generate`)")
+        return dry_run(recipe, source)
+    ranks = join_ranks(arguments.launcher, cuda=False)  # ranks exchange no tensors of the device, so gloo does
+    try:
+        if not ranks.first:
+            setup_logging(arguments.debug, quiet=True)
+        if recipe.generate is None:
+            return _restore(recipe, source, ranks)
+        Generation(recipe, source, ranks).run()
+        return EXIT_OK
+    finally:
+        leave_ranks(ranks)
+
+
+def _restore(recipe: Recipe, source: Source, ranks: Ranks) -> int:
+    outcome = Tester(recipe, source, ranks).run()
     logger = get_logger("test")
+    if not ranks.first:
+        return EXIT_FAILED if outcome.failed else EXIT_OK
     if outcome.failed:
         logger.error("%d images restored, %d failed:", len(outcome.done), len(outcome.failed))
         for line in outcome.failed:
             logger.error("  %s", line)
         return EXIT_FAILED
-    logger.info("done: %d images restored", len(outcome.done))
+    before = len(outcome.done) - outcome.new
+    logger.info("done: %d images restored%s", len(outcome.done), f", {before} of them earlier" if before else "")
     return EXIT_OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    return main_with(common_arguments("Restore images with a trained network."), run, argv)
+    parser = common_arguments("Restore or generate images with a trained network.")
+    parser.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: started by torchrun")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="read everything, estimate sizes, memory and time; restore nothing"
+    )
+    return main_with(parser, run, argv)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 
 from ..utils.console import get_logger, warn_once
 from ..utils.errors import ConfigError, DataError
-from ..utils.images import resize_area, to_float
+from ..utils.images import ImageInfo, resize_area, to_float
 from ..utils.rng import numpy_generator
 from .base import DataReport, Rejected, named
 from .image_options import ImageOptions
@@ -65,6 +65,15 @@ class ImageDataset:
     def files(self) -> tuple[Path, ...]:
         """The usable files, in order."""
         return self._scan.files
+
+    @property
+    def infos(self) -> tuple[ImageInfo, ...]:
+        """What the headers of `files` say."""
+        return self._scan.infos
+
+    def sources(self, number: int) -> tuple[Path, ...]:
+        """The files that the images of a number in `files` are read from."""
+        return self._sources(number)
 
     def __len__(self) -> int:
         return self._length

@@ -1,21 +1,40 @@
 """`mode: imagefolder`: pairs of a photograph (hq) and its small, corrupted version (lq) from folders of any images."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
 from ..utils.console import get_logger
-from ..utils.errors import ConfigError
-from ..utils.images import to_tensor
+from ..utils.errors import ConfigError, DataError
+from ..utils.images import Picture, quantise, read_image, to_tensor
 from .base import Item
+from .companions import Companions
 from .corruption_pipeline import CorruptionPipeline
 from .datasets import DATASETS
 from .image_dataset import Generators, ImageDataset
 from .imagefolder_options import ImageFolderOptions
 from .strength import Estimate, estimate_strength
+from .strength_map import StrengthMap, read_strength_map
 
 logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the result of a restored file takes over from it, besides what it shows; as of `utils.images.Picture`.
+
+    `alpha`: float32 (h, w) in [0, 1], None where there is none or it is not kept.
+    """
+
+    alpha: np.ndarray | None
+    gray: bool
+    bit_depth: int
+    exif: bytes | None
+    icc: bytes | None
 
 
 @DATASETS.register("imagefolder")
@@ -47,8 +66,8 @@ class ImageFolderDataset(ImageDataset):
         item: Item = {"LQ_path": name, "HQ_path": name, "GT_path": name}
         n1_to_1 = self.options.rgb_n1_to_1
         if self.options.skip_lq:
-            known = self._known(self.files[drawn.number], drawn.images[0])
-            item |= {"hq": to_tensor(hq, n1_to_1), "corruption_entropy": torch.tensor(known, dtype=torch.float32)}
+            known = self._known(self.files[drawn.number], drawn.images[0], (hq.shape[0], hq.shape[1]))
+            item |= {"hq": to_tensor(hq, n1_to_1), "corruption_entropy": torch.from_numpy(known)}
             return item
         entropy = self._entropy(drawn.generator)
         lq = self._lq(hq, entropy, drawn.generator)
@@ -64,15 +83,73 @@ class ImageFolderDataset(ImageDataset):
         height, width = (side - side % self.options.scale for side in hq.shape[:2])
         return hq if self.options.skip_lq else hq[:height, :width]
 
-    def _known(self, path: Path, samples: np.ndarray) -> list[float]:
-        """The strengths set for an image; those that are `auto` are read from its file."""
-        strengths = []
+    def whole(self, position: int) -> tuple[Item, Traits]:
+        """The item of a file to be restored (skip_lq), and what its result takes over from it.
+
+        Colours are those beside the transparency, not laid over anything; where nothing is visible they continue the
+        nearest visible ones, so that hidden colours do not bleed into the edges. An image that is cut or shrunk to
+        `target_size`, or cut to what is visible (alpha: crop), comes without its transparency.
+        """
+        path = self.files[position]
+        picture = read_image(path, max_pixels=self.options.max_pixels)
+        if self.options.target_size is not None or self.options.square or self.options.alpha == "crop":
+            return self.item(position), _traits(picture, None)
+        if min(picture.rgb.shape[:2]) < self.options.minimum_side:  # its header promised more
+            raise DataError(f"{path}: {picture.rgb.shape[1]}x{picture.rgb.shape[0]} pixels are too few")
+        samples = quantise(picture.rgb, picture.bit_depth) if self.options.auto_positions else picture.rgb
+        rgb = picture.rgb if picture.alpha is None else visible_colours(picture.rgb, picture.alpha)
+        known = self._known(path, samples, (rgb.shape[0], rgb.shape[1]))
+        item: Item = {"LQ_path": str(path), "HQ_path": str(path), "GT_path": str(path)}
+        item |= {"hq": to_tensor(rgb, self.options.rgb_n1_to_1), "corruption_entropy": torch.from_numpy(known)}
+        return item, _traits(picture, picture.alpha)
+
+    @cached_property
+    def truths(self) -> Companions | None:
+        """The ground truths; None where the options name none. Raises DataError when they cannot belong to the images.
+
+        One file is the truth of one image.
+        """
+        if self.options.ground_truth is None:
+            return None
+        truths = Companions(self.options.ground_truth, self.options.path_list)
+        if truths.single is not None and len(self.files) > 1:
+            raise DataError(
+                f"dataset {self.options.name}: ground_truth is one file ({truths.single}), but there are "
+                f"{len(self.files)} images; name a folder with a file for each"
+            )
+        return truths
+
+    @cached_property
+    def maps(self) -> dict[int, Companions]:
+        """Position of a strength that is a map -> the maps."""
+        known = enumerate(self.options.known_entropy or ())
+        found = {index: value for index, value in known if isinstance(value, StrengthMap)}
+        return {index: Companions(value.map, self.options.path_list) for index, value in found.items()}
+
+    def map_files(self, path: Path) -> dict[int, Path]:
+        """Position of a strength -> the map of an image. Raises DataError when there is none."""
+        found = {}
+        for index, maps in self.maps.items():
+            file = maps.of(path)
+            if file is None:
+                raise DataError(f"{path}: no strength map of this name in {maps.place}")
+            found[index] = file
+        return found
+
+    def _known(self, path: Path, samples: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """float32 (K,) strengths of an image, or (K, *size) where one is a map; `auto` is read from its file."""
+        maps = self.map_files(path)
+        strengths: list[float | np.ndarray] = []
         for index, value in enumerate(self.options.known_entropy or ()):
-            if value == "auto":
+            if isinstance(value, StrengthMap):
+                strengths.append(read_strength_map(maps[index], *size, value.white))
+            elif value == "auto":
                 strengths.append(self._estimate(path, samples, self.options.fixed_corruptions[index]).strength)
             else:
                 strengths.append(value)
-        return strengths
+        if maps:
+            return np.stack([np.broadcast_to(np.float32(value), size) for value in strengths])
+        return np.array(strengths, np.float32)
 
     def _estimate(self, path: Path, samples: np.ndarray, corruption: str) -> Estimate:
         key = (path, corruption)
@@ -85,8 +162,25 @@ class ImageFolderDataset(ImageDataset):
     def _entropy(self, generator: Generators) -> np.ndarray:
         """float32 (K,): the strength of each fixed corruption, in listed order."""
         if self.options.known_entropy is not None:
-            return np.array(self.options.known_entropy, np.float32)
+            return np.array(self.options.known_entropy, np.float32)  # numbers alone: others belong to skip_lq
         return self._corruptions.strengths(generator("strength"))
 
     def _lq(self, hq: np.ndarray, entropy: np.ndarray, generator: Generators) -> np.ndarray:
         return self._corruptions.low_res(hq, self.options.scale, entropy, generator)
+
+
+def _traits(picture: Picture, alpha: np.ndarray | None) -> Traits:
+    return Traits(alpha, picture.gray, picture.bit_depth, picture.exif, picture.icc)
+
+
+def visible_colours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """float32 (H, W, 3) with the colour of the nearest visible pixel wherever `alpha` (H, W) is 0."""
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return rgb
+    # Every visible pixel has a label of its own, and every hidden one that of the nearest visible pixel.
+    labels = cv2.distanceTransformWithLabels(hidden.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
+    visible = np.flatnonzero(~hidden)
+    pixel_of = np.zeros(int(labels.max()) + 1, np.int64)
+    pixel_of[labels.reshape(-1)[visible]] = visible
+    return rgb.reshape(-1, 3)[pixel_of[labels.reshape(-1)]].reshape(rgb.shape)

@@ -1,30 +1,68 @@
 """The options of `mode: imagefolder`, in DLAS's words."""
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
-from ..utils.options import Options
+from ..utils.options import Options, nested, validate_nested
+from ..utils.registry import nearest
 from ..utils.yaml_source import Issue
 from .corruption_options import CorruptionOptions
 from .image_options import ImageOptions
 from .strength import estimators
+from .strength_map import StrengthMap
 
 Strength = Annotated[float, Field(ge=0.0, le=1.0)]
+Entry = Strength | Literal["auto"] | StrengthMap
+
+
+def read_entry(value: Any) -> float | str | StrengthMap:
+    """A strength as written in a recipe; what is wrong with it in one message, not in one for each kind of entry."""
+    if isinstance(value, Mapping | StrengthMap):
+        return validate_nested(StrengthMap, value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value == "auto" or (number and 0 <= value <= 1):
+        return value
+    close = nearest(value, ["auto"]) if isinstance(value, str) else None
+    hint = f" (did you mean {close}?)" if close else ""
+    raise nested([Issue((), f"expected a number in [0, 1], auto, or {{map: FILE or FOLDER}}, found {value!r}{hint}")])
 
 
 class FixedParameters(Options):
     """Values that are otherwise drawn for every item."""
 
-    corruption_entropy: tuple[Strength | Literal["auto"], ...] | None = Field(
+    corruption_entropy: tuple[Entry, ...] | dict[str, Entry] | None = Field(
         None,
-        description="Strength of each fixed corruption, in listed order, each in [0, 1]; 1 is the strongest. With "
-        "skip_lq, `auto` reads that of a JPEG corruption from the file; fixed_corruptions must then be listed.",
+        description="Strength of each fixed corruption, in listed order or by name ({jpeg: 0.2, gaussian_blur: 0.5}), "
+        "each in [0, 1]; 1 is the strongest. With skip_lq, `auto` reads that of a JPEG corruption from the file "
+        "(fixed_corruptions must then be listed), and {map: FILE or FOLDER} takes a strength for every pixel.",
     )
     auto_default: Strength = Field(
         0.2, description="What `auto` takes, in [0, 1], for files without a sure trace of how they were compressed."
     )
+
+    @field_validator("corruption_entropy", mode="before")
+    @classmethod
+    def _read_entries(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping | tuple):
+            if given is None:
+                return None
+            raise nested(
+                [Issue((), f"expected a list of strengths, or a mapping (corruption: strength), found {given!r}")]
+            )
+        read: dict[Any, Any] = {}
+        issues = []
+        for key, value in given.items() if isinstance(given, Mapping) else enumerate(given):
+            try:
+                read[key] = read_entry(value)
+            except PydanticCustomError as error:
+                found = (error.context or {})["issues"]
+                issues += [Issue((key, *issue.path), issue.message, issue.meant) for issue in found]
+        if issues:
+            raise nested(issues)
+        return read if isinstance(given, Mapping) else tuple(read.values())
 
 
 class ImageFolderOptions(CorruptionOptions, ImageOptions):
@@ -34,6 +72,11 @@ class ImageFolderOptions(CorruptionOptions, ImageOptions):
     fixed_parameters: FixedParameters = Field(FixedParameters(), description="Values that are otherwise drawn.")
     skip_lq: bool = Field(
         False, description="Make no lq: the image itself is hq (restoration, where the file IS the low resolution)."
+    )
+    ground_truth: str | None = Field(
+        None,
+        description="With skip_lq: what the results are compared with, an image file or a folder in which each image "
+        "has a file of its sub-folder and name (the suffix may differ). Nothing: no metrics.",
     )
 
     def provides(self) -> frozenset[str]:
@@ -46,9 +89,10 @@ class ImageFolderOptions(CorruptionOptions, ImageOptions):
         return len(self.fixed_corruptions)
 
     @property
-    def known_entropy(self) -> tuple[float | Literal["auto"], ...] | None:
-        """The strengths set in `fixed_parameters`, or None."""
-        return self.fixed_parameters.corruption_entropy
+    def known_entropy(self) -> tuple[float | Literal["auto"] | StrengthMap, ...] | None:
+        """The strengths set in `fixed_parameters`, in the order of `fixed_corruptions`, or None."""
+        given = self.fixed_parameters.corruption_entropy
+        return tuple(given[name] for name in self.fixed_corruptions) if isinstance(given, Mapping) else given
 
     @property
     def auto_positions(self) -> tuple[int, ...]:
@@ -61,8 +105,31 @@ class ImageFolderOptions(CorruptionOptions, ImageOptions):
         size = self.target_size
         if size is not None and size % self.scale and not self.skip_lq:
             yield Issue(("target_size",), f"{size} is not divisible by scale {self.scale}")
+        if self.ground_truth is not None and not self.skip_lq:
+            yield Issue(("ground_truth",), "without skip_lq the image itself is the ground truth; remove this key")
         yield from self.corruption_issues()
-        yield from self._strength_issues()
+        named = [*self._name_issues()]
+        yield from named or self._strength_issues()
+
+    def _name_issues(self) -> Iterator[Issue]:
+        """Strengths by name that do not fit `fixed_corruptions`."""
+        given, fixed = self.fixed_parameters.corruption_entropy, self.fixed_corruptions
+        path = ("fixed_parameters", "corruption_entropy")
+        if not isinstance(given, Mapping):
+            return
+        if not fixed or len(set(fixed)) < len(fixed):
+            found = "is empty" if not fixed else "names one of them twice"
+            text = f"strengths by name need the names in fixed_corruptions, which {found}; give a list of strengths"
+            yield Issue(path, text)
+            return
+        for name in given:
+            if name not in fixed:
+                close = nearest(name, list(fixed))
+                hint = f"did you mean {close}?" if close else f"there are: {', '.join(fixed)}"
+                yield Issue((*path, name), f"no such corruption in fixed_corruptions ({hint})")
+        missing = [name for name in fixed if name not in given]
+        if missing:
+            yield Issue(path, f"no strength for {', '.join(missing)}; give one for each of fixed_corruptions")
 
     def _strength_issues(self) -> Iterator[Issue]:
         known, fixed = self.known_entropy, self.fixed_corruptions
@@ -71,13 +138,25 @@ class ImageFolderOptions(CorruptionOptions, ImageOptions):
         if known is not None and listed and len(known) != len(fixed):
             yield Issue(path, f"{len(known)} strengths for {len(fixed)} fixed_corruptions; give one for each")
             return
-        if known is not None and not self.skip_lq and not self.auto_positions:
-            yield from self.strength_issues(known)
+        maps = [index for index, value in enumerate(known or ()) if isinstance(value, StrengthMap)]
+        numbers = [value for value in known or () if not isinstance(value, StrengthMap)]
+        if not self.skip_lq:
+            for index in maps:
+                text = "a map is for finished images (skip_lq: true); here give a number in [0, 1]"
+                yield Issue(self._entry_path(index), text)
+            if known is not None and not self.auto_positions and not maps:
+                yield from self.strength_issues(numbers)
         for index in self.auto_positions:
             yield from self._auto_issues(index)
 
+    def _entry_path(self, index: int) -> tuple[str | int, ...]:
+        """Where the strength of a position stands."""
+        by_name = isinstance(self.fixed_parameters.corruption_entropy, Mapping)
+        key = self.fixed_corruptions[index] if by_name else index
+        return ("fixed_parameters", "corruption_entropy", key)
+
     def _auto_issues(self, index: int) -> Iterator[Issue]:
-        path = ("fixed_parameters", "corruption_entropy", index)
+        path = self._entry_path(index)
         if not self.skip_lq:
             yield Issue(
                 path, "auto reads the strength of a finished image (skip_lq: true); here give a number in [0, 1]"

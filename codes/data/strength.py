@@ -41,9 +41,13 @@ def estimate_strength(path: Path, samples: np.ndarray, corruption: str, default:
 
     Raises DataError when the file cannot be read any more.
     """
+    return strength_of_image(jpeg_table(path), samples, corruption, default)
+
+
+def strength_of_image(table: np.ndarray | None, samples: np.ndarray, corruption: str, default: float) -> Estimate:
+    """As `estimate_strength`, of the luminance table (8, 8) of the JPEG that the pixels came from, where it is known."""
     kind = CORRUPTIONS.get(corruption)
     assert issubclass(kind, Jpeg), f"{corruption} has no estimator; the options should have refused it"
-    table = jpeg_table(path)
     if table is not None:
         quality, exact = quality_of_table(table)
         reason = f"quality {quality} from its quantisation tables" + ("" if exact else ", which are not standard ones")

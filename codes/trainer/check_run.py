@@ -1,6 +1,7 @@
 """`train.py --check`: everything that can be known before a run starts, in a few lines."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from .devices import choose_device
 from .experiment import Experiment
 from .networks import find_weights
 from .recipe import Recipe
-from .saving import find_state
+from .resuming import find_state
 
 logger = get_logger(__name__)
 SAMPLE_ITEMS = 4
@@ -89,14 +90,26 @@ def _show_disk(recipe: Recipe, networks: dict[str, DiffusionNetwork]) -> None:
     kept = -(-recipe.train.niter // recipe.logger.save_checkpoint_freq)
     if recipe.logger.keep_last is not None:
         # One more than is kept, because the old one goes only after the new one is written.
-        kept = min(kept, recipe.logger.keep_last + 1)
-    needed = 4 * numbers * kept
+        for_ever = recipe.train.niter // recipe.logger.keep_every if recipe.logger.keep_every else 0
+        kept = min(kept, recipe.logger.keep_last + 1 + for_ever)
+    needed = 4 * numbers * kept + _snapshot_bytes(recipe, {name: networks[name] for name in trained})
     root = Experiment.named(recipe.name).root
     place = next(parent for parent in (root, *root.parents, Path()) if parent.exists())
     free = shutil.disk_usage(place).free
     say = logger.info if needed < free else logger.warning
     say(
-        "disk: %d checkpoints of %.2f GB need %.2f GB, %.2f GB are free%s",
-        kept, 4 * numbers / 1e9, needed / 1e9, free / 1e9,
+        "disk: %d checkpoints of %.2f GB%s need %.2f GB, %.2f GB are free%s",
+        kept, 4 * numbers / 1e9, " and the snapshots" if recipe.train.post_hoc_ema else "", needed / 1e9, free / 1e9,
         "" if needed < free else "; set logger.keep_last or a larger save_checkpoint_freq",
     )  # fmt: skip
+
+
+def _snapshot_bytes(recipe: Recipe, trained: Mapping[str, DiffusionNetwork]) -> int:
+    """What the snapshots of `train.post_hoc_ema` take up at the end of the run."""
+    assert recipe.train is not None
+    options = recipe.train.post_hoc_ema
+    if options is None:
+        return 0
+    count = sum(parameter.numel() for network in trained.values() for parameter in network.parameters())
+    snapshots = -(-recipe.train.niter // options.every) * len(options.sigma_rel)
+    return count * snapshots * (2 if options.dtype == "fp16" else 4)

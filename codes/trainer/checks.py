@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from ..data.datasets import DatasetOptions
 from ..models.diffusion.networks import DiffusionNetwork
 from ..utils.yaml_source import Issue, KeyPath, Source
-from .graph import NodeOptions, check_keys
+from .graph_checks import all_nodes, graph_issues
 from .injectors.gaussian_diffusion import GaussianDiffusionOptions
 from .injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
+from .log_checks import log_issues
 from .networks import describe_networks
 from .recipe import PRETRAIN, Recipe
 from .step_options import StepOptions
@@ -28,7 +29,8 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
     networks = describe_networks(recipe)
     for name, step in recipe.steps.items():
         issues += _step_issues(("steps", name), step, recipe)
-    issues += _graph_issues(recipe, networks, "train")
+    issues += _untrained_issues(recipe)
+    issues += graph_issues(recipe, networks, "train", training=True)
     if "train" in recipe.datasets:
         issues += _size_issues(recipe, networks)
     issues += _evaluator_issues(recipe, networks)
@@ -36,6 +38,7 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
         issues.append(Issue(("train", "val_freq"), "missing; without it eval.evaluators would never run"))
     issues += _pretrain_issues(recipe, recipe.networks)
     issues += _range_issues(recipe)
+    issues += log_issues(recipe)
     if issues:
         raise source.error(issues)
     return networks
@@ -43,7 +46,7 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
 
 def check_inference(recipe: Recipe, source: Source, networks: Mapping[str, DiffusionNetwork]) -> None:
     """Raise ConfigError for every contradiction of an inference recipe, given its networks."""
-    issues = [issue for phase in recipe.datasets for issue in _graph_issues(recipe, networks, phase)]
+    issues = [issue for phase in recipe.datasets for issue in graph_issues(recipe, networks, phase, training=False)]
     issues += _evaluator_issues(recipe, networks)
     issues += _strength_issues(recipe, networks)
     issues += _pretrain_issues(recipe, networks)
@@ -134,29 +137,37 @@ def _step_issues(path: KeyPath, step: StepOptions, recipe: Recipe) -> Iterator[I
             yield Issue((*path, "training"), f"{name} has trainable: false")
 
 
-def _graph_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork], phase: str) -> list[Issue]:
-    if phase not in recipe.datasets:
-        return []
-    provided = dict.fromkeys(recipe.datasets[phase].provides(), f"datasets.{phase}")
-    nodes: list[tuple[KeyPath, NodeOptions]] = []
-    for name, step in recipe.steps.items():
-        nodes += [(("steps", name, "injectors", key), node) for key, node in step.injectors.items()]
-        nodes += [(("steps", name, "losses", key), node) for key, node in step.losses.items()]
-    issues, known = check_keys(nodes, provided)
-    for path, node in nodes:
-        issues += [Issue((*path, *issue.path), issue.message) for issue in node.problems(networks)]
-    for index, key in enumerate(recipe.logger.visuals):
-        if key not in known:
-            issues.append(Issue(("logger", "visuals", index), f"no state key {key!r} (there are: {', '.join(known)})"))
-    return issues
+def _untrained_issues(recipe: Recipe) -> Iterator[Issue]:
+    """Networks that look as if they learned, though no step trains them."""
+    trained = {name for step in recipe.steps.values() for name in step.trained}
+    for name, section in recipe.networks.items():
+        if section.trainable and trained and name not in trained:
+            message = "no step trains this network; set trainable: false to use it as it is, or name it in a step"
+            yield Issue(("networks", name), message)
+
+
+def _networks_on(recipe: Recipe, key: str) -> set[str]:
+    """The networks that are given an image of the size of this key of the data."""
+    nodes = [node for _, node in all_nodes(recipe)]
+    origin = {written: read for node in reversed(nodes) for written, read in node.same_size().items()}
+    found = set()
+    for network, image in ((name, given) for node in nodes for name, given in node.network_inputs().items()):
+        seen = {image}
+        while image in origin and origin[image] not in seen:
+            image = origin[image]
+            seen.add(image)
+        if image == key:
+            found.add(network)
+    return found
 
 
 def _size_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
     dataset: DatasetOptions = recipe.datasets["train"]
     target, scale = getattr(dataset, "target_size", None), getattr(dataset, "scale", 1)
+    whole = _networks_on(recipe, "hq")
     for name, network in networks.items():
         multiple = math.lcm(network.multiple_of, scale)
-        if target and (target % multiple or target < network.minimum_size):
+        if target and name in whole and (target % multiple or target < network.minimum_size):
             nearest = max(round(target / multiple), 1) * multiple
             message = (
                 f"{name} needs a multiple of {multiple} (its patches and levels, and scale) and at least "

@@ -1,6 +1,8 @@
 """Which device, which arithmetic, which rank."""
 
+import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +16,11 @@ from torch import Tensor
 
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
+
+try:
+    import resource
+except ImportError:  # only where there is no Unix
+    resource = None  # type: ignore[assignment]
 
 logger = get_logger(__name__)
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -44,7 +51,7 @@ def join_ranks(launcher: str, cuda: bool) -> Ranks:
     if missing:
         raise ConfigError(
             f"--launcher pytorch needs torchrun (not set: {', '.join(missing)}); start with "
-            "`torchrun --nproc_per_node=N codes/train.py -opt RECIPE --launcher pytorch`"
+            "`torchrun --nproc_per_node=N codes/train.py -opt RECIPE --launcher pytorch` (or codes/test.py)"
         )
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     return Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
@@ -53,6 +60,11 @@ def join_ranks(launcher: str, cuda: bool) -> Ranks:
 def leave_ranks(ranks: Ranks) -> None:
     if ranks.world_size > 1 or dist.is_initialized():
         dist.destroy_process_group()
+
+
+def several_ranks() -> bool:
+    """Whether this process trains together with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def choose_device(name: str, gpu_ids: Sequence[int] | None = None, local_rank: int | None = None) -> torch.device:
@@ -116,3 +128,31 @@ def gather_over_ranks(value: Tensor, ranks: Ranks) -> Tensor:
     parts = [torch.empty_like(value) for _ in range(ranks.world_size)]
     dist.all_gather(parts, value.contiguous())
     return torch.cat(parts)
+
+
+def copy_from_first(values: Sequence[Tensor], ranks: Ranks) -> None:
+    """Replace every tensor by that of rank 0: machines of different kinds may round an initialisation differently."""
+    if ranks.world_size == 1:
+        return
+    for value in (value.detach() for value in values):
+        whole = value.contiguous()
+        dist.broadcast(whole, src=0)
+        value.copy_(whole)
+
+
+def agree_over_ranks(number: int, device: torch.device, ranks: Ranks) -> bool:
+    """Whether all ranks say the same number."""
+    if ranks.world_size == 1:
+        return True
+    found = gather_over_ranks(torch.tensor([number], device=device), ranks)
+    return bool((found == number).all())
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB: the most that this process held so far, of the GPU's memory or, on a CPU, of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if resource is None:
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak) / (2**30 if sys.platform == "darwin" else 2**20)

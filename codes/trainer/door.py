@@ -10,10 +10,10 @@ from ..utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, TesseraEr
 logger = get_logger(__name__)
 
 
-def common_arguments(description: str) -> argparse.ArgumentParser:
-    """The flags that train.py and test.py have in common."""
+def common_arguments(description: str, recipe_required: bool = True) -> argparse.ArgumentParser:
+    """The flags that all doors have in common."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("-opt", "--opt", required=True, metavar="RECIPE", help="the YAML recipe")
+    parser.add_argument("-opt", "--opt", required=recipe_required, metavar="RECIPE", help="the YAML recipe")
     parser.add_argument(
         "--set",
         "--force_yml",

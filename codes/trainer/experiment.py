@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
@@ -28,12 +29,13 @@ PACKAGES = (
     "scikit-image",
     "tensorboard",
 )
+SNAPSHOTS = "post_hoc_ema"  # folder of the averages whose length is chosen after training
 STATE = re.compile(r"^(\d+)\.state$")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """experiments/<name>: models/, training_state/, visual_dbg/<key>/, samples/, tb_logger/, train.log, recipe.yml."""
+    """experiments/<name>: models/, training_state/, best/, visual_dbg/<key>/, samples/, tb_logger/, recipe.yml, ..."""
 
     root: Path
 
@@ -70,6 +72,27 @@ class Experiment:
         found = [(int(match[1]), path) for path in folder.glob("*.state") if (match := STATE.match(path.name))]
         return sorted(found, reverse=True)
 
+    @property
+    def best(self) -> Path:
+        return self.root / "best"
+
+    def best_record(self) -> dict[str, Any]:
+        """What best/best.json says; empty when there is none that can be read."""
+        try:
+            found = json.loads((self.best / "best.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def best_weights(self, network: str) -> Path:
+        """The averaged weights, else the plain ones, that `logger.keep_best` kept. Raises ConfigError."""
+        files = [str(name) for name in self.best_record().get("files", [])]
+        pattern = re.compile(rf"^\d+_{re.escape(network)}(_ema)?\.(safetensors|pth)$")
+        found = sorted((name for name in files if pattern.match(name)), key=lambda name: "_ema." not in name)
+        if not found:
+            raise ConfigError(f"{self.best} holds no weights of {network!r}; train with logger.keep_best")
+        return self.best / found[0]
+
     def newest_weights(self, network: str) -> Path:
         """The newest EMA weights of a network, or the newest plain ones. Raises ConfigError when there are none."""
         for suffix in ("_ema", ""):
@@ -98,9 +121,24 @@ class Experiment:
         )
 
     def record(self, source: Source) -> None:
-        """Write the recipe as run (bases and overrides resolved), and with what it runs."""
-        write_text(self.root / "recipe.yml", to_yaml(source.data))
-        write_text(self.root / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        """Write the recipe as run (bases and overrides resolved), and with what it runs.
+
+        What a resumed run finds there is kept under the time of its start when it says something else.
+        """
+        recipe = self.root / "recipe.yml"
+        text = to_yaml(source.data)
+        if recipe.exists() and recipe.read_text(encoding="utf-8") != text:
+            _put_aside(recipe)
+        write_text(recipe, text)
+        surroundings = self.root / "environment.json"
+        if surroundings.exists():
+            _put_aside(surroundings)
+        write_text(surroundings, json.dumps(environment(), indent=2) + "\n")
+
+
+def _put_aside(path: Path) -> None:
+    stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(path.stat().st_mtime))
+    path.replace(path.with_name(f"{path.stem}_from_{stamp}{path.suffix}"))
 
 
 def environment() -> dict[str, object]:
@@ -128,7 +166,7 @@ def _git_state() -> str | None:
         return None
     try:
         answer = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty"],
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
             capture_output=True,
             text=True,
             timeout=10,

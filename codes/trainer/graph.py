@@ -9,18 +9,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..models.diffusion.networks import DiffusionNetwork
-from ..utils.options import Options
+from ..utils.options import Options, nested
 from ..utils.registry import Registry, nearest
 from ..utils.rng import normal, numpy_generator
 from ..utils.yaml_source import Issue, KeyPath
+from .loss_weight import Weight
 from .process_options import ProcessOptions
+from .switches import Switches, Timing
 
 State = Mapping[str, Any]
 
@@ -70,18 +72,39 @@ class NodeOptions(Options):
         """Contradictions between these options and the networks (on the meta device, no memory behind them)."""
         return []
 
+    def same_size(self) -> dict[str, str]:
+        """State keys of images that are written -> a key that is read, of the same height and width."""
+        return {}
 
-class InjectorOptions(NodeOptions):
+    def network_inputs(self) -> dict[str, str]:
+        """Names of networks that it runs -> state key of an image of the size that the network is given."""
+        return {}
+
+
+class InjectorOptions(Switches, NodeOptions):
     """Options common to all injectors."""
 
     type: str = Field(description="Which injector: its registered name.")
+    train: bool = Field(False, description="Runs only in training, not in an evaluation or a test run.")
+    eval: bool = Field(False, description="Runs only in an evaluation or a test run, not in training.")
+    no_grad: bool = Field(False, description="What it writes carries no gradient: nothing is learned through it.")
+
+    @model_validator(mode="after")
+    def _runs_somewhere(self) -> Self:
+        if self.train and self.eval:
+            raise nested([Issue(("eval",), "train: true and eval: true together never run; remove both to run always")])
+        return self
 
 
-class LossOptions(NodeOptions):
+class LossOptions(Timing, NodeOptions):
     """Options common to all losses."""
 
     type: str = Field(description="Which loss: its registered name.")
-    weight: float = Field(1.0, description="Factor of this loss in the sum that is minimised.")
+    weight: Weight = Field(
+        1.0,
+        description="Factor of this loss in the sum that is minimised: a number, {start, end, from, to, shape}, or a "
+        "list of [iteration, weight] between which it is interpolated.",
+    )
 
 
 class Injector(ABC):
@@ -99,6 +122,14 @@ class Injector(ABC):
 
     def end_iteration(self, gather: Callable[[Tensor], Tensor]) -> None:  # noqa: B027 - a hook, not a duty
         """Called after every training iteration; `gather` joins a tensor (N, ...) of all ranks. Nothing by default."""
+
+    def log_values(self) -> dict[str, Tensor]:
+        """For the log: name -> (2,), sum and count of what this rank saw since the last call; always the same names."""
+        return {}
+
+    def log_distributions(self) -> dict[str, Tensor]:
+        """For the log: name -> weights (N,) of a distribution over N bins, as it stands."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What must survive a resume; nothing by default."""
@@ -159,17 +190,20 @@ class Graph:
 
 
 def check_keys(
-    nodes: Iterable[tuple[KeyPath, NodeOptions]], provided: Mapping[str, str]
+    nodes: Iterable[tuple[KeyPath, NodeOptions]], provided: Mapping[str, str], absent: Mapping[str, str] | None = None
 ) -> tuple[list[Issue], dict[str, str]]:
     """Follow the keys through the nodes in order: (what is read but not there, or written twice; all keys at the end).
 
-    `provided` maps each key of the first state to where it comes from, for the message.
+    `provided` maps each key of the first state to where it comes from, for the message; `absent` maps keys that are
+    written at other times to what should be said of them.
     """
     known = dict(provided)
     issues: list[Issue] = []
     for path, node in nodes:
         for inner, key in node.reads().items():
-            if key not in known:
+            if key not in known and absent and key in absent:
+                issues.append(Issue((*path, *inner), absent[key]))
+            elif key not in known:
                 close = nearest(key, list(known))
                 hint = f"did you mean {close}? " if close else ""
                 issues.append(

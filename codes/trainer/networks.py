@@ -70,6 +70,8 @@ def find_weights(name: str, recipe: Recipe) -> Path:
         )
     if named == "auto":
         return Experiment.find(path.experiment or recipe.name).newest_weights(name)
+    if named == "best":
+        return Experiment.find(path.experiment or recipe.name).best_weights(name)
     if not Path(named).is_file():
         raise ConfigError(f"path.pretrain_model_{name}: no such file {named}")
     return Path(named)

@@ -2,12 +2,14 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from .step_options import OptimizerParams
+from .optimizer_options import OPTIMIZERS, OptimizerParams, arguments_of
 from .train_options import TrainOptions
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -27,20 +29,42 @@ def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def build_optimizer(networks: list[nn.Module], params: OptimizerParams) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters of the networks."""
+def build_optimizer(networks: Sequence[nn.Module], name: str, params: OptimizerParams, shard: bool) -> Optimizer:
+    """An optimiser of torch over the trainable parameters of the networks.
+
+    With `shard` every process of the group keeps the optimiser's state of its share of the parameters alone (ZeRO stage
+    1, Rajbhandari et al. 2020); the state is whole again after `consolidate`.
+    """
     groups = [group for network in networks for group in decay_groups(network, params.weight_decay) if group["params"]]
-    return torch.optim.AdamW(groups, lr=params.lr, betas=(params.beta1, params.beta2))
+    arguments = arguments_of(name, params)
+    if not shard:
+        return OPTIMIZERS[name](groups, **arguments)
+    # Only here, because this part of torch is slow to import and not built everywhere.
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    return ZeroRedundancyOptimizer(groups, OPTIMIZERS[name], **arguments)
+
+
+def consolidate(optimizer: Optimizer) -> None:
+    """Bring the shares of a sharded optimiser's state together on rank 0; every rank must call it."""
+    if hasattr(optimizer, "consolidate_state_dict"):
+        optimizer.consolidate_state_dict(to=0)
 
 
 def learning_rate(base: float, iteration: int, train: TrainOptions) -> float:
-    """The rate of an update (iterations count from 1): a function of the iteration alone, whatever came before."""
+    """The rate of an update (iterations count from 1): a function of the iteration alone, whatever came before.
+
+    A linear rise over `warmup_iter`, times the scheme: `constant`, MultiStepLR, or a half cosine from the end of the
+    rise to the last iteration (Loshchilov & Hutter 2017, equation 5, without restarts) that ends at `lr_min_ratio`.
+    """
     rise = max(train.warmup_iter, 0)
     warm = min(1.0, iteration / rise) if rise else 1.0
+    if train.default_lr_scheme == "constant":
+        return base * warm
     if train.default_lr_scheme == "CosineAnnealingLR":
-        span = max(train.niter - rise, 1)
-        progress = min(max(iteration - rise, 0) / span, 1.0)
-        return base * warm * 0.5 * (1.0 + math.cos(math.pi * progress))
+        progress = min(max(iteration - rise, 0) / max(train.niter - rise, 1), 1.0)
+        least = train.lr_min_ratio
+        return base * warm * (least + (1.0 - least) * 0.5 * (1.0 + math.cos(math.pi * progress)))
     passed = sum(iteration > at for at in train.gen_lr_steps)
     return base * warm * train.lr_gamma**passed
 
@@ -59,8 +83,7 @@ class Ema(Generic[Network]):
 
     @torch.no_grad()
     def update(self, network: Network, updates: int) -> None:
-        weight = 1.0 - self.rate_at(updates)
-        for average, trained in zip(self.network.parameters(), network.parameters(), strict=True):
-            average.lerp_(trained, weight)
+        trained = [parameter.detach() for parameter in network.parameters()]
+        torch._foreach_lerp_(list(self.network.parameters()), trained, 1.0 - self.rate_at(updates))
         for copied, current in zip(self.network.buffers(), network.buffers(), strict=True):
             copied.copy_(current)

@@ -5,16 +5,19 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AliasChoices, Field, GetJsonSchemaHandler, ValidationInfo, field_validator, model_validator
+from pydantic_core import CoreSchema
 
 from ..data.datasets import DATASETS, DatasetOptions
 from ..models.diffusion.networks import NETWORKS
 from ..utils.discover import import_plugins, import_submodules
 from ..utils.mend import check_all
-from ..utils.options import FolderName, OneOf, Options, nested, parse, validate_nested
+from ..utils.options import FolderName, OneOf, Options, nested, options_by_name, parse, validate_nested
 from ..utils.yaml_source import Issue, Source
 from .evaluators.base import EVALUATORS, EvaluatorOptions
-from .step_options import StepOptions
+from .generation_options import GenerationOptions
+from .output_options import OutputOptions
+from .step_options import WITHOUT_EMPTY, StepOptions
 from .train_options import LoggerOptions, TrainOptions
 
 PRETRAIN = "pretrain_model_"
@@ -46,6 +49,21 @@ class NetworkSection(Options):
         name = info.data.get("which_model_G")
         return value if name is None else validate_nested(NETWORKS.get(name).Options, value)
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = super().__get_pydantic_json_schema__(core, handler)
+        own = handler.resolve_ref_schema(schema)
+        args = {
+            name: {"properties": {"args": handler(NETWORKS.get(name).Options.__pydantic_core_schema__)}}
+            for name in NETWORKS.names()
+        }
+        by_either_name = [options_by_name(key, args) for key in ("which_model_G", "which_model")]
+        for found in by_either_name:
+            own["properties"] |= found["properties"]
+        own["properties"]["args"] = {"type": "object", "description": cls.model_fields["args"].description}
+        own["allOf"] = [branch for found in by_either_name for branch in found["allOf"]]
+        return schema
+
 
 class PathOptions(Options):
     """Where weights come from: `path`. A key `pretrain_model_<network>` names the weights of a network."""
@@ -53,16 +71,26 @@ class PathOptions(Options):
     pretrain: dict[str, str] = Field(
         {},
         validation_alias=PRETRAIN + "<network>",
-        description="Network -> checkpoint file, or `auto`: the newest EMA weights of `experiment`.",
+        description="Network -> checkpoint file, or of `experiment` `auto`: the newest EMA weights, or `best`: those "
+        "that logger.keep_best kept.",
     )
     experiment: str | None = Field(
-        None, description="Name or folder of the experiment that `auto` looks into; default: `name`."
+        None, description="Name or folder of the experiment that `auto` and `best` look into; default: `name`."
     )
     results: str | None = Field(None, description="Folder that a test run writes to; default: results/<name>.")
     strict_load: bool = Field(
         True, description="Every parameter must be found in the checkpoint, and nothing else in it."
     )
     resume_state: str | None = Field(None, description="A training_state/<iteration>.state file to continue from.")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = super().__get_pydantic_json_schema__(core, handler)
+        own = handler.resolve_ref_schema(schema)
+        named = own["properties"].pop(PRETRAIN + "<network>")
+        weights = {"type": ["string", "null"], "description": named["description"]}
+        own["patternProperties"] = {f"^{PRETRAIN}": weights}
+        return schema
 
     @model_validator(mode="before")
     @classmethod
@@ -90,8 +118,8 @@ class EvalOptions(Options):
         None,
         description="State keys of the images that a test run writes; ~: all that inference injectors write.",
     )
-    evaluators: dict[str, Annotated[EvaluatorOptions, OneOf(EVALUATORS, "type")]] = Field(
-        {}, description="Evaluations during training."
+    evaluators: Annotated[dict[str, Annotated[EvaluatorOptions, OneOf(EVALUATORS, "type")]], WITHOUT_EMPTY] = Field(
+        {}, description="Evaluations during training; `name: ~` takes one of a `base:` away."
     )
 
     @field_validator("output_state")
@@ -118,7 +146,7 @@ class Recipe(Options):
     )
     force_start_step: int = Field(-1, ge=-1, description="Older name of start_step; -1 is not set.")
     use_tb_logger: bool = Field(True, description="Write TensorBoard logs to experiments/<name>/tb_logger.")
-    wandb: Literal[False] = Field(False, description="Weights & Biases is not connected; only false is accepted.")
+    wandb: bool = Field(False, description="Also log to Weights & Biases (`pip install wandb`).")
     checkpointing_enabled: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, one more forward pass."
     )
@@ -138,6 +166,8 @@ class Recipe(Options):
     steps: dict[str, StepOptions] = Field({}, description="The graph: what happens to a batch, in order.")
     train: TrainOptions | None = Field(None, description="The training loop; absent in inference recipes.")
     eval: EvalOptions = Field(EvalOptions(), description="What is measured and written.")
+    output: OutputOptions = Field(OutputOptions(), description="How a test run writes its results.")
+    generate: GenerationOptions | None = Field(None, description="Make images from nothing instead of restoring some.")
     logger: LoggerOptions = Field(LoggerOptions(), description="What is shown and kept.")
 
     @model_validator(mode="before")
@@ -157,6 +187,9 @@ class Recipe(Options):
     def _consistent(self) -> Self:
         if self.fp16 and self.precision == "bf16":
             raise nested([Issue(("fp16",), "fp16: true contradicts precision: bf16; remove one")])
+        if self.generate is not None and self.train is not None:
+            message = "belongs to a recipe for test.py, and `train` to one for train.py; write two recipes"
+            raise nested([Issue(("generate",), message)])
         return self
 
     @property
@@ -168,14 +201,19 @@ class Recipe(Options):
         return max(self.start_step, self.force_start_step, 0)
 
 
+def import_rooms() -> None:
+    """Import every module that registers something, so that the registries are complete."""
+    package = __name__.rpartition(".trainer.")[0]
+    for room in ROOMS_THAT_REGISTER:
+        import_submodules(f"{package}.{room}", str(Path(__file__).parents[1] / room.replace(".", "/")))
+
+
 def read_recipe(source: Source, check: Callable[[Recipe], object] = lambda _: None) -> Recipe:
     """The typed recipe with its plugins imported. Raises ConfigError that lists every problem.
 
     `check` finds contradictions between its sections; they are reported together with what does not parse.
     """
-    package = __name__.rpartition(".trainer.")[0]
-    for room in ROOMS_THAT_REGISTER:
-        import_submodules(f"{package}.{room}", str(Path(__file__).parents[1] / room.replace(".", "/")))
+    import_rooms()
     plugins = source.data.get("plugins")
     if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
         where = source.where(("plugins",))

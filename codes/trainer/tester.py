@@ -1,48 +1,34 @@
 """A test run: every image of the datasets through the injectors, the results as files and as a page to compare."""
 
+import errno
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import torch
-
-from ..data.datasets import DATASETS
 from ..utils.console import StepLine, format_seconds, get_logger, log_to_file, stop_logging_to
-from ..utils.errors import ConfigError, Interrupted, TesseraError
+from ..utils.errors import ConfigError, DataError, Interrupted, TesseraError
 from ..utils.files import write_text
-from ..utils.images import quantise, read_image, resize_bicubic, to_float, to_rgb, write_image
-from ..utils.yaml_source import Source, to_yaml
-from ..version import __version__
-from .checks import check_inference
-from .devices import autocast_for, choose_device
-from .evaluators.base import EVALUATORS
-from .graph import INJECTORS, Graph, StepContext
-from .injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions, to_unit_range
+from ..utils.images import write_image
+from ..utils.yaml_source import Source
+from .devices import Ranks
+from .exchange import Exchange
 from .interrupt import StopRequest
-from .metrics import fidelity
-from .networks import load_trained
+from .measure import measured, truth_digest
 from .recipe import Recipe
-from .report import ReportEntry, ReportSummary, mean_metrics, write_report
+from .records import Records, Restored
+from .restore_job import Job, Written, read_item
+from .restore_setup import Setup
+from .summary import spoken, write_summary
+from .work_plan import Planned, groups, plan_images, share_of
 
 logger = get_logger(__name__)
-BICUBIC = "input (bicubic)"
-TRUTH = "ground truth"
-
-
-@dataclass(frozen=True)
-class Restored:
-    """One finished image: the files written, by state key, and what was measured, by label of the page."""
-
-    phase: str
-    position: int
-    source: Path
-    files: Mapping[str, Path]
-    metrics: Mapping[str, Mapping[str, float]]
-    seconds: float
+# Errors of one image; the rest goes on.
+OF_ONE_IMAGE = (TesseraError, OSError, RuntimeError, ValueError, LookupError, MemoryError)
+# Errors of the place that results are written to, which every further image would meet as well.
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @dataclass
@@ -53,165 +39,205 @@ class Outcome:
     failed: list[str] = field(default_factory=list)  # one line each: file and reason
     seconds: float = 0.0
 
+    @property
+    def new(self) -> int:
+        """Images that this run restored."""
+        return sum(not row.earlier for row in self.done)
+
 
 class Tester:
     """Runs the injectors of a recipe on whole images and writes `results/<name>/`.
 
-    Building it loads the networks and reads the data; it raises ConfigError or DataError when something does not fit.
+    Building it loads the networks and reads the headers of the data; it raises ConfigError or DataError when something
+    does not fit. Several ranks share the images; each restores and writes its own, and rank 0 the summary.
     """
 
-    def __init__(self, recipe: Recipe, source: Source) -> None:
-        self.recipe = recipe
-        self.source = source
-        self.device = choose_device(recipe.device, recipe.gpu_ids)
-        self.root = Path(recipe.path.results or Path("results") / recipe.name)
-        nodes = [node for step in recipe.steps.values() for node in step.injectors.values()]
-        self.nodes = [node for node in nodes if isinstance(node, GaussianDiffusionInferenceOptions)]
-        if not self.nodes and not recipe.eval.evaluators:
-            raise ConfigError(
-                f"{source.file}: neither an injector gaussian_diffusion_inference in steps nor an evaluator in eval, "
-                "so there is nothing to do; for training run train.py"
-            )
-        evaluated = [evaluator.for_network for evaluator in recipe.eval.evaluators.values()]
-        names = dict.fromkeys([*(node.generator for node in self.nodes), *evaluated])
-        self.trained = {name: load_trained(name, recipe, self.device) for name in names}
-        check_inference(recipe, source, {name: trained.network for name, trained in self.trained.items()})
-        self.outputs = self._outputs()
-        self.graphs = [
-            Graph({key: INJECTORS.get(node.type)(node) for key, node in step.injectors.items()}, {})
-            for step in recipe.steps.values()
-        ]
-        self._refuse_own_results()
-        self.datasets = {
-            phase: DATASETS.get(options.mode)(options, seed=self.seed, shuffle=False)
-            for phase, options in recipe.datasets.items()
-            if self.nodes
-        }
-        self.targets = self._plan_files()
-        self.evaluators = {
-            name: EVALUATORS.get(options.type)(options) for name, options in recipe.eval.evaluators.items()
-        }
-
-    @property
-    def seed(self) -> int:
-        if self.recipe.seed is not None:
-            return self.recipe.seed
-        return self.recipe.train.manual_seed if self.recipe.train else 0
-
-    def _outputs(self) -> tuple[str, ...]:
-        named = self.recipe.eval.output_state
-        if named is None:
-            return tuple(node.out for node in self.nodes)
-        return (named,) if isinstance(named, str) else named
-
-    def _refuse_own_results(self) -> None:
-        for phase, options in self.recipe.datasets.items():
-            for text in getattr(options, "path_list", ()):
-                if self.root.resolve().is_relative_to(Path(text).expanduser().resolve()):
-                    raise ConfigError(
-                        f"datasets.{phase}.paths: the results ({self.root}) would be written into the input folder "
-                        f"{text}; set path.results to a folder outside of it"
-                    )
-
-    def _plan_files(self) -> dict[str, list[Path]]:
-        """Phase -> the result of every image. Raises ConfigError when one of them is itself an input."""
-        targets = {
-            phase: output_files(self.root / dataset.options.name, dataset.files, dataset.options.path_list)
-            for phase, dataset in self.datasets.items()
-        }
-        inputs = {file.resolve() for dataset in self.datasets.values() for file in dataset.files}
-        for phase, files in targets.items():
-            named = [result_file(file, key, index) for file in files for index, key in enumerate(self.outputs)]
-            clash = next((file for file in named if file.resolve() in inputs), None)
-            if clash is not None:
-                raise ConfigError(
-                    f"datasets.{phase}.paths: {clash} is an input and would be overwritten by its own result; "
-                    "set path.results or another `name`"
-                )
-        return targets
+    def __init__(self, recipe: Recipe, source: Source, ranks: Ranks | None = None) -> None:
+        self.ranks = ranks or Ranks()
+        self.setup = Setup(recipe, source, self.ranks)
+        self.root = self.setup.root
+        self.records = Records(self.root)
+        self.exchange = Exchange(self.ranks)
 
     def run(self) -> Outcome:
-        """Restore every image, then write the page. Raises Interrupted after a signal, with all finished work kept."""
-        outcome, start = Outcome(), time.monotonic()
-        handler = log_to_file(self.root / "test.log")
+        """Restore every image, then write the page. Raises Interrupted after a signal, with all finished work kept.
+
+        Raises OSError when nothing more can be written. Every rank returns what all of them did.
+        """
+        start = time.monotonic()
+        handler = log_to_file(self.root / "test.log") if self.ranks.first else None
         try:
             with StopRequest() as stop:
-                self._run_all(outcome, stop)
+                outcome, trouble = self._run_all(stop)
                 outcome.seconds = time.monotonic() - start
-                if self.nodes:
+                stopped = any(self.exchange.gathered(stop.requested))
+                if trouble is not None:
+                    raise trouble
+                if self.ranks.first:
                     self._finish(outcome)
-                if not stop.requested:
-                    self._evaluate()
-                if stop.requested:
-                    raise Interrupted(f"stopped after {len(outcome.done)} images, which are kept in {self.root}")
+                    if not stopped:
+                        self._evaluate()
+                if stopped or stop.requested:
+                    raise Interrupted(f"stopped after {outcome.new} images, which are kept in {self.root}")
         finally:
-            stop_logging_to(handler)
+            if handler is not None:
+                stop_logging_to(handler)
         return outcome
 
-    def _run_all(self, outcome: Outcome, stop: StopRequest) -> None:
-        for phase, dataset in self.datasets.items():
-            outcome.failed += [str(rejected) for rejected in dataset.report().failed]
-            targets = self.targets[phase]
-            for position in range(len(dataset)):
-                if stop.requested:
-                    return
-                source = dataset.files[position]
-                title = f"{position + 1}/{len(dataset)} {source.name}"
-                try:
-                    outcome.done.append(self._restore(phase, position, targets[position], title, stop))
-                except (ConfigError, Interrupted):
-                    if stop.requested:
-                        return
-                    raise
-                except (TesseraError, OSError, RuntimeError, ValueError, LookupError) as error:
-                    logger.error("%s: not restored: %s", source, error, exc_info=logger.isEnabledFor(10))
-                    outcome.failed.append(f"{source}: {error}")
+    def _run_all(self, stop: StopRequest) -> tuple[Outcome, OSError | None]:
+        """What all ranks did, and what kept one of them from writing."""
+        images = self.exchange.from_first(plan_images(self.setup) if self.ranks.first else [])
+        earlier = self.exchange.from_first(self._earlier(images) if self.ranks.first else {})
+        todo = [image for image in images if image.order not in earlier]
+        if self.ranks.first:
+            self.records.clean(todo)
+            self._announce(images, todo)
+        self.exchange.from_first(None)  # nobody begins before the leftovers are gone
+        own = Outcome()
+        trouble = self._restore_all(share_of(todo, self.ranks.rank, self.ranks.world_size), own, stop)
+        parts = self.exchange.gathered((own.done, own.failed, trouble))
+        done = [*earlier.values(), *(row for part in parts for row in part[0])]
+        failed = [str(rejected) for data in self.setup.datasets.values() for rejected in data.report().failed]
+        failed += [line for part in parts for line in part[1]]
+        listed = {image.order: number for number, image in enumerate(images)}
+        outcome = Outcome(sorted(done, key=lambda row: listed[row.order]), failed)
+        return outcome, next((part[2] for part in parts if part[2] is not None), None)
 
-    def _restore(self, phase: str, position: int, target: Path, title: str, stop: StopRequest) -> Restored:
+    def _earlier(self, images: Sequence[Planned]) -> dict[tuple[str, int], Restored]:
+        """What need not be restored again; measured again where the ground truth is another."""
+        found = earlier_results(self.setup, self.records, images)
+        for image in images:
+            row = found.get(image.order)
+            if row is None or row.truth == truth_digest(self.setup, row.phase, row.position):
+                continue
+            with suppress(DataError):  # an input that is damaged by now; its result is still there
+                found[image.order] = measured(self.setup, row, *read_item(self.setup, row.phase, row.position))
+                self.records.put(found[image.order], image.target)
+        return found
+
+    def _announce(self, images: Sequence[Planned], todo: Sequence[Planned]) -> None:
+        if len(todo) < len(images):
+            logger.info(
+                "%d of %d images are restored already (output.skip_existing: %s)",
+                len(images) - len(todo), len(images), str(self.setup.output.skip_existing).lower(),
+            )  # fmt: skip
+        kept = [image for image in todo if image.key and self.records.scratch(image).is_dir()]
+        if kept:
+            logger.info("%d images go on where an earlier run was interrupted", len(kept))
+
+    def _restore_all(self, images: Sequence[Planned], outcome: Outcome, stop: StopRequest) -> OSError | None:
+        """Restore the images of this rank; the error that kept it from writing, if one did."""
+        at_once = min((node.tile_batch_size for node in self.setup.nodes), default=1)
+        count = 0
+        for group in groups(images, at_once):
+            if stop.requested:
+                return None
+            numbers = f"{count + 1}" if len(group) == 1 else f"{count + 1}-{count + len(group)}"
+            count += len(group)
+            try:
+                self._restore_group(group, f"{numbers}/{len(images)}", outcome, stop)
+            except Interrupted:
+                return None
+            except OSError as error:
+                return error
+        return None
+
+    def _restore_group(self, group: Sequence[Planned], title: str, outcome: Outcome, stop: StopRequest) -> None:
+        """Restore images together; when that fails, each on its own. Raises Interrupted, and OSError of the disk."""
+        jobs = [job for image in group if (job := self._attempt(image, outcome, stop, self._read, image)) is not None]
+        try:
+            if len(jobs) > 1:
+                self._restore(jobs, title, outcome, stop)
+                return
+        except OF_ONE_IMAGE as error:
+            self._raise_if_general(error, stop)
+            logger.debug("%s: together: %s; now one by one", title, error)
+            finished = {row.order for row in outcome.done}
+            jobs = [job for job in jobs if job.image.order not in finished]
+        for job in jobs:
+            self._attempt(job.image, outcome, stop, self._restore, [job], title, outcome, stop)
+
+    def _attempt(self, image: Planned, outcome: Outcome, stop: StopRequest, work: Any, *arguments: Any) -> Any:
+        """What `work` returns, or None after noting why it failed for this image."""
+        try:
+            return work(*arguments)
+        except OF_ONE_IMAGE as error:
+            self._raise_if_general(error, stop)
+            reason = str(error).removeprefix(f"{image.source}: ")
+            logger.error("%s: not restored: %s", image.source, reason, exc_info=logger.isEnabledFor(10))
+            outcome.failed.append(f"{image.source}: {reason}")
+            return None
+
+    @staticmethod
+    def _raise_if_general(error: BaseException, stop: StopRequest) -> None:
+        """Raise again what is not the fault of one image."""
+        if stop.requested:
+            raise Interrupted("stopped between two batches of tiles") from None
+        if isinstance(error, Interrupted | ConfigError) or getattr(error, "errno", None) in OF_THE_DISK:
+            raise error
+
+    def _read(self, image: Planned) -> Job:
+        return Job(self.setup, image)
+
+    def _restore(self, jobs: Sequence[Job], title: str, outcome: Outcome, stop: StopRequest) -> None:
+        """Sample images together, then write each."""
         start = time.monotonic()
-        dataset = self.datasets[phase]
-        item = dataset.item(position)
-        with StepLine(title) as line:
-            state = self._sample(item, position, lambda out, done, total: self._progress(line, stop, out, done, total))
-        files, results = {}, {}
-        for index, key in enumerate(self.outputs):
-            file = result_file(target, key, index)
-            results[key] = to_float(quantise(to_rgb(to_unit_range(state[key][0], self._node(key)), False)))
-            write_image(file, results[key])
-            files[key] = file
-        n1_to_1, shape = dataset.options.rgb_n1_to_1, results[self.outputs[0]].shape
-        shown = {BICUBIC: self._bicubic(item, n1_to_1, shape), **results}
-        truth = self._truth(item, n1_to_1)
-        metrics = {} if truth is None else {label: fidelity(truth, image) for label, image in shown.items()}
-        seconds = time.monotonic() - start
-        height, width = shape[:2]
-        logger.info("%s -> %s (%dx%d, %s)%s", title, target, width, height, format_seconds(seconds), _spoken(metrics))
-        return Restored(phase, position, dataset.files[position], files, metrics, seconds)
+        name = jobs[0].image.source.name if len(jobs) == 1 else f"{len(jobs)} images"
 
-    def _sample(
-        self, item: Mapping[str, Any], position: int, on_step: Callable[[str, int, int], None]
-    ) -> dict[str, Any]:
-        state = {key: value[None] if isinstance(value, torch.Tensor) else [value] for key, value in item.items()}
-        context = self._context(position, on_step)
-        for graph in self.graphs:
-            state = graph.inject(state, context)
-        return state
+        with StepLine(f"{title} {name}") as line:
 
-    def _context(self, position: int, on_step: Callable[[str, int, int], None] | None = None) -> StepContext:
-        return StepContext(
-            networks={name: trained.network for name, trained in self.trained.items()},
-            device=self.device,
-            seed=self.seed,
-            positions=(position,),
-            autocast=autocast_for(self.device, self.recipe.arithmetic),
-            processes={name: trained.process for name, trained in self.trained.items() if trained.process},
-            on_step=on_step,
-            on_event=logger.warning,
-        )
+            def on_step(out: str, done: int, total: int) -> None:
+                if self.ranks.first:
+                    line.show(out, done, total)
+                if stop.requested:
+                    raise Interrupted("stopped between two batches of tiles")
+
+            states = self._sample(jobs, on_step)
+        sampled = time.monotonic() - start
+        pixels = sum(job.image.pixels for job in jobs)
+        for job, results in zip(jobs, states, strict=True):
+            begin = time.monotonic()
+            self.records.forget(job.image)
+            written = job.write(results)
+            row = measured(self.setup, self._row(job, written), job.item, job.traits)
+            seconds = sampled * job.image.pixels / pixels + time.monotonic() - begin
+            self._keep(job.image, replace(row, seconds=seconds), title, outcome)
+
+    def _sample(self, jobs: Sequence[Job], on_step: Any) -> list[list[dict[str, Any]]]:
+        """The states of every job after all injectors, one for each of its units."""
+        states = [state for job in jobs for state in job.states()]
+        contexts = [context for job in jobs for context in job.contexts(self.records, on_step)]
+        ran: list[str] = []
+        for name, step in self.setup.steps.items():
+            if step.options.runs(None, {*states[0], *ran}):
+                states = step.at(None, {*states[0], *ran}).inject_many(states, contexts)
+                ran.append(name)
+        results = iter(states)
+        return [[next(results) for _ in job.units] for job in jobs]
+
+    def _row(self, job: Job, written: Written) -> Restored:
+        image, low_res = job.image, (job.low_res.shape[-2], job.low_res.shape[-1])
+        return Restored(
+            image.phase, image.position, image.source, image.key, written.files, low_res, written.size,
+            self.setup.seed, written.strengths, consistency=written.consistency,
+        )  # fmt: skip
+
+    def _keep(self, image: Planned, row: Restored, title: str, outcome: Outcome) -> None:
+        self.records.put(row, image.target)
+        self.records.finished(image)
+        outcome.done.append(row)
+        target, (height, width) = next(iter(row.files.values())), row.size
+        text = f"{title} {image.source.name} -> {target} ({width}x{height}, {format_seconds(row.seconds)})"
+        logger.info("%s%s", text, spoken(row.metrics))
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self.setup.nodes:
+            write_summary(self.setup, outcome.done, outcome.failed, outcome.seconds)
 
     def _evaluate(self) -> None:
         """Run the evaluators: numbers to the log and to evaluation.json, pictures beside it."""
-        found = {name: evaluator.evaluate(self._context(0)) for name, evaluator in self.evaluators.items()}
+        context = self.setup.context(0)
+        found = {name: evaluator.evaluate(context) for name, evaluator in self.setup.evaluators.items()}
         for name, evaluation in found.items():
             logger.info("evaluation %s: %s", name, "  ".join(f"{k} {v:.4g}" for k, v in evaluation.metrics.items()))
             for key, image in evaluation.images.items():
@@ -220,135 +246,17 @@ class Tester:
             numbers = {name: dict(evaluation.metrics) for name, evaluation in found.items()}
             write_text(self.root / "evaluation.json", json.dumps(numbers, indent=2) + "\n")
 
-    @staticmethod
-    def _progress(line: StepLine, stop: StopRequest, out: str, done: int, total: int) -> None:
-        line.show(out, done, total)
-        if stop.requested:
-            raise Interrupted("stopped between two sampling steps")
 
-    def _node(self, key: str) -> GaussianDiffusionInferenceOptions:
-        return next(node for node in self.nodes if node.out == key)
-
-    def _input_key(self, item: Mapping[str, Any]) -> str:
-        """The key of the item that restoration starts from; a later injector may start from an earlier one's result."""
-        keys = (node.model_input_keys["low_res"] for node in self.nodes)
-        return next(key for key in keys if key in item)
-
-    def _bicubic(self, item: Mapping[str, Any], n1_to_1: bool, shape: Sequence[int]) -> np.ndarray:
-        small = to_rgb(item[self._input_key(item)], n1_to_1)
-        return to_float(quantise(resize_bicubic(small, shape[0], shape[1])))
-
-    def _truth(self, item: Mapping[str, Any], n1_to_1: bool) -> np.ndarray | None:
-        """The image that low_res was made from, where the dataset made it."""
-        has_truth = "hq" in item and self._input_key(item) != "hq"
-        return to_float(quantise(to_rgb(item["hq"], n1_to_1))) if has_truth else None
-
-    def _finish(self, outcome: Outcome) -> None:
-        means = mean_metrics([row.metrics for row in outcome.done])
-        rows = [
-            {
-                "file": str(row.source),
-                "seconds": round(row.seconds, 2),
-                "results": {k: str(f) for k, f in row.files.items()},
-                "metrics": row.metrics,
-            }
-            for row in outcome.done
-        ]
-        numbers = {"mean": means, "images": rows, "failed": outcome.failed, "seconds": round(outcome.seconds, 2)}
-        write_text(self.root / "metrics.json", json.dumps(numbers, indent=2) + "\n")
-        for label, values in means.items():
-            logger.info("mean of %d images, %s: %s", len(outcome.done), label, _numbers(values))
-        if outcome.done:
-            write_report(self.root / "index.html", _Entries(self, outcome.done), self._summary(outcome, means))
-            logger.info("compare before and after: %s", self.root / "index.html")
-
-    def _summary(self, outcome: Outcome, means: Mapping[str, Mapping[str, float]]) -> ReportSummary:
-        return ReportSummary(
-            title=self.recipe.name,
-            options=to_yaml(self.source.data),
-            weights=[str(trained.file) for trained in self.trained.values()],
-            device=f"{self.device} ({self.recipe.arithmetic})",
-            seconds=outcome.seconds,
-            version=__version__,
-            mean_metrics=means,
-        )
-
-    def entry(self, row: Restored) -> ReportEntry:
-        """The page's entry of a finished image, read again from its files so that a long run holds no pictures."""
-        item = self.datasets[row.phase].item(row.position)
-        results = {key: read_image(file).rgb for key, file in row.files.items()}
-        n1_to_1, shape = self.datasets[row.phase].options.rgb_n1_to_1, results[self.outputs[0]].shape
-        layers = {BICUBIC: self._bicubic(item, n1_to_1, shape), **results}
-        truth = self._truth(item, n1_to_1)
-        if truth is not None:
-            layers[TRUTH] = truth
-        strengths = ", ".join(f"{value:g}" for value in item["corruption_entropy"].tolist())
-        notes = {
-            "time": format_seconds(row.seconds),
-            "seed": str(self.seed),
-            "strengths": strengths or "none",
-            **self._steps(),
-        }
-        pixels = {label: quantise(image) for label, image in layers.items()}
-        return ReportEntry(row.source.name, pixels, row.metrics, notes, dict(row.files))
-
-    def _steps(self) -> dict[str, str]:
-        rows = {}
-        for node in self.nodes:
-            spacing = node.respaced_timestep_spacing
-            rows[node.out] = f"{node.sampler_name}, {'all' if spacing is None else spacing} steps"
-        return rows
-
-
-class _Entries(Sequence[ReportEntry]):
-    """Entries of the page, made one at a time."""
-
-    def __init__(self, tester: Tester, rows: Sequence[Restored]) -> None:
-        self.tester = tester
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.tester.entry(self.rows[index])
-
-    def __iter__(self) -> Iterator[ReportEntry]:
-        return (self.tester.entry(row) for row in self.rows)
-
-
-def result_file(target: Path, key: str, index: int) -> Path:
-    """The first output takes the image's own name, the others add their key."""
-    return target if index == 0 else target.with_name(f"{target.stem}_{key}{target.suffix}")
-
-
-def output_files(folder: Path, files: Sequence[Path], roots: Sequence[str]) -> list[Path]:
-    """A PNG for every input, below `folder` as the input lies below its root; no two inputs share one."""
-    taken: set[Path] = set()
-    result = []
-    for file in files:
-        root = next((root for root in map(_expanded, roots) if file.is_relative_to(root) and file != root), file.parent)
-        below = file.relative_to(root).parent
-        target = folder / below / f"{file.stem}.png"
-        if target in taken:
-            target = folder / below / f"{file.stem}_{file.suffix.lstrip('.')}.png"
-        number = 2
-        while target in taken:
-            target = folder / below / f"{file.stem}_{number}.png"
-            number += 1
-        taken.add(target)
-        result.append(target)
-    return result
-
-
-def _expanded(text: str) -> Path:
-    return Path(text).expanduser()
-
-
-def _numbers(values: Mapping[str, float]) -> str:
-    units = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.4f}"}
-    return ", ".join(units.get(name, name + " {:.4g}").format(value) for name, value in values.items())
-
-
-def _spoken(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    return "".join(f"; {label}: {_numbers(values)}" for label, values in metrics.items())
+def earlier_results(setup: Setup, records: Records, images: Sequence[Planned]) -> dict[tuple[str, int], Restored]:
+    """The images that need not be restored again, by their order."""
+    found = {}
+    skip = setup.output.skip_existing
+    for image in images if skip is not False else ():
+        files = setup.names.files(image.target)
+        row = records.get(image, files)
+        if row is not None and image.key and row.key == image.key:
+            found[image.order] = row
+        elif skip is True and all(file.is_file() for file in files.values()):
+            bare = Restored(image.phase, image.position, image.source, "", files, image.low_res, earlier=True)
+            found[image.order] = row or replace(bare, size=image.sizes[setup.outputs[0]])
+    return found

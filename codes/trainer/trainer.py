@@ -8,24 +8,37 @@ from pathlib import Path
 from ..data.datasets import DATASETS
 from ..data.loader import Batch, TrainLoader
 from ..utils.console import format_seconds, get_logger, log_to_file, stop_logging_to
-from ..utils.errors import Interrupted, TesseraError
-from ..utils.yaml_source import Source
+from ..utils.errors import ConfigError, Interrupted, TesseraError
+from ..utils.yaml_source import Source, to_yaml
 from .checks import check_training
 from .class_list import record_classes
-from .devices import Ranks, any_over_ranks, autocast_for, choose_device
+from .devices import (
+    Ranks,
+    agree_over_ranks,
+    any_over_ranks,
+    autocast_for,
+    choose_device,
+    copy_from_first,
+    sum_over_ranks,
+)
 from .evaluators.base import EVALUATORS
 from .experiment import Experiment
 from .graph import StepContext
 from .interrupt import StopRequest
+from .keeper import Keeper
 from .networks import build_network, load_pretrained
 from .optim import Ema
+from .outlets import JsonLines, Outlet, TensorBoard, Wandb
+from .power_ema import PowerEma
 from .recipe import Recipe
+from .resuming import find_state, is_own, resume
 from .run_log import RunLog
-from .saving import Parts, find_state, is_own, processes_of, prune, remove_leftovers, resume, save
+from .saving import Parts, processes_of, remove_leftovers
+from .snapshots import drop_after
 from .training_step import StepResult, TrainingStep, run_iteration
 
 logger = get_logger(__name__)
-MOST_SKIPPED_IN_A_ROW = 50  # updates without a finite gradient after which a run is taken for broken
+MOST_NAMES = 8  # of a batch's files in one line
 
 
 class Trainer:
@@ -39,6 +52,7 @@ class Trainer:
         check_training(recipe, source)
         assert recipe.train is not None
         self.recipe = recipe
+        self.source = source
         self.train = recipe.train
         self.ranks = ranks
         local = ranks.local_rank if ranks.world_size > 1 else None
@@ -54,12 +68,18 @@ class Trainer:
         self.iteration, self.samples = recipe.first_iteration, recipe.first_iteration * self.options.batch_size
         state = find_state(recipe, self.experiment, auto_resume)
         if state is not None:
-            self.iteration, self.samples = resume(state, self.parts)
+            self.iteration, self.samples = resume(state, self.parts, recipe, source)
+        if not agree_over_ranks(self.iteration, self.device, ranks):
+            raise ConfigError(
+                f"the processes do not see the same checkpoint (this one: iteration {self.iteration}); "
+                f"{self.experiment.root} must lie on a disk that all machines share"
+            )
         if ranks.first:
             self._prepare_folder(state)
-        self.saved_at = self.iteration if state else -1
+        self.keeper = Keeper(self.experiment, recipe, self.parts, ranks)
+        self.keeper.saved_at = self.iteration if state else -1
         self.skipped_in_a_row = 0
-        if ranks.first:
+        if ranks.first and self.iteration < self.train.niter:
             self.experiment.record(source)
         record_classes(self.experiment.root, self.dataset, self.parts.networks, write=ranks.first)
 
@@ -73,18 +93,23 @@ class Trainer:
         trained = [name for options in self.recipe.steps.values() for name in options.trained]
         for name, network in networks.items():
             load_pretrained(name, network, self.recipe)
-        averages = {
-            name: Ema(networks[name], self.train.ema_rate, self.train.ema_warmup) for name in dict.fromkeys(trained)
-        }
+            copy_from_first([*network.parameters(), *network.buffers()], self.ranks)
+        averages, profiles = {}, {}
+        for name in dict.fromkeys(trained):
+            averages[name] = Ema(networks[name], self.train.ema_rate, self.train.ema_warmup)
+            if self.train.post_hoc_ema:
+                lengths = self.train.post_hoc_ema.sigma_rel
+                profiles[name] = {sigma: PowerEma(networks[name], sigma) for sigma in lengths}
         if self.recipe.compile:
             for network in networks.values():
                 network.compile()
-        return Parts(networks, averages, steps)
+        return Parts(networks, averages, steps, profiles)
 
     def _prepare_folder(self, state: Path | None) -> None:
         """Clear up what a killed save left; put the folder of a run aside that is not continued."""
         if state is not None and is_own(self.experiment, state):
             remove_leftovers(self.experiment)
+            drop_after(self.experiment, self.iteration)
         else:
             self.experiment.archive()
 
@@ -114,11 +139,23 @@ class Trainer:
             self.recipe.name, self.device, self.recipe.arithmetic, sizes, len(self.dataset.files),
             self.options.batch_size, self.iteration + 1, self.train.niter,
         )  # fmt: skip
-        freq = self.recipe.logger.print_freq
+        if self.train.shard_optimizer and self.ranks.world_size == 1:
+            logger.info("train.shard_optimizer: one process alone has nothing to share out")
         return RunLog(
-            self.experiment.root, self.iteration, self.train.niter, freq, self.options.batch_size,
-            self.recipe.use_tb_logger, self.ranks.first,
+            self.experiment.root, self.iteration, self.train.niter, self.recipe.logger.print_freq,
+            self.options.batch_size, self._outlets(), self.device,
         )  # fmt: skip
+
+    def _outlets(self) -> list[Outlet]:
+        if not self.ranks.first:
+            return []
+        root, recipe = self.experiment.root, self.recipe
+        outlets: list[Outlet] = [JsonLines(root / "log.jsonl", self.iteration)]
+        if recipe.wandb:  # first, because it may refuse to start
+            outlets.append(Wandb(root, recipe.logger.wandb_project, recipe.name, self.source.data))
+        if recipe.use_tb_logger:
+            outlets.append(TensorBoard(root / "tb_logger", self.iteration, to_yaml(self.source.data)))
+        return outlets
 
     def _loop(self, log: RunLog, stop: StopRequest) -> None:
         begin = time.monotonic()
@@ -129,8 +166,11 @@ class Trainer:
                 batch = next(batches)
                 waited = time.monotonic() - start
                 result = self._iterate(batch)
-                log.record(self.iteration, result, time.monotonic() - start, waited)
+                seconds = time.monotonic() - start
                 pause = time.monotonic()
+                log.record(self.iteration, result, seconds, waited, self._seen_by_injectors(log))
+                if result.skipped:
+                    self._skip(log, batch)
                 self._after(log, result)
                 log.exclude(time.monotonic() - pause)
                 self._leave_if_asked(stop)
@@ -183,32 +223,53 @@ class Trainer:
         )
         self.iteration = iteration
         self.samples += self.options.batch_size
-        if result.skipped:
-            self._skip(batch)
-            return result
-        self.skipped_in_a_row = 0
         for name, average in self.parts.averages.items():
-            average.update(self.parts.networks[name], iteration - self.recipe.first_iteration)
+            if name in result.updated:
+                average.update(self.parts.networks[name], iteration - self.recipe.first_iteration)
+        for name, profiles in self.parts.profiles.items():
+            for profile in profiles.values():  # of every iteration: their weights follow from its number alone
+                profile.update(self.parts.networks[name], iteration - self.recipe.first_iteration)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
         return result
 
-    def _skip(self, batch: Batch) -> None:
-        self.skipped_in_a_row += 1
-        names = ", ".join(str(path) for path in batch.get("HQ_path", [])[:4])
+    def _skip(self, log: RunLog, batch: Batch) -> None:
+        """Tell of an update that was skipped; raise TesseraError, with everything saved, after too many in a row."""
+        names = [str(path) for key in ("HQ_path", "LQ_path") for path in batch.get(key, [])]
+        names = list(dict.fromkeys(names))
+        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
         logger.warning(
-            "iteration %d: gradient or loss not finite, update skipped (batch: %s ...)", self.iteration, names
-        )
-        if self.skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
+            "iteration %d: gradient or loss not finite, update skipped (batch: %s%s)",
+            self.iteration, ", ".join(names[:MOST_NAMES]) or "without file names", more,
+        )  # fmt: skip
+        log.note(self.iteration, {"skipped_files": names})
+        if self.skipped_in_a_row >= self.train.max_skipped_in_a_row:
             self._save(final=True)
             raise TesseraError(
-                f"{MOST_SKIPPED_IN_A_ROW} updates in a row were not finite; everything is saved. "
+                f"{self.skipped_in_a_row} updates in a row were not finite; everything is saved. "
                 "Lower the learning rate, set clip_grad_eps, or use precision: fp32 or bf16"
             )
+
+    def _seen_by_injectors(self, log: RunLog) -> dict[str, float]:
+        """At the end of a window of the log: what injectors counted in it on all ranks, as means."""
+        if not log.due(self.iteration):
+            return {}
+        found: dict[str, float] = {}
+        for injector in (one for step in self.parts.steps for one in step.graph.injectors.values()):
+            sums = injector.log_values()
+            sum_over_ranks(list(sums.values()), self.ranks)
+            for name, (total, count) in ((name, pair.tolist()) for name, pair in sums.items()):
+                if count:
+                    found[name] = total / count
+            for name, weights in injector.log_distributions().items():
+                log.distribution(self.iteration, name, weights)
+        return found
 
     def _after(self, log: RunLog, result: StepResult) -> None:
         """What happens between iterations, on rank 0: checkpoints first, since nothing after them can lose them."""
         settings, last = self.recipe.logger, self.iteration == self.train.niter
         if self.iteration % settings.save_checkpoint_freq == 0 or last:
             self._save(final=last)
+        self.keeper.snapshot(self.iteration, last)
         if self.ranks.first and settings.visuals and (self.iteration % settings.visual_debug_rate == 0 or last):
             log.visuals(self.iteration, result.state, settings.visuals, settings.reverse_n1_to_1)
         due = self.train.val_freq and (self.iteration % self.train.val_freq == 0 or last)
@@ -224,22 +285,7 @@ class Trainer:
             for key, image in found.images.items():
                 path = self.experiment.root / "samples" / f"{self.iteration}_{name}_{key}.png"
                 log.picture(self.iteration, f"{name}/{key}", path, image)
+            self.keeper.consider(self.iteration, name, found.metrics)
 
     def _save(self, final: bool) -> None:
-        """Write a checkpoint. A failure is fatal only for the last one: a later save may find room again."""
-        if not self.ranks.first or self.saved_at == self.iteration:
-            return
-        try:
-            save(self.experiment, self.recipe, self.parts, self.iteration, self.samples)
-        except OSError as error:
-            message = f"could not save iteration {self.iteration} to {self.experiment.root} ({error.strerror or error})"
-            if final:
-                kept = f"the last good checkpoint is that of iteration {self.saved_at}"
-                raise TesseraError(
-                    f"{message}; {kept if self.saved_at >= 0 else 'there is no checkpoint yet'}"
-                ) from None
-            logger.error("%s; training goes on, the last good checkpoint is kept", message)
-            return
-        self.saved_at = self.iteration
-        prune(self.experiment, self.recipe)
-        logger.info("saved %s", self.experiment.state(self.iteration))
+        self.keeper.save(self.iteration, self.samples, final)

@@ -1,5 +1,6 @@
 """One iteration: every step of the graph on one batch, gradients accumulated, checked, and applied."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 
 from ..models.diffusion.networks import DiffusionNetwork
 from ..utils.console import get_logger
+from ..utils.errors import ConfigError
 from ..utils.rng import torch_globals_at
-from .devices import Ranks, gather_over_ranks, sum_over_ranks, to_device
-from .graph import INJECTORS, LOSSES, Graph, StepContext, rows
+from .devices import Ranks, gather_over_ranks, several_ranks, sum_over_ranks, to_device
+from .graph import Graph, StepContext, rows
 from .optim import build_optimizer, learning_rate
 from .recipe import Recipe
+from .step_graph import StepGraph
 from .step_options import StepOptions
 
 logger = get_logger(__name__)
@@ -30,6 +33,7 @@ class StepResult:
     gradient_norm: float = 0.0
     learning_rate: float = 0.0
     skipped: bool = False
+    updated: set[str] = field(default_factory=set)  # the networks that were changed
     state: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -47,12 +51,14 @@ class TrainingStep:
         self.name = name
         self.options = options
         self.recipe = recipe
-        injectors = {key: INJECTORS.get(node.type)(node) for key, node in options.injectors.items()}
-        losses = {key: (node.weight, LOSSES.get(node.type)(node)) for key, node in options.losses.items()}
-        self.graph = Graph(injectors, losses)
+        self.graph = StepGraph(options)
         trained = [networks[key] for key in options.trained]
         self.parameters = [p for network in trained for p in network.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(list(trained), options.optimizer_params)
+        used = [network for key, network in networks.items() if key not in options.trained]
+        self.others = [p for network in used for p in network.parameters() if p.requires_grad]
+        self.frozen = [network for key, network in networks.items() if not recipe.networks[key].trainable]
+        shard = recipe.train is not None and recipe.train.shard_optimizer and several_ranks()
+        self.optimizer = build_optimizer(trained, options.optimizer, options.optimizer_params, shard)
         self.drops = any(
             isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
             for network in networks.values()
@@ -62,16 +68,34 @@ class TrainingStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
 
     def backward(
-        self, state: Mapping[str, Any], context: StepContext, global_batch: int
+        self, graph: Graph, state: Mapping[str, Any], context: StepContext, global_batch: int
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Add this part's share of the gradient of the mean loss; return its state and its summed losses."""
-        with self._dropout_generators(context):
-            after = self.graph.inject(state, context)
-        total, parts = self.graph.evaluate(after, context)
-        self.scaler.scale(total.sum() / global_batch).backward()
+        with self._alone():
+            with self._dropout_generators(context):
+                after = graph.inject(state, context)
+            total, parts = graph.evaluate(after, context)
+            if not total.requires_grad:
+                names = ", ".join(self.options.trained)
+                raise ConfigError(f"steps.{self.name}: none of its losses depends on what it trains ({names})")
+            self.scaler.scale(total.sum() / global_batch).backward()
         sums = {name: value.sum() / global_batch for name, value in parts.items()}
         sums["total"] = total.detach().sum() / global_batch
         return detached(after), sums
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Inside, only this step's networks learn; gradients pass through the others, and frozen ones evaluate."""
+        for network in self.frozen:
+            if network.training:
+                network.eval()
+        for parameter in self.others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in self.others:
+                parameter.requires_grad_(True)
 
     @contextmanager
     def _dropout_generators(self, context: StepContext) -> Iterator[None]:
@@ -85,8 +109,8 @@ class TrainingStep:
         with torch_globals_at(context.device, context.seed, "dropout", self.name, context.positions[0]):
             yield
 
-    def apply(self, iteration: int, ranks: Ranks) -> StepResult:
-        """Exchange, unscale, check, clip and apply the gradient. Nothing is applied when it is not finite."""
+    def apply(self, iteration: int, ranks: Ranks, loss: float) -> StepResult:
+        """Exchange, unscale, check, clip and apply the gradient, unless it or the loss is not finite."""
         assert self.recipe.train is not None
         rate = learning_rate(self.options.optimizer_params.lr, iteration, self.recipe.train)
         for group in self.optimizer.param_groups:
@@ -98,8 +122,8 @@ class TrainingStep:
         self.scaler.unscale_(self.optimizer)
         limit = self.options.clip_grad_eps or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        finite = bool(torch.isfinite(norm))
-        if finite or self.scaler.is_enabled():
+        finite = bool(torch.isfinite(norm)) and math.isfinite(loss)
+        if finite or (self.scaler.is_enabled() and math.isfinite(loss)):
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -124,26 +148,48 @@ def run_iteration(
     spans = [(a, b) for a, b in pairwise(bounds) if b > a]
     states = [{key: to_device(value, context.device) for key, value in rows(batch, a, b).items()} for a, b in spans]
     result = StepResult()
+    ran: set[str] = set()
     for step in steps:
-        sums: dict[str, Tensor] = {}
-        # An earlier step may have sent gradients through networks that this one trains.
+        present = {*states[0], *ran}
+        if not step.options.runs(iteration, present):
+            continue
+        ran.add(step.name)
         step.optimizer.zero_grad(set_to_none=True)
-        for index, (a, b) in enumerate(spans):
-            part = replace(context, positions=context.positions[a:b])
-            states[index], losses = step.backward(states[index], part, global_batch)
-            for name, value in losses.items():
-                sums[name] = sums[name] + value if name in sums else value
-        applied = step.apply(iteration, ranks)
+        graph = step.graph.at(iteration, present)
+        states, sums = _accumulate(step, graph, states, spans, context, global_batch)
         sum_over_ranks(list(sums.values()), ranks)
+        values = torch.stack(list(sums.values())).tolist()  # one transfer from the device for all of them
+        losses = dict(zip(sums, values, strict=True))
+        applied = step.apply(iteration, ranks, losses["total"])
         prefix = f"{step.name}/" if len(steps) > 1 else ""
-        result.losses |= {f"{prefix}{name}": float(value) for name, value in sums.items()}
+        result.losses |= {f"{prefix}{name}": value for name, value in losses.items()}
         result.gradient_norm = max(result.gradient_norm, applied.gradient_norm)
         result.learning_rate = applied.learning_rate
         result.skipped |= applied.skipped
+        result.updated |= set() if applied.skipped else set(step.options.trained)
         for injector in step.graph.injectors.values():
             injector.end_iteration(partial(gather_over_ranks, ranks=ranks))
     result.state = states[0]
     return result
+
+
+def _accumulate(
+    step: TrainingStep,
+    graph: Graph,
+    states: Sequence[Mapping[str, Any]],
+    spans: Sequence[tuple[int, int]],
+    context: StepContext,
+    global_batch: int,
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """Send all parts of the batch through a step, their gradients added up: (their states, the losses over all)."""
+    after: list[dict[str, Any]] = []
+    sums: dict[str, Tensor] = {}
+    for state, (a, b) in zip(states, spans, strict=True):
+        part = replace(context, positions=context.positions[a:b])
+        found, losses = step.backward(graph, state, part, global_batch)
+        after.append(found)
+        sums = {name: sums[name] + value if name in sums else value for name, value in losses.items()}
+    return after, sums
 
 
 def detached(state: Mapping[str, Any]) -> dict[str, Any]:

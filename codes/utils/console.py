@@ -67,7 +67,8 @@ def log_to_file(path: Path) -> logging.Handler:
 def stop_logging_to(handler: logging.Handler) -> None:
     """Close what `log_to_file` opened."""
     logging.getLogger(ROOT).removeHandler(handler)
-    handler.close()
+    with suppress(OSError):  # what a full disk did not take
+        handler.close()
 
 
 def warn_once(logger: logging.Logger, key: str, message: str) -> None:

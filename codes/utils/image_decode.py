@@ -17,13 +17,12 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageOps
 
-from .console import get_logger, warn_once
 from .errors import DataError
+from .image_exif import ORIENTATION, fitted_exif
+from .image_profiles import convert_profile, convert_samples, is_srgb
 from .pixels import quantise, to_float
-
-logger = get_logger(__name__)
 
 Alpha = Literal["white", "black", "crop"]
 MAX_PIXELS = 400_000_000
@@ -31,7 +30,6 @@ _END_BYTES = 4096
 _RGB_ORDER = getattr(cv2, "IMREAD_COLOR_RGB", 0)  # OpenCV before 4.11 knows BGR alone
 _FULL_COLOUR = _RGB_ORDER or cv2.IMREAD_COLOR
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-_ORIENTATION_TAG = 0x0112
 _ORIENTED_TURNED = frozenset((5, 6, 7, 8))
 _GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "F"))
 # What Pillow's many decoders raise on damaged files.
@@ -155,12 +153,16 @@ def probe_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Size and mode from the header alone (about 0.1 ms). Raises DataError as `read_image` does."""
     path = Path(path)
     with _reported(path), _open(path, path, max_pixels) as image:
-        width, height = image.size
-        # Pillow has swapped the sides of a TIFF already, and decodes a whole PNG to look for EXIF behind its pixels.
-        skip = image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info)
-        turned = not skip and image.getexif().get(_ORIENTATION_TAG) in _ORIENTED_TURNED
-        sides = (width, height) if turned else (height, width)
-        return ImageInfo(*sides, mode=image.mode, format=image.format or "unknown")
+        return ImageInfo(*_upright_size(image), mode=image.mode, format=image.format or "unknown")
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width), from the header alone."""
+    width, height = image.size
+    # Pillow has swapped the sides of a TIFF already, and decodes a whole PNG to look for EXIF behind its pixels.
+    skip = image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info)
+    turned = not skip and image.getexif().get(ORIENTATION) in _ORIENTED_TURNED
+    return (width, height) if turned else (height, width)
 
 
 @contextmanager
@@ -200,19 +202,21 @@ def _decode(path: Path, max_pixels: int, shortest_side: int | None = None) -> _D
         data = path.read_bytes()
         with _open(path, io.BytesIO(data), max_pixels) as image:
             name = image.format or "unknown"
-            gray = image.mode in _GRAY_MODES or image.mode.startswith("I;16")
+            gray = _is_gray(image, data)
             deep = _is_16_bit(image, data)
-            orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+            orientation = image.getexif().get(ORIENTATION, 1)
+            # Before the pixels: Pillow turns a TIFF as it decodes it.
+            exif = _upright_exif(image)
             if deep:
                 samples = _decode_16_bit(data, 1 if name == "TIFF" else orientation)
-                samples, icc = _samples_to_srgb(samples, image.info.get("icc_profile"), path)
+                samples, icc = convert_samples(samples, gray, image.info.get("icc_profile"), path)
             elif (fast := _decode_plain_jpeg(image, data, orientation, shortest_side)) is not None:
                 samples, icc = fast, image.info.get("icc_profile")
             else:
                 upright = image if orientation == 1 else ImageOps.exif_transpose(image)
                 converted, icc = _to_srgb(_plain_mode(upright, path), gray, path)
                 samples = np.array(converted)
-            return _Decoded(samples, gray, _upright_exif(image), icc, name)
+            return _Decoded(samples, gray, exif, icc, name)
 
 
 def _decode_plain_jpeg(
@@ -223,7 +227,7 @@ def _decode_plain_jpeg(
     # OpenCV returns half a picture for a truncated file, without an error; Pillow refuses it.
     if image.format != "JPEG" or image.mode != "RGB" or data.rfind(b"\xff\xd9", -_END_BYTES) < 0:
         return None
-    if profile and not _is_srgb(profile):
+    if profile and not is_srgb(profile):
         return None
     side = min(image.size)
     factor = next((factor for factor in _REDUCED if shortest_side and side // factor >= shortest_side), 1)
@@ -236,12 +240,10 @@ def _decode_plain_jpeg(
     return np.ascontiguousarray(_upright(samples, orientation))
 
 
-def _is_srgb(profile: bytes) -> bool:
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return "srgb" in ImageCms.getProfileDescription(source).lower()
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return False
+def _is_gray(image: Image.Image, data: bytes) -> bool:
+    if image.format == "PNG":
+        return data[25] in (0, 4)  # Pillow opens 16-bit gray with alpha as RGBA
+    return image.mode in _GRAY_MODES or image.mode.startswith("I;16")
 
 
 def _is_16_bit(image: Image.Image, data: bytes) -> bool:
@@ -282,15 +284,7 @@ def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _upright_exif(image: Image.Image) -> bytes | None:
-    exif = image.getexif()
-    if not exif:
-        return None
-    try:
-        if _ORIENTATION_TAG in exif:
-            exif[_ORIENTATION_TAG] = 1
-        return exif.tobytes()
-    except _DECODE_ERRORS:
-        return None  # A camera's malformed tags are no reason to refuse its picture.
+    return fitted_exif(image.getexif(), *_upright_size(image))
 
 
 def _plain_mode(image: Image.Image, path: Path) -> Image.Image:
@@ -314,7 +308,7 @@ def _to_srgb(image: Image.Image, gray: bool, path: Path) -> tuple[Image.Image, b
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
     profile = image.info.get("icc_profile")
     colour = image.convert("L" if gray else "RGB") if alpha is not None else image
-    rgb, icc = _convert_profile(colour, profile, path) if profile else (_as_rgb(colour), None)
+    rgb, icc = convert_profile(colour, profile, path) if profile else (_as_rgb(colour), None)
     if alpha is not None:
         rgb.putalpha(alpha)
     return rgb, icc
@@ -322,28 +316,3 @@ def _to_srgb(image: Image.Image, gray: bool, path: Path) -> tuple[Image.Image, b
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")  # convert() copies in any case
-
-
-def _convert_profile(image: Image.Image, profile: bytes, path: Path) -> tuple[Image.Image, bytes | None]:
-    try:
-        if image.mode == "RGB" and _is_srgb(profile):
-            return image, profile
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-        assert converted is not None
-        return converted, target.tobytes()
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        warn_once(logger, f"icc {path}", f"{path}: its colour profile cannot be used ({error}); taken as sRGB")
-        return image.convert("RGB"), None
-
-
-def _samples_to_srgb(samples: np.ndarray, profile: bytes | None, path: Path) -> tuple[np.ndarray, bytes | None]:
-    """16-bit samples in sRGB. ImageCms has no 16-bit colour, so a foreign profile is converted (and kept) in 8 bits."""
-    if not profile:
-        return samples, None
-    eight = quantise(to_float(samples), 8)
-    image, icc = _convert_profile(Image.fromarray(np.ascontiguousarray(eight[..., :3])), profile, path)
-    if icc is None or icc == profile:
-        return samples, icc
-    return np.concatenate([np.asarray(image), eight[..., 3:]], axis=2), icc

@@ -1,19 +1,15 @@
-"""Image files in and out: with image_decode.py the only files that know Pillow, OpenCV's (w, h), depths, ICC and EXIF.
+"""Image files in and out: with image_*.py the only files that know Pillow, OpenCV's (w, h), depths, ICC and EXIF.
 
 Everywhere else an image is float32 RGB, (H, W, 3), in [0, 1], sRGB; a tensor is (3, H, W). Height before width.
 """
 
-import io
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
 
-from .errors import DataError
-from .files import atomic_write
 from .image_decode import MAX_PIXELS as MAX_PIXELS
 from .image_decode import Alpha as Alpha
 from .image_decode import ImageInfo as ImageInfo
@@ -24,16 +20,14 @@ from .image_decode import probe_image as probe_image
 from .image_decode import read_image as read_image
 from .image_decode import read_samples as read_samples
 from .image_search import find_images as find_images
+from .image_writers import LARGEST_SIDE as LARGEST_SIDE
+from .image_writers import WRITERS as WRITERS
+from .image_writers import RowWriter as RowWriter
+from .image_writers import open_writer as open_writer
 from .pixels import quantise as quantise
 from .pixels import to_float as to_float
 
-WRITERS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
-# Files that are read again quickly: the filter `up` for all rows costs 2 to 10 % of size and saves a third to a half of
-# the time to decode, against the usual choice for each row. OpenCV before 4.11 has no choice and takes `sub`.
-_FAST_PNG = (
-    *(cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
-    *((cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP) if hasattr(cv2, "IMWRITE_PNG_FILTER") else ()),
-)
+_BAND_PIXELS = 2**20  # converted at once, so that writing needs little memory beside the image
 _KERNELS = {
     "area": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,
@@ -99,58 +93,22 @@ def write_image(
 ) -> None:
     """Write (H, W, 3), float in [0, 1] or uint8 or uint16, atomically as PNG, JPEG, WebP or TIFF by the suffix.
 
-    `quality` 1..100 for JPEG and WebP (100: lossless WebP). `alpha` (H, W) of the dtype of `image`, not for JPEG.
-    `bit_depth=16` is for PNG and TIFF; such files carry no metadata and no profile, which means sRGB.
+    (H, W) or (H, W, 1) is gray, and stays one channel in the file where the format has gray. `alpha` (H, W) of the
+    dtype of `image`, not for JPEG. `bit_depth=16` is for PNG and TIFF. The rest is as of `open_writer`.
     """
-    path = Path(path)
-    name = WRITERS.get(path.suffix.lower())
-    if name is None:
-        raise DataError(
-            f"{path}: cannot write {path.suffix or 'a name without suffix'}; use one of {', '.join(WRITERS)}"
-        )
-    if alpha is not None:
-        if name == "JPEG":
-            raise DataError(f"{path}: JPEG holds no transparency; write PNG, WebP or TIFF")
-        image = np.concatenate([image, alpha[..., None]], axis=2)
-    if bit_depth == 16:
-        if name not in ("PNG", "TIFF"):
-            raise DataError(f"{path}: {name} holds 8 bits; write 16 bits as PNG or TIFF")
-        data = _encode_16_bit(path.suffix.lower(), _as_depth(image, 16))
-    else:
-        data = _encode_8_bit(name, _as_depth(image, 8), quality, exif, icc)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data)
+    planes = image[..., None] if image.ndim == 2 else image
+    height, width, colours = planes.shape
+    channels = colours + (alpha is not None)
+    rows = max(_BAND_PIXELS // width, 1)
+    with open_writer(path, height, width, channels, bit_depth=bit_depth, quality=quality, exif=exif, icc=icc) as writer:
+        for y0 in range(0, height, rows):
+            band = planes[y0 : y0 + rows]
+            if alpha is not None:
+                band = np.concatenate([band, alpha[y0 : y0 + rows, :, None]], axis=2)
+            writer.write_rows(_as_depth(band, bit_depth))
 
 
 def _as_depth(image: np.ndarray, bit_depth: int) -> np.ndarray:
     if image.dtype == (np.uint16 if bit_depth == 16 else np.uint8):
         return image
     return quantise(to_float(image) if np.issubdtype(image.dtype, np.integer) else image, bit_depth)
-
-
-def _encode_8_bit(name: str, samples: np.ndarray, quality: int, exif: bytes | None, icc: bytes | None) -> bytes:
-    options: dict[str, Any] = {"exif": exif, "icc_profile": icc}
-    if name == "JPEG":
-        options |= {"quality": quality, "subsampling": 0 if quality >= 90 else 2}
-    elif name == "WEBP":
-        options |= {"quality": quality, "lossless": quality == 100, "exact": True}
-    elif name == "TIFF":
-        options |= {"compression": "tiff_adobe_deflate"}
-    elif exif is None and icc is None:
-        order = cv2.COLOR_RGBA2BGRA if samples.shape[2] == 4 else cv2.COLOR_RGB2BGR
-        return _encode(".png", cv2.cvtColor(samples, order), *_FAST_PNG).tobytes()
-    buffer = io.BytesIO()
-    given = {key: value for key, value in options.items() if value is not None}
-    Image.fromarray(np.ascontiguousarray(samples)).save(buffer, name, **given)
-    return buffer.getvalue()
-
-
-def _encode_16_bit(suffix: str, samples: np.ndarray) -> bytes:
-    order = cv2.COLOR_RGBA2BGRA if samples.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    return _encode(suffix, cv2.cvtColor(samples, order)).tobytes()
-
-
-def _encode(suffix: str, bgr: np.ndarray, *parameters: int) -> np.ndarray:
-    done, encoded = cv2.imencode(suffix, bgr, parameters)
-    assert done, f"OpenCV failed to encode {suffix}"
-    return encoded

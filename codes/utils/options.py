@@ -8,7 +8,15 @@ import types
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
@@ -35,6 +43,20 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, allow_inf_nan=False)
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """For editors: all names of a key, and none required, since a recipe with a `base:` holds only what differs."""
+        schema = handler(core)
+        own = handler.resolve_ref_schema(schema)
+        own.pop("required", None)
+        for field in cls.model_fields.values():
+            if isinstance(field.validation_alias, AliasChoices):
+                first, *others = (str(choice) for choice in field.validation_alias.choices)
+                own["properties"] |= dict.fromkeys(others, own["properties"][first])
+        return schema
+
 
 def _is_folder_name(text: str) -> str:
     if text in ("", ".", "..") or any(sign in text for sign in "/\\\0"):
@@ -58,6 +80,13 @@ class OneOf:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.parse)
 
+    def __get_pydantic_json_schema__(self, _: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """For editors: the names that are known, and for each of them the keys that go with it."""
+        chosen = {
+            name: handler(self.registry.get(name).Options.__pydantic_core_schema__) for name in self.registry.names()
+        }
+        return {"type": "object", **options_by_name(self.key, chosen)}
+
     def parse(self, value: Any) -> Options:
         if isinstance(value, Options):
             return value
@@ -69,6 +98,15 @@ class OneOf:
         if not isinstance(name, str) or name not in self.registry:
             raise nested([Issue((self.key,), self.registry.unknown(name))])
         return validate_nested(self.registry.get(name).Options, value)
+
+
+def options_by_name(key: str, schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON schema of a mapping whose `key` says which of the schemas it follows."""
+    branches = [
+        {"if": {"properties": {key: {"const": name}}, "required": [key]}, "then": schema}
+        for name, schema in schemas.items()
+    ]
+    return {"properties": {key: {"enum": list(schemas)}}, "allOf": branches}
 
 
 def nested(issues: list[Issue]) -> PydanticCustomError:

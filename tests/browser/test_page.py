@@ -1,45 +1,21 @@
 """Drives the comparison page in headless Chromium (Debian's packages chromium and chromium-driver, and selenium)."""
 
-import io
-import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from browser_helpers import COLORS, MARKS, one, press, shown
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from codes.trainer.report import ReportEntry, ReportSummary, mean_metrics, write_report
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install selenium)")
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.actions.wheel_input import ScrollOrigin  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMEDRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM or not CHROMEDRIVER, reason="chromium or chromedriver is not on the PATH"),
-]
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--window-size=1400,1000",
-)
-COLORS = {"bicubic": (200, 0, 0), "restored": (0, 160, 0), "ground truth": (0, 0, 220)}
+pytestmark = MARKS
 HEIGHT, WIDTH = 90, 150
 
 
@@ -47,18 +23,6 @@ def entry(name: str, index: int) -> ReportEntry:
     layers = {label: np.full((HEIGHT, WIDTH, 3), color, dtype=np.uint8) for label, color in COLORS.items()}
     metrics = {"bicubic": {"psnr": 25.0}, "restored": {"psnr": 26.0 + index % 7}}
     return ReportEntry(name, layers, metrics)
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for argument in (*ARGUMENTS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield browser
-    browser.quit()
 
 
 @pytest.fixture(scope="module")
@@ -76,47 +40,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, items in contents.items():
         means = mean_metrics([item.metrics for item in items])
         summary = ReportSummary("Restored", "scale: 2", ("w.pth",), "cpu", 3.0, "1", means)
-        write_report(folder / f"{name}.html", items, summary, page_bytes=1_000_000)
+        write_report(folder / f"{name}.html", items, summary, page_bytes=1_000_000, beside_bytes=0)
     return {name: folder / f"{name}.html" for name in contents}
 
 
 @pytest.fixture
-def opened(driver: Any, pages: dict[str, Path]) -> Iterator[Any]:
-    """Opens a page by its name; afterwards nothing may have been logged to the console, nor anything requested."""
-    uris = []
-
-    def load(name: str) -> Any:
-        uris.append(pages[name].as_uri())
-        for kind in ("browser", "performance"):
-            driver.get_log(kind)
-        driver.get(uris[-1])
-        WebDriverWait(driver, 10).until(
-            lambda d: d.execute_script("return [...document.images].some((i) => i.complete)")
-        )
-        return driver
-
-    yield load
-    assert driver.get_log("browser") == []
-    messages = [json.loads(line["message"])["message"] for line in driver.get_log("performance")]
-    requested = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert uris[0] in requested
-    assert [url for url in requested if not url.startswith("data:") and url.partition("#")[0] not in uris] == []
-
-
-def one(driver: Any, selector: str) -> Any:
-    return driver.find_element(By.CSS_SELECTOR, selector)
-
-
-def press(driver: Any, *keys: str) -> None:
-    ActionChains(driver).send_keys(*keys).perform()
-
-
-def shown(driver: Any, *fractions: float) -> list[str]:
-    """The label whose colour is on the screen at these fractions of the stage's width, near its top."""
-    picture = np.asarray(Image.open(io.BytesIO(one(driver, ".stage").screenshot_as_png)).convert("RGB")).astype(int)
-    row = picture[picture.shape[0] // 8]
-    pixels = [row[min(int(fraction * len(row)), len(row) - 1)] for fraction in fractions]
-    return [min(COLORS, key=lambda label: int(np.abs(pixel - COLORS[label]).sum())) for pixel in pixels]
+def opened(open_page: Callable[[Path], Any], pages: dict[str, Path]) -> Callable[[str], Any]:
+    return lambda name: open_page(pages[name])
 
 
 def clip(driver: Any) -> str:
@@ -252,7 +182,7 @@ def test_two_hundred_entries_are_decoded_only_near_the_window(opened: Any) -> No
 
 def test_the_bar_changes_all_entries(opened: Any) -> None:
     driver = opened("many")
-    driver.find_elements(By.CSS_SELECTOR, ".bar select")[2].send_keys("ground truth")
+    one(driver, ".bar select[title=Right]").send_keys("ground truth")
     assert driver.execute_script("return comparisons.every((each) => each.left === 0 && each.right === 2)")
 
 

@@ -107,6 +107,19 @@ def restore(*arguments):
     return door(test_door.main, *arguments)
 
 
+def restore_small(*overrides, options=()):
+    """(exit code, what was said) of RESTORING in the working directory; never with a traceback."""
+    code, said = restore("-opt", "infer.yml", *options, *(["--set", *overrides] if overrides else []))
+    assert "Traceback" not in said
+    return code, said
+
+
+def restored_files():
+    """The images below results/restored/test, sorted."""
+    place = Path("results/restored/test")
+    return sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.is_file())
+
+
 def picture(height, width, seed=0):
     """Blocks of random colour, so that a JPEG of it has something to hold."""
     rng = np.random.default_rng((seed, height, width))

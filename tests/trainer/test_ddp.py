@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer_helpers import fill, make_trainer, recipe_data, write_recipe
+from trainer_helpers import fill, make_trainer, merged, recipe_data, write_recipe
 
 import codes
 from codes.data.loader import TrainLoader
@@ -98,6 +98,63 @@ def test_two_processes_stop_together_and_resume_exactly(recipe: Path) -> None:
         load_file(Experiment.named(name).weights("generator", stopped + 2, True)) for name in ("stopped", "whole")
     )
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+SHARDED = {
+    "train": {"shard_optimizer": True, "default_lr_scheme": "constant", "post_hoc_ema": {"every": 2}},
+    "logger": {"save_checkpoint_freq": 3},
+}
+
+
+@pytest.mark.slow
+def test_a_sharded_optimiser_trains_as_a_whole_one_does_and_resumes_anywhere(recipe: Path) -> None:
+    write_recipe(recipe, merged(recipe_data(recipe.parent / "im", CHANGES), SHARDED))
+
+    def two(name: str, *overrides: str, resume: bool = False) -> None:
+        process = torchrun(recipe, *(["--auto_resume"] if resume else []), "--set", f"name={name}", *overrides)
+        error = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, error
+
+    two("sharded")
+    two("plain", "train.shard_optimizer=false")
+    make_trainer(recipe, "name=one").run()  # one process has nothing to share
+    for name in ("plain", "one"):
+        for key in ("loss/total", "gradient_norm"):
+            values = [[row[key] for row in log_of(run)] for run in ("sharded", name)]
+            assert values[0] == pytest.approx(values[1], rel=2e-4)
+    assert weights_of("sharded", 6).keys() == weights_of("plain", 6).keys()
+    assert all(torch.equal(value, weights_of("plain", 6)[key]) for key, value in weights_of("sharded", 6).items())
+    states = [torch.load(Experiment.named(name).state(6), weights_only=True) for name in ("sharded", "plain")]
+    moments = [state["optimizers"]["generator"]["state"] for state in states]
+    assert moments[0].keys() == moments[1].keys()  # whole, though each process held a part
+    two("cut", "train.niter=3")
+    two("cut", resume=True)
+    assert all(torch.equal(value, weights_of("cut", 6)[key]) for key, value in weights_of("sharded", 6).items())
+    alone = make_trainer(recipe, "name=sharded", "train.niter=7", auto_resume=True)
+    alone.run()
+    assert alone.iteration == 7
+
+
+def weights_of(name: str, iteration: int) -> dict[str, torch.Tensor]:
+    return load_file(Experiment.named(name).weights("generator", iteration, False))
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_see_the_same_checkpoint_do_not_start(recipe: Path, tmp_path: Path) -> None:
+    make_trainer(recipe, "train.niter=2").run()
+    other = tmp_path / "other_machine"
+    other.mkdir()
+    door = [str(DOOR), "-opt", str(recipe), "--launcher", "pytorch", "--auto_resume", "--set", "train.niter=4"]
+    processes = []
+    for rank, folder in enumerate((tmp_path, other)):
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "29517", **place}
+        command = [sys.executable, *door]
+        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder))
+    said = [process.communicate(timeout=90)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert "this one: iteration 2" in said[0]
+    assert "must lie on a disk that all machines share" in said[1]
 
 
 def test_the_launcher_without_torchrun_says_how_to_start(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -201,7 +201,7 @@ def test_inference_writes_an_image_of_the_scaled_size_and_tells_of_its_steps() -
     assert set(written) == {"restored"}
     assert written["restored"].shape == (2, 3, HEIGHT, WIDTH)
     assert float(written["restored"].abs().max()) <= 1.0
-    assert steps == [("restored", 1, 2), ("restored", 2, 2)]
+    assert steps == [("restored", 2, 4), ("restored", 4, 4)]  # two images of one tile, two steps
 
 
 def test_undo_n1_to_1_gives_the_same_image_in_unit_range() -> None:

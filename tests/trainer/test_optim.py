@@ -6,7 +6,7 @@ from torch import nn
 from trainer_helpers import fill, make_trainer, recipe_data, write_recipe
 
 from codes.trainer.optim import Ema, build_optimizer, decay_groups, learning_rate
-from codes.trainer.step_options import OptimizerParams
+from codes.trainer.optimizer_options import OptimizerParams
 from codes.trainer.train_options import TrainOptions
 
 
@@ -37,7 +37,8 @@ def test_no_weight_decay_on_biases_norms_and_embeddings() -> None:
 def test_weight_decay_moves_only_what_it_should() -> None:
     network = Mixed()
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
-    optimizer = build_optimizer([network], OptimizerParams(lr=0.5, weight_decay=0.1, beta1=0.8, beta2=0.9))
+    params = OptimizerParams(lr=0.5, weight_decay=0.1, beta1=0.8, beta2=0.9)
+    optimizer = build_optimizer([network], "adamw", params, shard=False)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()
@@ -136,7 +137,7 @@ def test_a_frozen_network_stays_frozen_and_modes_survive_an_evaluation(two_netwo
 def test_evaluation_uses_the_averaged_weights_and_puts_the_mode_back(two_networks) -> None:
     evaluator, context = two_networks.evaluators["held_out"], two_networks.context()
     first = evaluator.evaluate(context)
-    assert set(first.metrics) == {"psnr", "ssim", "bicubic_psnr", "bicubic_ssim"}
+    assert {"psnr", "ssim", "bicubic_psnr", "bicubic_ssim"} <= set(first.metrics)
     with torch.no_grad():
         for parameter in two_networks.parts.networks["generator"].parameters():
             parameter.fill_(torch.nan)

@@ -64,7 +64,7 @@ ONE_MISTAKE = [
     ("train.gen_lr_steps", 5, "expected a list, found 5"),
     ("device", "gpu", "expected 'auto', 'cpu', 'cuda' or 'mps', found 'gpu'"),
     ("model", "extensible", "expected 'extensibletrainer'"),
-    ("wandb", True, "expected False, found True"),
+    ("wandb", "perhaps", "expected true or false, found 'perhaps'"),
     ("name", ".", "expected the name of a folder"),
     ("name", "..", "expected the name of a folder"),
     ("name", "a/b", "expected the name of a folder"),

@@ -59,6 +59,9 @@ class Page(HTMLParser):
 
 
 def written(tmp_path: Path, *entries: ReportEntry, summary: ReportSummary = SUMMARY, **budget: int) -> Page:
+    """The page of these entries; alone, without a folder beside it, when only `page_bytes` is given."""
+    if "page_bytes" in budget:
+        budget = {"beside_bytes": 0, **budget}
     path = tmp_path / "index.html"
     write_report(path, entries, summary, **budget)
     return Page(path)

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trainer_helpers import fill, recipe_data, write_recipe
 
 from codes.train import main
+from codes.trainer.outlets import JsonLines, TensorBoard
 from codes.trainer.run_log import RunLog
 from codes.trainer.training_step import StepResult
 
@@ -18,12 +20,18 @@ def lines(root: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
 
 
+def log_to(root: Path, start: int = 0, niter: int = 9, print_freq: int = 1, tensorboard: bool = False) -> RunLog:
+    outlets = [JsonLines(root / "log.jsonl", start)]
+    more = [TensorBoard(root / "tb_logger", start, "name: tiny")] if tensorboard else []
+    return RunLog(root, start, niter, print_freq, batch_size=4, outlets=[*outlets, *more])
+
+
 def result(loss: float, skipped: bool = False) -> StepResult:
     return StepResult({"mse": loss, "total": 2 * loss}, gradient_norm=loss / 2, learning_rate=0.5, skipped=skipped)
 
 
 def test_means_go_to_the_log_every_print_freq_and_at_the_end(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, 0, niter=5, print_freq=2, batch_size=4, tensorboard=False)
+    log = log_to(tmp_path, niter=5, print_freq=2)
     for iteration in range(1, 6):
         log.record(iteration, result(float(iteration)), seconds=0.5, waited=0.1)
     log.close()
@@ -38,7 +46,7 @@ def test_means_go_to_the_log_every_print_freq_and_at_the_end(tmp_path: Path) -> 
 
 
 def test_skipped_iterations_are_counted_and_stay_out_of_the_means(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, 0, niter=4, print_freq=2, batch_size=4, tensorboard=False)
+    log = log_to(tmp_path, niter=4, print_freq=2)
     for iteration, row in enumerate(
         [result(3.0), result(math.nan, True), result(math.inf, True), result(math.nan, True)]
     ):
@@ -51,13 +59,13 @@ def test_skipped_iterations_are_counted_and_stay_out_of_the_means(tmp_path: Path
 
 
 def test_a_resumed_log_forgets_the_iterations_that_are_done_again(tmp_path: Path) -> None:
-    first = RunLog(tmp_path, 0, niter=9, print_freq=1, batch_size=4, tensorboard=True)
+    first = log_to(tmp_path, tensorboard=True)
     for iteration in range(1, 5):
         first.record(iteration, result(1.0), 0.5, 0.1)
     first.close()
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"iteration": 5, "loss')  # cut by a crash
-    second = RunLog(tmp_path, 2, niter=9, print_freq=1, batch_size=4, tensorboard=True)
+    second = log_to(tmp_path, 2, tensorboard=True)
     second.record(3, result(7.0), 0.5, 0.1)
     second.close()
     assert [(row["iteration"], row["loss/mse"]) for row in lines(tmp_path)] == [(1, 1.0), (2, 1.0), (3, 7.0)]
@@ -66,14 +74,23 @@ def test_a_resumed_log_forgets_the_iterations_that_are_done_again(tmp_path: Path
 
 
 def test_ranks_other_than_the_first_write_nothing(tmp_path: Path) -> None:
-    log = RunLog(tmp_path / "gone", 0, niter=1, print_freq=1, batch_size=4, tensorboard=True, writes=False)
+    log = RunLog(tmp_path / "gone", 0, niter=1, print_freq=1, batch_size=4)
     log.record(1, result(1.0), 0.5, 0.1)
     log.close()
     assert not (tmp_path / "gone").exists()
 
 
+def test_a_loss_that_is_not_there_at_every_iteration_is_averaged_over_those_where_it_is(tmp_path: Path) -> None:
+    log = log_to(tmp_path, niter=3, print_freq=3)
+    for iteration, losses in enumerate(({"a": 1.0}, {"a": 2.0, "b": 8.0}, {"a": 3.0}), 1):
+        log.record(iteration, StepResult(losses), 0.5, 0.1, {"loss_by_t/mse_q0": 4.0} if iteration == 3 else {})
+    (row,) = lines(tmp_path)
+    assert (row["loss/a"], row["loss/b"], row["loss_by_t/mse_q0"]) == (2.0, 8.0, 4.0)
+    assert 0.01 < row["peak_memory_gib"] < 1000  # of this process
+
+
 def test_visuals_are_grids_in_the_range_that_is_named(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, 0, niter=1, print_freq=1, batch_size=3, tensorboard=False)
+    log = log_to(tmp_path)
     state = {"hq": torch.full((3, 3, 8, 12), -1.0), "mse": torch.ones(3)}
     state["hq"][1] = 1.0
     log.visuals(7, state, ("hq", "mse"), n1_to_1=True)
@@ -100,13 +117,16 @@ def test_a_run_writes_its_log_its_visuals_and_its_events(
     events = EventAccumulator(str(root / "tb_logger")).Reload()
     assert [event.step for event in events.Scalars("loss/mse")] == [2, 4]
     assert set(events.Tags()["images"]) == {"hq", "lq", "x_start"}
+    assert b"unet_diffusion" in events.Tensors("recipe/text_summary")[0].tensor_proto.string_val[0]
+    assert all(set(row) >= {f"loss_by_t/mse_q{number}" for number in range(4)} for row in lines(root))
     assert {"train.log", "recipe.yml", "environment.json"} <= {path.name for path in root.iterdir()}
-    assert "it/s" in (root / "train.log").read_text()
+    told = (root / "train.log").read_text()
+    assert re.search(r" 2/4  mse .* lr 0.001  .* it/s  .* images/s  data wait \d+ %  .* GiB  0:\d\d left", told)
     assert "\r" not in capsys.readouterr().err  # no bar where there is no terminal
 
 
 def test_the_bar_shows_a_loss_with_several_steps_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = RunLog(tmp_path, 0, niter=9, print_freq=5, batch_size=3, tensorboard=False)
+    log = log_to(tmp_path, print_freq=5)
     shown: list[float] = []
     monkeypatch.setattr(log.bar, "advance", lambda _iteration, loss: shown.append(loss))
     log.record(1, StepResult({"a/mse": 1.0, "a/total": 2.0, "b/total": 3.0}), 0.5, 0.1)

@@ -8,53 +8,17 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from door_helpers import RESTORING, TRAINING, picture, restore, save_picture, train, truncated_jpeg
+from door_helpers import picture, restore, restore_small, restored_files, save_picture, truncated_jpeg
 from PIL import Image
 
-from codes.trainer import tester
+from codes.trainer import restore_job, summary, tester
 
 FACTOR = 2
 
 
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
-    """A folder with a tiny network, trained for two iterations."""
-    folder = tmp_path_factory.mktemp("trained")
-    save_picture(folder / "photos" / "a.png", 40, 56)
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        Path("recipe.yml").write_text(TRAINING)
-        code, said = train("-opt", "recipe.yml", "--set", "logger.save_checkpoint_freq=1")
-        assert code == 0, said
-    finally:
-        os.chdir(before)
-    return folder / "experiments" / "tiny"
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, experiment):
-    """A working directory with the recipe, an image in small/ and the trained experiment."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(experiment, "experiments/tiny")
-    Path("infer.yml").write_text(RESTORING)
-    save_picture("small/ok.png", 16, 24)
-    return tmp_path
-
-
-def run(*overrides, options=()):
-    code, said = restore("-opt", "infer.yml", *options, *(["--set", *overrides] if overrides else []))
-    assert "Traceback" not in said
-    return code, said
-
-
-def results():
-    return sorted(str(path.relative_to("results/restored/test")) for path in Path("results").rglob("*.png"))
-
-
 @pytest.mark.usefixtures("here")
 def test_a_folder_of_images_becomes_results_and_a_page():
-    code, said = run()
+    code, said = restore_small()
     assert code == 0
     with Image.open("results/restored/test/ok.png") as image:
         assert image.size == (48, 32)
@@ -67,27 +31,27 @@ def test_a_folder_of_images_becomes_results_and_a_page():
 
 @pytest.mark.usefixtures("here")
 def test_auto_takes_the_newest_averaged_weights_and_says_which():
-    code, said = run()
+    code, said = restore_small()
     assert code == 0
     assert "EMA weights from experiments/tiny/models/2_generator_ema.safetensors" in said
     # Newest by number, not by name: 10 comes after 9.
     models = Path("experiments/tiny/models")
     for number in (9, 10):
         shutil.copy(models / "1_generator_ema.safetensors", models / f"{number}_generator_ema.safetensors")
-    assert "models/10_generator_ema.safetensors" in run()[1]
+    assert "models/10_generator_ema.safetensors" in restore_small()[1]
     for file in models.glob("*_ema.safetensors"):
         file.unlink()
-    code, said = run()
+    code, said = restore_small()
     assert code == 0
     assert "weights (not averaged) from experiments/tiny/models/2_generator.safetensors" in said
 
 
 @pytest.mark.usefixtures("here")
 def test_the_same_image_gives_the_same_result_whatever_lies_beside_it():
-    assert run()[0] == 0
+    assert restore_small()[0] == 0
     alone = Path("results/restored/test/ok.png").read_bytes()
     save_picture("small/also.png", 20, 16, seed=1)
-    assert run()[0] == 0
+    assert restore_small()[0] == 0
     assert Path("results/restored/test/ok.png").read_bytes() == alone
 
 
@@ -97,9 +61,9 @@ def test_broken_files_are_named_and_counted_and_the_rest_goes_on():
     Path("small/zero.png").touch()
     Path("small/words.png").write_text("hello")
     Path("small/notes.txt").write_text("no image and never said so")
-    code, said = run()
+    code, said = restore_small()
     assert code == 1
-    assert results() == ["ok.png"]
+    assert restored_files() == ["ok.png"]
     assert "1 images restored, 3 failed" in said
     for name in ("cut.jpg: ", "zero.png: the file is empty", "words.png: not an image file"):
         assert f"small/{name}" in said
@@ -111,7 +75,7 @@ def test_broken_files_are_named_and_counted_and_the_rest_goes_on():
 @pytest.mark.usefixtures("here")
 def test_a_text_file_that_never_claimed_to_be_an_image_fails_nothing():
     Path("small/notes.txt").write_text("x")
-    code, said = run()
+    code, said = restore_small()
     assert code == 0
     assert "notes.txt: not an image by its extension" in said
 
@@ -127,7 +91,7 @@ def test_a_place_without_images_is_refused_before_anything_is_written(kind):
             (place / f"{number}.txt").write_text("x")
     if kind == "one broken":
         (place / "x.jpg").touch()
-    code, said = run("datasets.test.paths=place")
+    code, said = restore_small("datasets.test.paths=place")
     assert code == 2
     assert "place" in said
     if kind == "text":
@@ -148,7 +112,7 @@ def test_names_and_sizes_of_all_kinds():
     for name, (height, width) in shapes.items():
         save_picture(f"small/deep/{name}", height, width)
     os.rename("small/deep/a.b.c.png", os.fsencode("small/deep/") + b"\xff.png")
-    code, said = run()
+    code, said = restore_small()
     assert code == 0, said
     for name, (height, width) in shapes.items():
         found = b"\xff.png" if name == "a.b.c.png" else os.fsencode(name)
@@ -163,9 +127,9 @@ def test_names_and_sizes_of_all_kinds():
 def test_an_image_of_one_pixel_never_ends_in_a_traceback():
     save_picture("small/one.png", 1, 1)
     save_picture("small/line.png", 2, 40)
-    code, said = run()
-    assert {"line.png", "ok.png"} <= set(results())
-    if "one.png" in results():
+    code, said = restore_small()
+    assert {"line.png", "ok.png"} <= set(restored_files())
+    if "one.png" in restored_files():
         assert code == 0
         with Image.open("results/restored/test/one.png") as image:
             assert image.size == (2, 2)
@@ -178,9 +142,9 @@ def test_an_image_of_one_pixel_never_ends_in_a_traceback():
 def test_inputs_of_the_same_stem_do_not_overwrite_each_other():
     picture(16, 24).save("small/ok.jpg")
     picture(20, 24).save("small/ok.webp")
-    code, _ = run()
+    code, _ = restore_small()
     assert code == 0
-    files = results()
+    files = restored_files()
     assert len(files) == 3
     assert {Image.open(f"results/restored/test/{file}").size for file in files} == {(48, 32), (48, 40)}
 
@@ -188,7 +152,7 @@ def test_inputs_of_the_same_stem_do_not_overwrite_each_other():
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("place", ["small", "small/results", "./small/../small/out"])
 def test_results_inside_the_input_folder_are_refused(place):
-    code, said = run(f"path.results={place}")
+    code, said = restore_small(f"path.results={place}")
     assert code == 2
     assert "would be written into the input folder small" in said
     assert [path.name for path in Path("small").iterdir()] == ["ok.png"]
@@ -199,9 +163,9 @@ def test_pictures_of_every_mode():
     for mode in ("L", "LA", "RGBA", "P", "1"):
         picture(16, 12).convert(mode).save(f"small/{mode}.png")
     picture(16, 12).convert("CMYK").save("small/cmyk.jpg")
-    code, said = run()
+    code, said = restore_small()
     assert code == 0, said
-    assert len(results()) == 7
+    assert len(restored_files()) == 7
 
 
 @pytest.mark.usefixtures("here")
@@ -224,18 +188,18 @@ def test_pictures_of_every_mode():
     ],
 )  # fmt: skip
 def test_options_that_do_not_fit_are_exit_2(override, message):
-    code, said = run(override)
+    code, said = restore_small(override)
     assert code == 2, said
     assert message in said
 
 
 @pytest.mark.usefixtures("here")
 def test_strengths_that_are_not_set_are_taken_as_clean_and_it_is_said():
-    code, said = run("datasets.test.fixed_parameters={}")
+    code, said = restore_small("datasets.test.fixed_parameters={}")
     assert code == 0
     assert said.count("no strengths are set (fixed_parameters), so 0 (clean) is assumed") == 1
     told = Path("results/restored/test/ok.png").read_bytes()
-    assert run("datasets.test.fixed_parameters={corruption_entropy: [0, 0]}")[0] == 0
+    assert restore_small("datasets.test.fixed_parameters={corruption_entropy: [0, 0]}")[0] == 0
     assert Path("results/restored/test/ok.png").read_bytes() == told
 
 
@@ -246,7 +210,7 @@ def test_a_checkpoint_that_does_not_fit_names_keys_and_shapes():
         "patch_size: 4, num_corruptions: 2, model_channels: 32, channel_mult: [1, 2], num_res_blocks: 1, "
         "attention_resolutions: [], num_heads: 2}}"
     )
-    code, said = run(network)
+    code, said = restore_small(network)
     assert code == 2
     assert "2_generator_ema.safetensors does not fit the network: " in said
     assert "unexpected (" in said
@@ -260,21 +224,30 @@ def test_a_checkpoint_that_does_not_fit_names_keys_and_shapes():
 def test_a_damaged_checkpoint_is_one_line(content):
     file = Path("experiments/tiny/models/2_generator_ema.safetensors")
     file.write_bytes(file.read_bytes()[:2000] if content is None else content)
-    code, said = run()
+    code, said = restore_small()
     assert code == 2
     assert "is damaged, cut short or no checkpoint" in said
 
 
 @pytest.mark.usefixtures("here")
-def test_a_full_disk_is_named_and_the_run_fails(monkeypatch):
-    def full(path, _):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "No space left on device; free some space and run again"),
+        (errno.EACCES, "Permission denied"),
+        (errno.EROFS, "Read-only file system"),
+    ],
+)
+def test_a_disk_that_takes_nothing_ends_the_run_with_one_line(monkeypatch, number, message):
+    def full(path, *_):
+        raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(tester, "write_image", full)
-    code, said = run()
+    monkeypatch.setattr(restore_job, "write_planes", full)
+    save_picture("small/other.png", 16, 20)
+    code, said = restore_small()
     assert code == 1
-    assert "small/ok.png: not restored: " in said
-    assert "No space left on device" in said
+    assert said.count(f"results/restored/test/ok.png: {message}") == 1
+    assert "other.png" not in said  # the next image would fail as well
 
 
 @pytest.mark.usefixtures("here")
@@ -282,17 +255,17 @@ def test_a_page_that_cannot_be_written_keeps_the_images(monkeypatch):
     def full(path, _):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(tester, "write_text", full)
-    code, said = run()
+    monkeypatch.setattr(summary, "write_text", full)
+    code, said = restore_small()
     assert code == 1
     assert "No space left on device; free some space and run again" in said
-    assert results() == ["ok.png"]
+    assert restored_files() == ["ok.png"]
 
 
 @pytest.mark.usefixtures("here")
 def test_a_place_where_nothing_may_be_written(monkeypatch):
     Path("results").write_text("a file in the place of the folder")
-    code, said = run()
+    code, said = restore_small()
     assert code == 1
     assert "results" in said
     Path("results").unlink()
@@ -301,14 +274,14 @@ def test_a_place_where_nothing_may_be_written(monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr(tester, "log_to_file", forbidden)
-    code, said = run()
+    code, said = restore_small()
     assert code == 1
     assert "results/restored/test.log: Permission denied" in said
 
 
 @pytest.mark.usefixtures("here")
 def test_debug_shows_the_traceback_and_only_debug(monkeypatch):
-    code, said = run("path.experiment=nonesuch")
+    code, said = restore_small("path.experiment=nonesuch")
     assert code == 2
     code, said = restore("-opt", "infer.yml", "--debug", "--set", "path.experiment=nonesuch")
     assert code == 2
@@ -319,10 +292,41 @@ def test_debug_shows_the_traceback_and_only_debug(monkeypatch):
         raise KeyError("a mistake of ours\nin two lines")
 
     monkeypatch.setattr(tester.Tester, "_finish", bug)
-    code, said = run()
+    code, said = restore_small()
     assert code == 1
     assert "KeyError: " in said
     assert "run again with --debug" in said
     code, said = restore("-opt", "infer.yml", "--debug")
     assert code == 1
     assert "Traceback" in said
+
+
+@pytest.mark.usefixtures("here")
+def test_weights_of_folders_are_for_training():
+    code, said = restore_small("datasets.test.paths=[small]", "datasets.test.weights=[2]")
+    assert code == 2
+    assert "datasets.test: 2 items of 1 images; here each is restored once, so remove weights" in said
+
+
+@pytest.mark.usefixtures("here")
+def test_flags_that_exclude_each_other():
+    code, said = restore_small(options=("--dry_run", "--launcher", "pytorch"))
+    assert code == 2
+    assert "--dry_run estimates for one process; leave --launcher out" in said
+    code, said = restore_small(options=("--launcher", "pytorch"))
+    assert code == 2
+    assert "--launcher pytorch needs torchrun" in said
+
+
+@pytest.mark.usefixtures("here")
+def test_a_pair_whose_low_resolution_changed_is_restored_again():
+    save_picture("hq/a.png", 32, 48)
+    save_picture("lq/a.png", 16, 24)
+    pairs = "datasets.test={mode: paired, paths: hq, paths_lq: lq, rgb_n1_to_1: true}"
+    low_res = "steps.restore.injectors.detail.model_input_keys={low_res: lq}"
+    for seed, done in ((0, False), (0, True), (1, False)):
+        save_picture("lq/a.png", 16, 24, seed=seed)
+        code, said = restore_small(pairs, low_res)
+        assert code == 0, said
+        assert ("1 of 1 images are restored already" in said) == done
+    assert json.loads(Path("results/restored/metrics.json").read_text())["images"][0]["metrics"]["restored"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from door_helpers import TRAINING, save_picture, train, truncated_jpeg
 
-from codes.trainer import trainer
+from codes.trainer import keeper
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_check_finds_what_the_run_would_miss(override, message):
 
 @pytest.mark.usefixtures("here")
 def test_check_reads_what_evaluators_will_read():
-    evaluator = "{type: restoration, for: generator, dataset: {mode: imagefolder, paths: gone, scale: 2}}"
+    evaluator = "{type: restoration, for: generator, dataset: {mode: imagefolder, rgb_n1_to_1: true, paths: gone}}"
     code, said = run(f"eval.evaluators.e={evaluator}", "train.val_freq=1", options=("--check",))
     assert code == 2
     assert "gone: no such file or folder" in said
@@ -115,7 +115,7 @@ def test_an_experiment_of_the_same_name_is_put_aside_even_in_the_same_second():
 @pytest.mark.usefixtures("here")
 def test_a_full_disk_at_the_last_checkpoint_fails_and_at_an_earlier_one_does_not(monkeypatch):
     saves = []
-    whole = trainer.save
+    whole = keeper.save
 
     def full_once(experiment, recipe, parts, iteration, samples):
         saves.append(iteration)
@@ -123,7 +123,7 @@ def test_a_full_disk_at_the_last_checkpoint_fails_and_at_an_earlier_one_does_not
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         whole(experiment, recipe, parts, iteration, samples)
 
-    monkeypatch.setattr(trainer, "save", full_once)
+    monkeypatch.setattr(keeper, "save", full_once)
     broken = {1}
     code, said = run("train.niter=2", "logger.save_checkpoint_freq=1")
     assert code == 0

@@ -1,9 +1,11 @@
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from trainer_helpers import fill, make_trainer, merged, recipe_data, write_recipe
+from trainer_helpers import fill, make_trainer, recipe_data, write_recipe
 
 from codes.trainer.devices import Ranks, any_over_ranks, gather_over_ranks, sum_over_ranks
 from codes.trainer.trainer import Trainer
@@ -109,9 +111,7 @@ def poison(trainer: Trainer, iterations: set[int]) -> None:
     parameter.register_hook(hook)
 
 
-def test_a_gradient_that_is_not_finite_skips_the_update(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    warnings: list[str] = []
-    monkeypatch.setattr("codes.trainer.trainer.logger.warning", lambda text, *values: warnings.append(text % values))
+def test_a_gradient_that_is_not_finite_skips_the_update(folder: Path) -> None:
     trainer = trainer_of(folder)
     poison(trainer, {2})
     batches = trainer._batches()
@@ -121,9 +121,6 @@ def test_a_gradient_that_is_not_finite_skips_the_update(folder: Path, monkeypatc
     moments = [state["step"].clone() for state in trainer.parts.steps[0].optimizer.state.values()]
     result = trainer._iterate(next(batches))
     assert result.skipped
-    assert len(warnings) == 1
-    assert "iteration 2" in warnings[0]
-    assert str(folder / "img") in warnings[0]
     after = [*network.state_dict().values(), *average.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert [state["step"] for state in trainer.parts.steps[0].optimizer.state.values()] == moments
@@ -133,22 +130,43 @@ def test_a_gradient_that_is_not_finite_skips_the_update(folder: Path, monkeypatc
     assert all(bool(torch.isfinite(value).all()) for value in network.parameters())
 
 
-def test_a_run_that_is_never_finite_stops_with_everything_saved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codes.trainer.trainer.MOST_SKIPPED_IN_A_ROW", 3)
-    trainer = trainer_of(folder, {"train": {"niter": 50}})
+def test_a_skipped_update_is_told_with_the_files_of_its_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr("codes.trainer.trainer.logger.warning", lambda text, *values: warnings.append(text % values))
+    monkeypatch.setattr("codes.trainer.trainer.MOST_NAMES", 1)
+    trainer = trainer_of(folder)
+    poison(trainer, {2})
+    trainer.run()
+    assert len(warnings) == 1
+    assert "iteration 2" in warnings[0]
+    assert re.search(rf"\(batch: {folder}/img\d.png and \d more\)", warnings[0])
+    rows = [json.loads(line) for line in (trainer.experiment.root / "log.jsonl").read_text().splitlines()]
+    (told,) = [row for row in rows if "skipped_files" in row]
+    assert told["iteration"] == 2
+    assert {Path(name).parent for name in told["skipped_files"]} == {folder}
+    assert [row["skipped"] for row in rows if "skipped" in row] == [1.0]
+
+
+def test_a_run_that_is_never_finite_stops_with_everything_saved(folder: Path) -> None:
+    trainer = trainer_of(folder, {"train": {"niter": 50, "max_skipped_in_a_row": 3}})
     poison(trainer, set(range(50)))
     with pytest.raises(TesseraError, match="3 updates in a row were not finite; everything is saved"):
         trainer.run()
     assert trainer.experiment.state(3).is_file()
 
 
-def two_steps(detached_from: str) -> dict[str, Any]:
-    """A second network with a step of its own, whose injector runs the network `detached_from`."""
+def two_steps(*runs: str) -> dict[str, Any]:
+    """A second network with a step of its own, whose injectors run the networks of these names."""
     base = recipe_data(Path())
     step = base["steps"]["generator"]
-    names = {"out": "mse2", "out_key_vb_loss": "vb2", "out_key_x_start": "x_start2", "generator": detached_from}
-    losses = {"mse": {"key": "mse2"}, "vb": {"key": "vb2"}}
-    second = merged(step, {"training": "second", "injectors": {"diffusion": names}, "losses": losses})
+    keys = {"out": "mse", "out_key_vb_loss": "vb", "out_key_x_start": "x_start"}
+    injectors, losses = {}, {}
+    for number, network in enumerate(runs, 2):
+        named = {option: f"{key}{number}" for option, key in keys.items()}
+        injectors[network] = {**step["injectors"]["diffusion"], **named, "generator": network}
+        for loss in ("mse", "vb"):
+            losses[loss if number == 2 else f"{loss}{number}"] = {"type": "direct", "key": f"{loss}{number}"}
+    second = {**step, "training": "second", "injectors": injectors, "losses": losses}
     return {"networks": {"second": base["networks"]["generator"]}, "steps": {"second": second}}
 
 
@@ -171,7 +189,7 @@ def test_several_steps_train_their_own_networks(folder: Path) -> None:
 
 
 def test_a_later_step_leaves_no_gradient_behind_in_a_network_that_it_only_uses(folder: Path) -> None:
-    both, alone = trainer_of(folder, two_steps("generator")), trainer_of(folder)
+    both, alone = trainer_of(folder, two_steps("second", "generator")), trainer_of(folder)
     for trainer in (both, alone):
         batches = trainer._batches()
         for _ in range(2):

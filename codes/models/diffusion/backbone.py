@@ -146,7 +146,7 @@ class Backbone(DiffusionNetwork):
         if upsampled is None or not self.options.residual_from_low_res:
             return output
         image, variance = output.split([self.in_channels, self.out_channels - self.in_channels], dim=1)
-        return torch.cat([image + upsampled, variance], dim=1)
+        return torch.cat([image * self.options.residual_scale + upsampled, variance], dim=1)
 
     def _features(self, h: Tensor, emb: Embedding) -> Tensor:
         skips = [h]

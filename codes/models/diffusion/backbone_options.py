@@ -62,6 +62,12 @@ class BackboneOptions(Options):
         default=False,
         description="Add the upsampled low resolution to the output's image channels (for x_start prediction)",
     )
+    residual_scale: float = Field(
+        default=1.0,
+        gt=0,
+        description="Factor of the output's image channels before residual_from_low_res adds to them: the typical size "
+        "of the residual, so that the network itself works at unit size (about 0.12 for photographs at 2x)",
+    )
     use_checkpoint: bool = Field(
         default=False, description="Recompute activations in the backward pass: less memory, one more forward pass"
     )
@@ -147,4 +153,6 @@ class BackboneOptions(Options):
             raise ValueError(
                 "residual_from_low_res needs a low resolution; set num_corruptions or low_res_conditioning"
             )
+        if self.residual_scale != 1.0 and not self.residual_from_low_res:
+            raise ValueError("residual_scale is the size of a residual; set residual_from_low_res: true, or remove it")
         return self

@@ -33,10 +33,17 @@ class CheckpointMetadata:
     process: Mapping[str, Any] = field(default_factory=dict)
     """Options of the diffusion process, as plain JSON values."""
     tessera_version: str = __version__
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What it was trained on, as plain JSON values: `scale`, and the names of its `corruptions` in their order."""
 
     @classmethod
     def of(
-        cls, network: DiffusionNetwork, kind: Literal["ema", "raw"], iteration: int, process: Mapping[str, Any]
+        cls,
+        network: DiffusionNetwork,
+        kind: Literal["ema", "raw"],
+        iteration: int,
+        process: Mapping[str, Any],
+        data: Mapping[str, Any] | None = None,
     ) -> Self:
         """Describe a network that is about to be saved."""
         names = [name for name in NETWORKS.names() if NETWORKS.get(name) is type(network)]
@@ -44,7 +51,7 @@ class CheckpointMetadata:
             raise ConfigError(
                 f"{type(network).__name__} is not registered as a network; decorate it by NETWORKS.register"
             )
-        return cls(names[0], network.options.model_dump(mode="json"), kind, iteration, process)
+        return cls(names[0], network.options.model_dump(mode="json"), kind, iteration, process, data=data or {})
 
     def to_strings(self) -> dict[str, str]:
         """As safetensors stores it: text to text."""
@@ -53,6 +60,7 @@ class CheckpointMetadata:
             "tessera_version": self.tessera_version,
             "network": json.dumps(network),
             "process": json.dumps(dict(self.process)),
+            "data": json.dumps(dict(self.data)),
             "kind": self.kind,
             "iteration": str(self.iteration),
         }
@@ -63,10 +71,9 @@ class CheckpointMetadata:
         try:
             network = json.loads(text["network"])
             kind: Literal["ema", "raw"] = "ema" if text["kind"] == "ema" else "raw"
-            process = json.loads(text["process"])
-            return cls(
-                network["which_model"], network["args"], kind, int(text["iteration"]), process, text["tessera_version"]
-            )
+            process, data = json.loads(text["process"]), json.loads(text.get("data", "{}"))
+            version, iteration = text["tessera_version"], int(text["iteration"])
+            return cls(network["which_model"], network["args"], kind, iteration, process, version, data)
         except (KeyError, TypeError, ValueError):
             return None
 

@@ -84,6 +84,11 @@ class LossSecondMoment:
         """Whether every timestep has its full history."""
         return bool((self._counts >= self.history).all())
 
+    @property
+    def probabilities(self) -> Tensor:
+        """How likely each timestep is now, float64 (T,)."""
+        return torch.from_numpy(self._probabilities())
+
     def sample(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """See TimestepSampler."""
         if self._distribution is None:

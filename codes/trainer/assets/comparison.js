@@ -10,7 +10,7 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** One entry: layers stacked in a stage, cut by a slider, zoomed and panned together. */
+/** One entry: layers stacked in a stage, cut by a slider or side by side, zoomed and panned together. */
 class Comparison {
   constructor(article) {
     this.article = article;
@@ -24,6 +24,8 @@ class Comparison {
     this.left = 0;
     this.right = Math.min(1, this.labels.length - 1);
     this.split = 0.5;
+    this.paired = false;
+    this.sources = [];
     this.buildTools();
     this.buildHandle();
     this.listen();
@@ -34,7 +36,8 @@ class Comparison {
     const tools = this.article.querySelector(".tools");
     this.leftButtons = this.layerButtons("Left", (index) => this.choose(index, this.right));
     this.rightButtons = this.layerButtons("Right", (index) => this.choose(this.left, index));
-    if (this.labels.length > 1) tools.append(this.leftButtons, this.rightButtons);
+    this.modeButtons = this.group("Mode", ["Slider", "Side by side"], (index) => this.setPaired(index === 1));
+    if (this.labels.length > 1) tools.append(this.leftButtons, this.rightButtons, this.modeButtons);
     this.viewButtons = this.group("View", this.shape.map((view) => view.name), (index) => this.showView(index));
     if (this.shape.length > 1) tools.append(this.viewButtons);
     const act = [() => this.zoomTo(null), () => this.zoomTo(1), () => this.zoomStep(-1), () => this.zoomStep(1)];
@@ -65,10 +68,19 @@ class Comparison {
     const attributes = { role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": 100,
       "aria-orientation": "horizontal", "aria-label": "Border between the left and the right layer" };
     for (const [name, value] of Object.entries(attributes)) this.handle.setAttribute(name, value);
+    this.stage.tabIndex = 0;
     if (this.labels.length > 1) return;
     this.divider.remove();
     this.stage.querySelector(".badge.right").remove();
-    this.stage.tabIndex = 0;
+  }
+
+  get slides() {
+    return this.labels.length > 1 && !this.paired;
+  }
+
+  /** What takes the focus: the slider where there is one. */
+  focus() {
+    (this.slides ? this.handle : this.stage).focus({ preventScroll: true });
   }
 
   listen() {
@@ -85,24 +97,42 @@ class Comparison {
     new ResizeObserver(() => this.layout()).observe(this.article.querySelector(".tools"));
   }
 
-  /** Images are present only near the viewport. */
+  /** Pictures are present only near the window, and each only when it is first looked at. */
   load() {
     this.near = true;
     if (this.layers.length) return;
-    const views = JSON.parse(this.article.querySelector("script.data").textContent).views;
-    const sources = views[this.view].layers;
+    this.sources = this.readSources();
     this.layers = this.labels.map((label) => {
-      const image = make("img", { alt: label, draggable: false, decoding: "async", src: sources[label] });
+      const image = make("img", { alt: label, draggable: false, decoding: "async" });
       return make("div", { className: "layer" }, image);
     });
     this.stage.prepend(...this.layers);
     this.render();
   }
 
+  readSources() {
+    const { layers } = JSON.parse(this.article.querySelector("script.data").textContent).views[this.view];
+    return this.labels.map((label) => layers[label]);
+  }
+
   unload() {
     this.near = false;
-    for (const layer of this.layers) layer.remove();
+    for (const layer of this.layers) {
+      layer.firstChild.removeAttribute("src");
+      layer.remove();
+    }
     this.layers = [];
+    this.sources = [];
+  }
+
+  present(index) {
+    const image = this.layers[index].firstChild;
+    if (!image.hasAttribute("src")) image.src = this.sources[index];
+  }
+
+  /** The other layers too, so that a switch shows them at once: of the entry that is being looked at. */
+  presentAll() {
+    this.layers.forEach((_, index) => this.present(index));
   }
 
   showView(index) {
@@ -119,7 +149,7 @@ class Comparison {
   layout() {
     this.stage.style.height = "";
     const highest = Number.parseFloat(getComputedStyle(this.stage).maxHeight);
-    const scale = this.fit(this.stage.clientWidth, highest);
+    const scale = this.fit(this.pane()[0], highest);
     this.stage.style.height = `${Math.ceil(this.height * scale)}px`;
     this.render();
   }
@@ -132,7 +162,11 @@ class Comparison {
 
   choose(left, right) {
     const last = this.labels.length - 1;
+    const before = [this.left, this.right];
     [this.left, this.right] = [clamp(left, 0, last), clamp(right, 0, last)];
+    // A layer lies on one side only, so the sides change places.
+    if (this.paired && this.left === this.right) [this.right, this.left] = before;
+    this.presentAll();
     this.render();
   }
 
@@ -141,13 +175,23 @@ class Comparison {
     this.choose(index(left, this.left), index(right, this.right));
   }
 
+  setPaired(paired) {
+    if (this.labels.length < 2 || paired === this.paired) return;
+    const focused = this.stage.contains(document.activeElement);
+    if (this.left === this.right) this.right = (this.left + 1) % this.labels.length;
+    this.paired = paired;
+    this.stage.classList.toggle("paired", paired);
+    this.layout();
+    if (focused) this.focus();
+  }
+
   setSplit(value) {
     this.split = clamp(value, 0, 1);
     this.render();
   }
 
   /** `zoom` is in screen pixels an image pixel, null fits; the image point under `at` (stage pixels) stays where it is. */
-  zoomTo(zoom, at = [this.stage.clientWidth / 2, this.stage.clientHeight / 2]) {
+  zoomTo(zoom, at = this.pane().map((size) => size / 2)) {
     const before = this.geometry();
     this.zoom = zoom === null ? null : clamp(zoom, ZOOMS[0], ZOOMS[ZOOMS.length - 1]);
     const scale = this.geometry().scale;
@@ -164,9 +208,14 @@ class Comparison {
     if (further.length) this.zoomTo(direction > 0 ? further[0] : further[further.length - 1]);
   }
 
-  /** Sizes in CSS pixels. */
+  /** The part of the stage in which one picture is seen. */
+  pane() {
+    return [this.stage.clientWidth / (this.paired ? 2 : 1), this.stage.clientHeight];
+  }
+
+  /** Sizes in CSS pixels, within a pane. */
   geometry() {
-    const stage = [this.stage.clientWidth, this.stage.clientHeight];
+    const stage = this.pane();
     const ratio = devicePixelRatio;
     const scale = Math.max(1e-6, this.zoom === null ? this.fit(...stage) : this.zoom / ratio);
     const size = [this.width * scale, this.height * scale];
@@ -184,17 +233,20 @@ class Comparison {
   render() {
     const { stage, scale, size, center, origin, visible } = this.geometry();
     this.center = center;
-    const cut = visible[0] + this.split * (visible[1] - visible[0]);
+    const cut = this.paired ? stage[0] : visible[0] + this.split * (visible[1] - visible[0]);
+    const rest = this.stage.clientWidth - cut;
     this.layers.forEach((layer, index) => {
       const isLeft = index === this.left;
       const isRight = index === this.right;
       layer.hidden = !isLeft && !isRight;
-      const clip = isLeft ? `inset(0px ${stage[0] - cut}px 0px 0px)` : `inset(0px 0px 0px ${cut}px)`;
+      if (!layer.hidden) this.present(index);
+      const clip = isLeft ? `inset(0px ${rest}px 0px 0px)` : `inset(0px 0px 0px ${cut}px)`;
       layer.style.clipPath = isLeft && isRight ? "none" : clip;
       const image = layer.firstChild;
+      const x = origin[0] + (this.paired && isRight ? stage[0] : 0);
       image.style.width = `${this.width}px`;
       image.style.height = `${this.height}px`;
-      image.style.transform = `translate(${origin[0]}px, ${origin[1]}px) scale(${scale})`;
+      image.style.transform = `translate(${x}px, ${origin[1]}px) scale(${scale})`;
       image.classList.toggle("enlarged", scale * devicePixelRatio > 1);
     });
     this.divider.style.transform = `translateX(${cut}px)`;
@@ -215,6 +267,7 @@ class Comparison {
       button.setAttribute("aria-pressed", position === index));
     press(this.leftButtons, this.left);
     press(this.rightButtons, this.right);
+    press(this.modeButtons, Number(this.paired));
     press(this.viewButtons, this.view);
     const ratio = scale * devicePixelRatio;
     press(this.zoomButtons, this.zoom === null ? 0 : Math.abs(ratio - 1) < 1e-3 ? 1 : -1);
@@ -222,17 +275,20 @@ class Comparison {
 
   position(event) {
     const box = this.stage.getBoundingClientRect();
-    return [event.clientX - box.left - this.stage.clientLeft, event.clientY - box.top - this.stage.clientTop];
+    const x = event.clientX - box.left - this.stage.clientLeft;
+    const pane = this.pane()[0];
+    return [this.paired && x > pane ? x - pane : x, event.clientY - box.top - this.stage.clientTop];
   }
 
   pointerDown(event) {
     if (event.button !== 0) return;
-    const slides = this.labels.length > 1 && (this.divider.contains(event.target) || !this.stage.matches(".pannable"));
+    const slides = this.slides && (this.divider.contains(event.target) || !this.stage.matches(".pannable"));
     this.action = slides ? "slide" : "pan";
     this.pointers.set(event.pointerId, this.position(event));
     this.stage.setPointerCapture(event.pointerId);
     event.preventDefault();
-    (this.labels.length > 1 ? this.handle : this.stage).focus({ preventScroll: true });
+    this.focus();
+    this.presentAll();
     if (slides && this.pointers.size === 1 && event.pointerType === "mouse") this.slideTo(this.position(event));
   }
 
@@ -240,6 +296,8 @@ class Comparison {
     const before = this.pointers.get(event.pointerId);
     if (!before) return;
     const now = this.position(event);
+    // Side by side, a drag that crosses the middle jumps by a pane.
+    if (this.paired) now[0] += this.pane()[0] * Math.round((before[0] - now[0]) / this.pane()[0]);
     const other = [...this.pointers].find(([id]) => id !== event.pointerId);
     this.pointers.set(event.pointerId, now);
     if (other) this.pinch(before, now, other[1]);
@@ -283,16 +341,28 @@ class Comparison {
       this.choose(event.shiftKey ? index : this.left, event.shiftKey ? this.right : index);
       return true;
     }
+    const count = this.labels.length;
+    const turn = (step) => () => this.choose(this.left, (this.right + step + count) % count);
     const actions = {
       x: () => this.choose(this.right, this.left), f: () => this.zoomTo(null), o: () => this.zoomTo(1),
       "+": () => this.zoomStep(1), "=": () => this.zoomStep(1), "-": () => this.zoomStep(-1),
+      ".": turn(1), ",": turn(-1), s: () => this.setPaired(!this.paired),
     };
-    const found = actions[event.key.toLowerCase()] ?? this.sliderAction(event);
+    const found = actions[event.key.toLowerCase()] ?? this.arrowAction(event);
     found?.();
     return Boolean(found);
   }
 
-  sliderAction(event) {
+  /** Arrows move the slider while it has the focus, the picture while the stage has it. */
+  arrowAction(event) {
+    if (document.activeElement === this.stage) {
+      const far = event.shiftKey ? 200 : 40;
+      const by = (dx, dy) => () => this.pan(dx * far, dy * far);
+      return {
+        ArrowLeft: by(1, 0), ArrowRight: by(-1, 0), ArrowUp: by(0, 1), ArrowDown: by(0, -1),
+        Escape: () => this.stage.blur(),
+      }[event.key];
+    }
     if (document.activeElement !== this.handle) return undefined;
     const step = event.shiftKey ? 0.1 : 0.01;
     const by = (amount) => () => this.setSplit(this.split + amount);

@@ -18,6 +18,15 @@ class EvaluatorOptions(NodeOptions):
     type: str = Field(description="Which evaluator: its registered name.")
     for_network: str = Field(validation_alias="for", description="Name of the network that is evaluated.")
 
+    def network_names(self) -> list[str]:
+        """The networks that have to be there."""
+        return [self.for_network]
+
+    @property
+    def measures_ema(self) -> bool:
+        """Whether the averaged weights are measured, where there are some."""
+        return True
+
 
 @dataclass(frozen=True)
 class Evaluation:

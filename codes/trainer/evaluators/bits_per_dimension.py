@@ -11,6 +11,7 @@ from ...data.datasets import DATASETS, DatasetOptions
 from ...models.diffusion.bound import variational_bound
 from ...models.diffusion.networks import DiffusionNetwork
 from ...models.diffusion.process import check_image_range
+from ...utils.console import get_logger
 from ...utils.errors import ConfigError
 from ...utils.options import OneOf
 from ...utils.rng import normal
@@ -18,8 +19,12 @@ from ...utils.yaml_source import Issue
 from ..devices import to_device
 from ..graph import StepContext
 from ..injectors.gaussian_diffusion import conditioning_problems
-from ..sampling import AutocastDenoiser, Engine, SamplingOptions
+from ..sampling import AutocastDenoiser, Engine
+from ..sampling_options import SamplingOptions
 from .base import EVALUATORS, Evaluation, Evaluator, EvaluatorOptions
+from .measuring import measuring, weights_in_words
+
+logger = get_logger(__name__)
 
 
 class BitsPerDimensionOptions(EvaluatorOptions):
@@ -32,7 +37,12 @@ class BitsPerDimensionOptions(EvaluatorOptions):
     model_input_keys: dict[str, str] = Field(
         {}, description="Network argument -> key of the dataset, e.g. low_res: lq."
     )
+    use_ema: bool = Field(True, description="Measure the averaged weights where there are some.")
     max_images: int = Field(64, ge=1, description="At most this many images of the dataset, the first ones.")
+
+    @property
+    def measures_ema(self) -> bool:
+        return self.use_ema and self.diffusion_params.use_ema
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         issues = [
@@ -55,20 +65,15 @@ class BitsPerDimensionEvaluator(Evaluator):
 
     def __init__(self, options: BitsPerDimensionOptions) -> None:
         self.options = options
-        self.dataset: Any = None
+        # Read here, so that a folder that is not there is an error at the start and not after hours.
+        self.dataset: Any = DATASETS.get(options.dataset.mode)(options.dataset, seed=0, shuffle=False)
 
     def evaluate(self, context: StepContext) -> Evaluation:
-        if self.dataset is None:
-            self.dataset = DATASETS.get(self.options.dataset.mode)(self.options.dataset, seed=0, shuffle=False)
-        name = self.options.for_network
-        network = context.ema_networks.get(name, context.networks[name])
-        was_training = network.training
-        network.eval()
-        try:
-            count = min(len(self.dataset), self.options.max_images)
-            rows = [self._bound(self.dataset.item(position), network, context) for position in range(count)]
-        finally:
-            network.train(was_training)
+        name, use_ema = self.options.for_network, self.options.measures_ema
+        logger.info("bits_per_dimension of %s: %s", name, weights_in_words(name, context, use_ema))
+        count = min(len(self.dataset), self.options.max_images)
+        with measuring(context, use_ema) as own:
+            rows = [self._bound(self.dataset.item(position), own.networks[name], own) for position in range(count)]
         total, prior, first = np.mean(rows, axis=0)
         return Evaluation({"bits_per_dimension": total, "prior": prior, "last_step": first, "images": float(count)})
 

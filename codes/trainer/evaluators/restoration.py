@@ -1,59 +1,49 @@
-"""How well the averaged network restores held-out images, during training: PSNR, SSIM and a picture to look at."""
+"""How well a network restores held-out images: PSNR, SSIM, consistency, LPIPS, seams, and a picture to look at."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
-from ...data.datasets import DATASETS, DatasetOptions
 from ...models.diffusion.networks import DiffusionNetwork
-from ...utils.images import quantise, resize_bicubic, to_rgb
-from ...utils.options import OneOf
+from ...utils.canvas import RamCanvas
+from ...utils.console import get_logger
+from ...utils.errors import ConfigError
+from ...utils.images import quantise, resize_bicubic, to_rgb, to_tensor
 from ...utils.picture_grid import picture_grid
-from ...utils.rng import derive_seed
 from ...utils.yaml_source import Issue
+from ..consistency import consistency
+from ..feature_networks import FeatureNetwork, FeatureNetworkOptions
 from ..graph import StepContext
-from ..injectors.gaussian_diffusion import conditioning_problems, sampling_problems
-from ..metrics import fidelity
-from ..sampling import Engine, SamplingOptions
-from .base import EVALUATORS, Evaluation, Evaluator, EvaluatorOptions
+from ..metrics import fidelity, mean_fidelity, seam_score
+from .base import EVALUATORS, Evaluation, Evaluator
+from .measuring import measuring, weights_in_words
+from .restoring import Pixels, Restored, Restorer, RestoringOptions
 
-Image = npt.NDArray[Any]
+logger = get_logger(__name__)
+PICTURES = 8  # images in the picture to look at
 
 
-class RestorationOptions(EvaluatorOptions):
+class RestorationOptions(RestoringOptions):
     """Options of `restoration`."""
 
-    dataset: Annotated[DatasetOptions, OneOf(DATASETS, "mode")] = Field(description="Images with their ground truth.")
-    diffusion_params: SamplingOptions = Field(SamplingOptions(), description="How to sample: steps, sampler, tiles.")
-    model_input_keys: dict[str, str] = Field(
-        {"low_res": "lq", "corruption_factor": "corruption_entropy"},
-        description="Network argument -> key of the dataset.",
+    max_images: int | None = Field(
+        8, ge=1, description="At most this many images of the dataset, the first ones; ~: all."
     )
-    max_images: int = Field(8, ge=1, description="At most this many images of the dataset, the first ones.")
+    crop_border: int = Field(
+        0, ge=0, description="Pixels left out on every side by PSNR and SSIM; papers on super-resolution take `scale`."
+    )
+    luma: bool = Field(True, description="Also PSNR and SSIM on BT.601 luma (psnr_y, ssim_y), as papers report them.")
+    lpips: FeatureNetworkOptions | None = Field(
+        None, description="The network of LPIPS: a TorchScript file, or vgg16_lpips to download it once; ~: no LPIPS."
+    )
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
-        issues = [
-            Issue(("for",) if issue.path == ("generator",) else issue.path, issue.message)
-            for issue in conditioning_problems(self.for_network, self.model_input_keys, networks)
-        ]
-        scale = getattr(self.dataset, "scale", 1)
-        for issue in sampling_problems(self.diffusion_params, self.for_network, networks, scale):
-            issues.append(Issue(("diffusion_params", *issue.path), issue.message))
-        provided = self.dataset.provides()
-        for argument, key in self.model_input_keys.items():
-            if key not in provided:
-                issues.append(
-                    Issue(
-                        ("model_input_keys", argument),
-                        f"the dataset has no key {key!r} (it has: {', '.join(sorted(provided))})",
-                    )
-                )
-        if "lq" not in provided:
+        issues = super().problems(networks)
+        if "lq" not in self.dataset.provides():
             issues.append(Issue(("dataset", "skip_lq"), "must be false: the evaluation needs lq and its ground truth"))
+        if self.lpips is not None:
+            issues += [Issue(("lpips", *issue.path), issue.message) for issue in self.lpips.problems()]
         return issues
 
 
@@ -65,43 +55,69 @@ class RestorationEvaluator(Evaluator):
 
     def __init__(self, options: RestorationOptions) -> None:
         self.options = options
-        # Read here, so that a folder that is not there is an error at the start and not after hours.
-        self.dataset: Any = DATASETS.get(options.dataset.mode)(options.dataset, seed=0, shuffle=False)
+        self.lpips = None if options.lpips is None else FeatureNetwork(options.lpips, "lpips", lpips=True)
+        self.restorer = Restorer(options)
+        self.baseline: dict[int, dict[str, float]] = {}  # position -> numbers of bicubic upsampling, which never change
 
     def evaluate(self, context: StepContext) -> Evaluation:
-        rows: list[list[Image]] = []
-        found: dict[str, list[float]] = {}
-        count = min(len(self.dataset), self.options.max_images)
-        for position in range(count):
-            bicubic, restored, truth = self._restore(self.dataset.item(position), context)
-            for prefix, image in (("", restored), ("bicubic_", bicubic)):
-                for name, value in fidelity(truth, image).items():
-                    found.setdefault(prefix + name, []).append(value)
-            rows.append([quantise(image) for image in (bicubic, restored, truth)])
-        metrics = {name: float(np.mean(values)) for name, values in found.items() if all(map(math.isfinite, values))}
-        return Evaluation(metrics, {"bicubic_restored_truth": picture_grid(rows)})
+        name, use_ema = self.options.for_network, self.options.measures_ema
+        logger.info("restoration by %s: %s", name, weights_in_words(name, context, use_ema))
+        pictures: list[list[Pixels]] = []
+        rows: list[dict[str, float]] = []
+        with measuring(context, use_ema) as own:
+            for found in self.restorer.all(own, "restoration"):
+                bicubic = self._bicubic(found)
+                rows.append({**self._measured(found, own), **self._of_baseline(found, bicubic)})
+                if len(pictures) < PICTURES:
+                    pictures.append([bicubic, found.image, found.truth])
+        means = {key: value for key, value in mean_fidelity(rows).items() if math.isfinite(value)}
+        metrics = {**means, "images": float(len(rows))}
+        return Evaluation(metrics, {"bicubic_restored_truth": picture_grid(pictures)})
 
-    def _restore(self, item: Mapping[str, Any], context: StepContext) -> tuple[Image, Image, Image]:
-        """(H, W, 3) float images in [0, 1], as they would be saved in 8 bits: bicubic, restored, truth."""
-        n1_to_1 = self.options.dataset.rgb_n1_to_1  # type: ignore[attr-defined]
-        truth = item["hq"]
-        height, width = truth.shape[-2:]
-        cond = {name: item[key][None] for name, key in self.options.model_input_keys.items()}
-        scale = height // item["lq"].shape[-2]
-        own = () if self.options.diffusion_params.noise_type == "fixed" else (item["HQ_path"],)
-        seeds = [derive_seed(context.seed, "evaluate", *own)]
-        network = context.ema_networks.get(self.options.for_network, context.networks[self.options.for_network])
-        was_training = network.training
-        network.eval()
+    def _measured(self, found: Restored, context: StepContext) -> dict[str, float]:
+        metrics = self._fidelity(found, found.image)
+        consistency = self._consistency(found)
+        seam = self._seam(found, context)
+        if self.lpips is not None:
+            with self.lpips.on(context.device):
+                metrics["lpips"] = self.lpips.distance(found.truth, found.image)
+        extra = {"consistency": consistency, "seam": seam}
+        return {**metrics, **{key: value for key, value in extra.items() if value is not None}}
+
+    def _fidelity(self, found: Restored, image: Pixels) -> dict[str, float]:
         try:
-            *_, last = self._engine(network, context).sample(cond, height, width, scale, seeds)
-        finally:
-            network.train(was_training)
-        bicubic = resize_bicubic(to_rgb(item["lq"], n1_to_1), height, width)
-        images = (bicubic, to_rgb(last.x_t[0], True), to_rgb(truth, n1_to_1))
-        return tuple(quantise(image).astype(np.float32) / 255 for image in images)  # type: ignore[return-value]
+            return fidelity(found.truth, image, crop_border=self.options.crop_border, with_luma=self.options.luma)
+        except ValueError as error:
+            raise ConfigError(f"restoration: crop_border: {found.item['HQ_path']}: {error}") from None
 
-    def _engine(self, network: DiffusionNetwork, context: StepContext) -> Engine:
-        params, name = self.options.diffusion_params, self.options.for_network
-        process = params.build_process(context.processes.get(name), name)
-        return Engine(network, process, params, context.device, context.autocast)
+    def _of_baseline(self, found: Restored, bicubic: Pixels) -> dict[str, float]:
+        if found.position not in self.baseline:
+            numbers = self._fidelity(found, bicubic)
+            self.baseline[found.position] = {f"bicubic_{key}": value for key, value in numbers.items()}
+        return self.baseline[found.position]
+
+    def _bicubic(self, found: Restored) -> Pixels:
+        height, width = found.truth.shape[:2]
+        return quantise(resize_bicubic(to_rgb(found.item["lq"], self.restorer.n1_to_1), height, width))
+
+    def _consistency(self, found: Restored) -> float | None:
+        """Agreement with lq in dB, see `consistency`; None where hq is no whole multiple of lq."""
+        n1_to_1 = self.restorer.n1_to_1
+        try:
+            return consistency(RamCanvas(to_tensor(found.image, n1_to_1)), found.item["lq"], n1_to_1=n1_to_1)
+        except ValueError:
+            return None
+
+    def _seam(self, found: Restored, context: StepContext) -> float | None:
+        """The seam score at the borders of the tiles; None where they move, where one covers the image, or without."""
+        injector = self.restorer.tiled
+        if injector is None or injector.options.tile_jitter:
+            return None
+        height, width = found.truth.shape[:2]
+        plan = injector.engine(context).plan(height, width, injector.options.output_scale_factor)
+        return seam_score(found.image, _borders(plan.ys, plan.tile[0]), _borders(plan.xs, plan.tile[1]))
+
+
+def _borders(origins: Sequence[int], side: int) -> list[int]:
+    """Where tiles begin and end along an axis."""
+    return sorted({border for origin in origins for border in (origin, origin + side)})

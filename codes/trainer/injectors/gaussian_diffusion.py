@@ -15,7 +15,9 @@ from ...models.diffusion.timestep_sampling import TIMESTEP_SAMPLERS, LossSecondM
 from ...utils.yaml_source import Issue, KeyPath
 from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
 from ..process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, build_process
-from ..sampling import SamplingOptions
+from ..sampling_options import SamplingOptions
+
+QUARTILES = 4  # of the timesteps, whose losses the log shows apart
 
 
 def conditioning_problems(
@@ -96,6 +98,12 @@ class GaussianDiffusionOptions(InjectorOptions):
         }
         return {path: key for path, key in named.items() if key}
 
+    def same_size(self) -> dict[str, str]:
+        return {self.out_key_x_start: self.in_key} if self.out_key_x_start else {}
+
+    def network_inputs(self) -> dict[str, str]:
+        return {self.generator: self.in_key}
+
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         issues = conditioning_problems(self.generator, self.model_input_keys, networks)
         args = self.diffusion_args
@@ -168,7 +176,8 @@ class GaussianDiffusionInjector(Injector):
             self.process.schedule, options.snr_splits
         )
         self._range_checked = False
-        self._seen: list[tuple[Tensor, Tensor]] = []  # timesteps and losses of this iteration
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []  # timesteps, losses and main terms of this iteration
+        self._by_time = torch.zeros(QUARTILES, 2)  # sum and count of the main term, for the log
 
     def __call__(self, state: State, context: StepContext) -> dict[str, Any]:
         options, x_start = self.options, state[self.options.in_key]
@@ -183,8 +192,7 @@ class GaussianDiffusionInjector(Injector):
         with context.autocast():
             output, prior = run_network(network, self.process, x_t, t, cond)
         terms = self.process.training_terms(output.float(), x_start, x_t, t, noise, prior)
-        if isinstance(self.timesteps, LossSecondMoment):
-            self._seen.append((t, terms.loss.detach()))
+        self._seen.append((t, terms.loss.detach(), terms.mse.detach()))
         written = {options.out: terms.mse * importance}
         if options.out_key_vb_loss:
             assert terms.vb is not None, "the checks allow this key only for a learned variance"
@@ -206,11 +214,30 @@ class GaussianDiffusionInjector(Injector):
         return {**cond, "y": cond["y"].masked_fill(dropped, null)}
 
     def end_iteration(self, gather: Callable[[Tensor], Tensor]) -> None:
-        # Only now, so that the parts of a split batch draw from the same distribution as the whole would.
-        if isinstance(self.timesteps, LossSecondMoment) and self._seen:
-            t, losses = (torch.cat(values) for values in zip(*self._seen, strict=True))
-            self.timesteps.update(gather(t), gather(losses))
+        if not self._seen:
+            return
+        t, losses, main = (torch.cat(values) for values in zip(*self._seen, strict=True))
         self._seen.clear()
+        self._count_by_time(t, main)
+        # Only now, so that the parts of a split batch draw from the same distribution as the whole would.
+        if isinstance(self.timesteps, LossSecondMoment):
+            self.timesteps.update(gather(t), gather(losses))
+
+    def _count_by_time(self, t: Tensor, main: Tensor) -> None:
+        """Add the main terms (B,) that are finite to the sums of their quartiles of t (B,)."""
+        finite = torch.isfinite(main)
+        rows = torch.stack([main.where(finite, 0.0).float(), finite.float()], dim=1)
+        quartile = t * QUARTILES // self.process.schedule.num_timesteps
+        self._by_time = self._by_time.to(t.device).index_add(0, quartile, rows)
+
+    def log_values(self) -> dict[str, Tensor]:
+        sums, self._by_time = self._by_time, torch.zeros_like(self._by_time)
+        return {f"loss_by_t/{self.options.out}_q{number}": sums[number] for number in range(QUARTILES)}
+
+    def log_distributions(self) -> dict[str, Tensor]:
+        if not isinstance(self.timesteps, LossSecondMoment):
+            return {}
+        return {f"timesteps/{self.options.out}": self.timesteps.probabilities}
 
     def state_dict(self) -> dict[str, Any]:
         return self.timesteps.state_dict() if isinstance(self.timesteps, LossSecondMoment) else {}

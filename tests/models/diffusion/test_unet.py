@@ -109,6 +109,10 @@ def test_residual_starts_at_the_upsampled_low_resolution(family, mode):
     fill(network)
     difference = network(X, T, LOW_RES, FACTORS) - plain(X, T, LOW_RES, FACTORS)
     torch.testing.assert_close(difference, torch.cat([upsampled, torch.zeros_like(upsampled)], 1), **TOLERANCE)
+    scaled = small_network(family, **options, residual_scale=0.125)
+    fill(scaled)
+    expected = upsampled + 0.125 * plain(X, T, LOW_RES, FACTORS)[:, :3]
+    torch.testing.assert_close(scaled(X, T, LOW_RES, FACTORS)[:, :3], expected, **TOLERANCE)
 
 
 def test_low_resolution_of_the_same_size_is_left_alone():
@@ -174,6 +178,7 @@ def test_wrong_sizes_are_named(family):
         ({"num_head_channels": 24}, "num_head_channels 24 does not divide"),
         ({"out_channels": 4}, "expected 3"),
         ({"residual_from_low_res": True}, "needs a low resolution"),
+        ({"residual_scale": 0.5}, "set residual_from_low_res: true, or remove it"),
         ({"num_corruptions": 1, "low_res_conditioning": False}, "drop one"),
         ({"use_fp16": True}, "Input should be False"),
         ({"model_chanels": 32}, "Extra inputs"),

@@ -1,0 +1,73 @@
+"""Measure a trained network, or two folders of images:
+
+python codes/evaluate.py -opt recipes/diffusion/train_sr.yml
+python codes/evaluate.py --results results/infer/test --truth /my/originals --crop_border 2 --y
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    __package__ = "codes"
+
+from .trainer.door import common_arguments, main_with
+from .trainer.evaluation import RecipeEvaluation, evaluation_table
+from .trainer.folder_comparison import compare_folders, comparison_table, write_comparison
+from .trainer.recipe import read_recipe
+from .utils.console import get_logger
+from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
+from .utils.yaml_source import load_source
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate the recipe, or compare the folders; 1 when some images could not be compared."""
+    if arguments.opt is None:
+        return compare(arguments)
+    given = [name for name in ("results", "truth", "crop_border", "output") if getattr(arguments, name) is not None]
+    if given or arguments.y:
+        raise ConfigError(
+            f"--{(given or ['y'])[0]} compares two folders and does not go with -opt; set it in the recipe"
+        )
+    source = load_source(arguments.opt, arguments.overrides)
+    sys.stdout.write(evaluation_table(RecipeEvaluation(read_recipe(source), source).run()))
+    return EXIT_OK
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Compare two folders, write the table to stdout and the numbers to a file."""
+    results, truth = arguments.results, arguments.truth
+    if results is None or truth is None:
+        raise ConfigError("give a recipe (-opt RECIPE), or two folders (--results A --truth B)")
+    output = arguments.output or Path("comparison.json")
+    if any(output.resolve().is_relative_to(folder.resolve()) for folder in (results, truth)):
+        raise ConfigError(f"--output {output} lies in a folder that is compared; name another place")
+    border = arguments.crop_border or 0
+    if border < 0:
+        raise ConfigError(f"--crop_border {border}: expected a number of pixels, 0 or more")
+    comparison = compare_folders(results, truth, crop_border=border, with_luma=arguments.y)
+    for line in comparison.failed:
+        get_logger("evaluate").error("%s", line)
+    if comparison.images:
+        sys.stdout.write(comparison_table(comparison))
+    write_comparison(output, comparison)
+    return EXIT_FAILED if comparison.failed else EXIT_OK
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = common_arguments(
+        "Run the evaluators of a recipe, or compare two folders of images.", recipe_required=False
+    )
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help="the images to measure")
+    parser.add_argument("--truth", type=Path, metavar="FOLDER", help="what they should be, by the same names")
+    parser.add_argument("--crop_border", type=int, metavar="PIXELS", help="pixels left out on every side (default: 0)")
+    parser.add_argument("--y", action="store_true", help="also on BT.601 luma, as papers on super-resolution do")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the numbers as JSON (default: comparison.json)")
+    return main_with(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

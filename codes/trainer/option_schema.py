@@ -1,0 +1,177 @@
+"""Every option of a recipe as a JSON schema for editors and as a page to read, both from the option classes."""
+
+import json
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import AliasChoices
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from ..data.datasets import DATASETS
+from ..models.diffusion.networks import NETWORKS
+from ..utils.options import OneOf, Options
+from ..utils.registry import Registry
+from .evaluators.base import EVALUATORS
+from .graph import INJECTORS, LOSSES
+from .recipe import Recipe, import_rooms
+
+WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+PLACES: tuple[tuple[str, Registry[Any], str], ...] = (
+    ("datasets.<phase>", DATASETS, "mode"),
+    ("networks.<name>.args", NETWORKS, "which_model_G"),
+    ("steps.<name>.injectors.<name>", INJECTORS, "type"),
+    ("steps.<name>.losses.<name>", LOSSES, "type"),
+    ("eval.evaluators.<name>", EVALUATORS, "type"),
+)
+HEAD = """# Options
+
+Every key that a recipe may have, with its type, its default and its meaning. This page and `options/schema.json` are
+made from the option classes (`python codes/scripts/option_schema.py --markdown > docs/options.md`); a test fails when
+they are stale.
+
+`~` stands for "not set". `<name>` is a name of your own. Any key can be given on the command line as well:
+`--set train.niter=1000 datasets.train.paths=/my/photographs`. `base: FILE` (relative to the recipe) takes over
+everything of another recipe that is not said anew.
+
+"""
+
+
+def json_schema() -> str:
+    """The schema of a recipe (JSON Schema 2020-12) as text: what editors need for completion, hover and marking."""
+    import_rooms()
+    schema = Recipe.model_json_schema(mode="validation")
+    base = {"type": "string", "description": "Another recipe whose keys hold wherever this one says nothing."}
+    schema["properties"] = {"base": base, **schema["properties"]}
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_without_titles(schema)}
+    return json.dumps({**whole, "title": "Tessera recipe"}, indent=1) + "\n"
+
+
+def markdown() -> str:
+    """The same as a page: a table of keys for every section."""
+    import_rooms()
+    parts = [HEAD, *_section("The recipe", Recipe, "")]
+    for place, registry, key in PLACES:
+        parts.append(f"## `{place}`: one of these, by `{key}`\n\n")
+        classes: dict[type[Options], list[str]] = {}
+        for name in registry.names():
+            classes.setdefault(registry.get(name).Options, []).append(name)
+        for options, names in classes.items():
+            parts += _section(", ".join(f"`{name}`" for name in names), options, "", level=3)
+    return "".join(parts).rstrip("\n") + "\n"
+
+
+def _without_titles(value: Any) -> Any:
+    """Titles that only repeat the key would clutter an editor's hover text."""
+    if isinstance(value, Mapping):
+        kept = {key: item for key, item in value.items() if not (key == "title" and isinstance(item, str))}
+        return {key: _without_titles(item) for key, item in kept.items()}
+    return [_without_titles(item) for item in value] if isinstance(value, list) else value
+
+
+def _section(title: str, options: type[Options], path: str, level: int = 2) -> Iterator[str]:
+    """A table of the keys of a class, then the sections of the classes nested in it."""
+    yield f"{'#' * level} {title}\n\n"
+    if path == "" and level == 3 and options.__doc__:
+        yield f"{options.__doc__.splitlines()[0]}\n\n"
+    yield "| key | type | default | meaning |\n|---|---|---|---|\n"
+    nested: list[tuple[str, type[Options]]] = []
+    for name, field in options.model_fields.items():
+        key = _key(name, field)
+        yield f"| {key} | {_words(field.annotation, field)} | {_default(field)} | {_cell(field.description or '')} |\n"
+        for inner, below in _nested(field):
+            first = key.partition(" ")[0].strip("`")
+            nested.append((f"{path}{first}{below}", inner))
+    yield "\n"
+    for inner_path, inner in nested:
+        yield from _section(f"`{inner_path}`", inner, f"{inner_path}.", level if level == 3 else 2)
+
+
+def _key(name: str, field: FieldInfo) -> str:
+    alias = field.validation_alias
+    if isinstance(alias, AliasChoices):
+        first, *others = (str(choice) for choice in alias.choices)
+        return f"`{first}` (also `{'`, `'.join(others)}`)"
+    return f"`{alias if isinstance(alias, str) else name}`"
+
+
+def _nested(field: FieldInfo) -> Iterator[tuple[type[Options], str]]:
+    """The option classes inside a field, with what follows its key; those of registries have sections of their own."""
+    for kind, below in _kinds(field.annotation):
+        if not any(isinstance(note, OneOf) for note in field.metadata):
+            yield kind, below
+
+
+def _kinds(annotation: Any, below: str = "") -> Iterator[tuple[type[Options], str]]:
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        yield annotation, below
+        return
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated and any(isinstance(note, OneOf) for note in inner[1:]):
+        return
+    if origin is Literal:
+        return
+    deeper = f"{below}.<name>" if origin is dict else below
+    for part in inner[:1] if origin is Annotated else inner:
+        yield from _kinds(part, deeper)
+
+
+def _words(annotation: Any, field: FieldInfo) -> str:
+    """A type in the words of a recipe's writer."""
+    bounds = "".join(f" {sign} {value:g}" for sign, value in _bounds(field))
+    return _cell(_type(annotation) + bounds)
+
+
+def _type(annotation: Any) -> str:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if annotation is type(None):
+        return "~"
+    if origin is Literal:
+        return " or ".join(f"`{_plain(value)}`" for value in inner)
+    if origin is Annotated:
+        notes = [note for note in inner[1:] if isinstance(note, OneOf)]
+        return f"by `{notes[0].key}`" if notes else _type(inner[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_type(part) for part in inner))
+    if origin is tuple:
+        return f"list of {_type(inner[0])}" if Ellipsis in inner else f"[{', '.join(map(_type, inner))}]"
+    if origin is dict:
+        return f"mapping: name to {_type(inner[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, Options):
+        return "section"
+    return WORDS.get(annotation, "anything")
+
+
+def _bounds(field: FieldInfo) -> Iterator[tuple[str, float]]:
+    for note in field.metadata:
+        for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+            value = getattr(note, name, None)
+            if value is not None:
+                yield sign, value
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is PydanticUndefined or isinstance(default, Options):
+        return ""
+    return f"`{_cell(_plain(default))}`"
+
+
+def _plain(value: Any) -> str:
+    """A value as YAML writes it."""
+    if value is None:
+        return "~"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_plain, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_plain(item)}' for key, item in value.items())}}}"
+    return f"{value:g}" if isinstance(value, float) else str(value) or '""'
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,129 @@
+"""What `pip install .` gives: commands, a package of its own name, its data files, a library that restores."""
+
+import ast
+import importlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+DOORS = {"train.py": "tessera-train", "test.py": "tessera-test", "evaluate.py": "tessera-evaluate"}
+RESTORE = """
+import sys
+import numpy as np, torch
+import tessera
+from tessera import Restorer
+from tessera.models.diffusion.checkpoints import build
+from tessera.trainer.process_options import BetaScheduleOptions, ProcessOptions
+assert tessera.__file__.startswith(sys.prefix), tessera.__file__
+assert 'codes' not in sys.modules
+network = build("unet_diffusion", {
+    "image_size": 32, "out_channels": 6, "patch_size": 4, "num_corruptions": 1, "model_channels": 16,
+    "channel_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": [], "num_heads": 2,
+})
+process = ProcessOptions(beta_schedule=BetaScheduleOptions(num_diffusion_timesteps=100))
+restorer = Restorer(network, process, scale=2, corruptions=["jpeg"], device="cpu")
+print(tessera.__version__, restorer(np.zeros((9, 11, 3), np.uint8), {"jpeg": 0.2}, steps=2).shape)
+"""
+
+
+def test_every_door_is_a_command_and_every_command_a_main():
+    scripts = PROJECT["project"]["scripts"]
+    assert set(scripts) == {command for door, command in DOORS.items() if (ROOT / "codes" / door).exists()}
+    for target in scripts.values():
+        module, _, function = target.partition(":")
+        main = getattr(importlib.import_module(module.replace("tessera", "codes", 1)), function)
+        with pytest.raises(SystemExit) as stopped:
+            main(["--help"])
+        assert stopped.value.code == 0
+
+
+def test_every_file_of_the_package_is_shipped():
+    setuptools = PROJECT["tool"]["setuptools"]
+    shipped = set()
+    for package, patterns in setuptools["package-data"].items():
+        folder = ROOT.joinpath(*package.replace("tessera", "codes", 1).split("."))
+        shipped |= {file for pattern in patterns for file in folder.glob(pattern)}
+    there = {file for file in (ROOT / "codes").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert there <= shipped
+    assert ROOT / "codes" / "py.typed" in shipped
+
+
+def test_the_public_names_are_the_lazy_ones():
+    tree = ast.parse((ROOT / "codes" / "__init__.py").read_text(encoding="utf-8"))
+    names = next(node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "__all__")
+    package = importlib.import_module("codes")
+    for name in ast.literal_eval(names):
+        assert getattr(package, name) is not None
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder of the commands of an environment into which a clean copy was installed, and a folder to work in.
+
+    The environment borrows the libraries of this one, so that nothing is downloaded.
+    """
+    pytest.importorskip("setuptools", minversion="68")
+    folder = tmp_path_factory.mktemp("installed")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "experiments", "results")
+    shutil.copytree(ROOT, folder / "copy", ignore=ignored)
+    venv.create(folder / "venv", with_pip=False)
+    place = {"base": str(folder / "venv"), "platbase": str(folder / "venv")}
+    libraries = Path(sysconfig.get_path("purelib", vars=place))
+    (libraries / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    commands = Path(sysconfig.get_path("scripts", vars=place))
+    pip = [sys.executable, "-m", "pip", "--python", str(commands / "python"), "install", "--no-deps", "--no-index"]
+    code, said = run(*pip, "--no-build-isolation", str(folder / "copy"), folder=folder)
+    assert code == 0, said
+    shutil.rmtree(folder / "copy")
+    return commands, folder
+
+
+def run(command, *arguments, folder):
+    done = subprocess.run(
+        [str(command), *arguments], cwd=folder, capture_output=True, text=True, timeout=600, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_commands_run(installed):
+    commands, folder = installed
+    for name in PROJECT["project"]["scripts"]:
+        code, said = run(commands / name, "--help", folder=folder)
+        assert code == 0
+        assert f"usage: {name}" in said
+    code, said = run(commands / "tessera-test", "-opt", "none.yml", folder=folder)
+    assert code == 2
+    assert "none.yml" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_the_library_restores(installed):
+    commands, folder = installed
+    code, said = run(commands / "python", "-c", RESTORE, folder=folder)
+    assert code == 0, said
+    assert "(18, 22, 3)" in said
+
+
+@pytest.mark.slow
+def test_train_then_restore_by_command(installed):
+    commands, folder = installed
+    options = ["--set", "train.niter=1", "logger.save_checkpoint_freq=1", "name=tiny", "use_tb_logger=false"]
+    small = ["datasets.train.batch_size=2", "datasets.train.n_workers=0", "networks.generator.args.model_channels=32"]
+    recipe = str(ROOT / "options" / "train_sr_128.yml")
+    code, said = run(commands / "tessera-train", "-opt", recipe, *options, *small, folder=folder)
+    assert code == 0, said
+    restore = ["--set", "path.experiment=tiny", "steps.restore.injectors.detail.respaced_timestep_spacing=1"]
+    recipe = str(ROOT / "recipes" / "diffusion" / "infer.yml")
+    code, said = run(commands / "tessera-test", "-opt", recipe, *restore, folder=folder)
+    assert code == 0, said
+    assert list((folder / "results" / "infer").rglob("*.png"))
