@@ -95,11 +95,11 @@ SHAPES: dict[str, Callable[[Plane, Plane], Plane]] = {
 def draw_shape(name: str, size: int, seed: int, number: int) -> npt.NDArray[np.float32]:
     """Picture `number` of a class: float32 RGB (size, size, 3) in [0, 1], a function of the arguments alone.
 
-    Colours, place, size and a tilt of up to 20 degrees are drawn; the background runs from one colour to another.
+    Colours, place, size and a tilt of up to 12 degrees are drawn; the background runs from one colour to another.
     """
     rng = numpy_generator(seed, "shape", name, number)
     near, far, front = _colours(rng)
-    radius, tilt = rng.uniform(0.6, 0.85), math.radians(rng.uniform(-20, 20))
+    radius, tilt = rng.uniform(0.68, 0.85), math.radians(rng.uniform(-12, 12))
     place = rng.uniform(-1, 1, 2) * (0.95 - radius)
     row = (np.arange(size) + 0.5) / size * 2 - 1
     x, y = np.meshgrid(row - place[0], row - place[1])

@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from ..data.datasets import DATASETS
 from ..models.diffusion.networks import NETWORKS
-from ..utils.options import OneOf, Options
+from ..utils.options import ONE_OF, OneOf, Options
 from ..utils.registry import Registry
 from .evaluators.base import EVALUATORS
 from .graph import INJECTORS, LOSSES
@@ -41,11 +41,17 @@ everything of another recipe that is not said anew.
 def json_schema() -> str:
     """The schema of a recipe (JSON Schema 2020-12) as text: what editors need for completion, hover and marking."""
     import_rooms()
-    schema = Recipe.model_json_schema(mode="validation")
+    classes = _Classes()
+    schema = classes.schema_of(Recipe)
     base = {"type": "string", "description": "Another recipe whose keys hold wherever this one says nothing."}
-    schema["properties"] = {"base": base, **schema["properties"]}
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_without_titles(schema)}
-    return json.dumps({**whole, "title": "Tessera recipe"}, indent=1) + "\n"
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Tessera recipe",
+        **schema,
+        "properties": {"base": base, **schema["properties"]},
+        "$defs": dict(sorted(classes.found.items())),
+    }
+    return json.dumps(whole, indent=1) + "\n"
 
 
 def markdown() -> str:
@@ -62,12 +68,50 @@ def markdown() -> str:
     return "".join(parts).rstrip("\n") + "\n"
 
 
-def _without_titles(value: Any) -> Any:
-    """Titles that only repeat the key would clutter an editor's hover text."""
-    if isinstance(value, Mapping):
+class _Classes:
+    """The schemas of all option classes that a recipe can lead to, by the name of the class."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def schema_of(self, options: type[Options]) -> dict[str, Any]:
+        """The schema of a class; the classes it refers to are entered in `found`."""
+        schema = options.model_json_schema(mode="validation")
+        for name, part in schema.pop("$defs", {}).items():
+            if name not in self.found:
+                self.found[name] = {}  # so that a class that leads to itself comes to an end
+                self.found[name] = self._finished(part)
+        finished: dict[str, Any] = self._finished(schema)
+        return finished
+
+    def _finished(self, value: Any) -> Any:
+        """Without the titles that only repeat a key, and with the choices of registries in place of their marks."""
+        if isinstance(value, list):
+            return [self._finished(item) for item in value]
+        if not isinstance(value, Mapping):
+            return value
+        if ONE_OF in value:
+            chosen = self._chosen(**value[ONE_OF])
+            return {**{key: item for key, item in value.items() if key not in (ONE_OF, "title")}, **chosen}
         kept = {key: item for key, item in value.items() if not (key == "title" and isinstance(item, str))}
-        return {key: _without_titles(item) for key, item in kept.items()}
-    return [_without_titles(item) for item in value] if isinstance(value, list) else value
+        return {key: self._finished(item) for key, item in kept.items()}
+
+    def _chosen(self, kind: str, key: str, below: str | None = None) -> dict[str, Any]:
+        """A mapping whose `key` says which class it follows, itself or what it has at `below`."""
+        registry = next(registry for _, registry, _ in PLACES if registry.kind == kind)
+        branches = []
+        for name in registry.names():
+            follows = self._reference(registry.get(name).Options)
+            then = {"properties": {below: follows}} if below else follows
+            branches.append({"if": {"properties": {key: {"const": name}}, "required": [key]}, "then": then})
+        return {"type": "object", "properties": {key: {"enum": registry.names()}}, "allOf": branches}
+
+    def _reference(self, options: type[Options]) -> dict[str, str]:
+        name = options.__name__
+        if name not in self.found:
+            self.found[name] = {}
+            self.found[name] = self.schema_of(options)
+        return {"$ref": f"#/$defs/{name}"}
 
 
 def _section(title: str, options: type[Options], path: str, level: int = 2) -> Iterator[str]:

@@ -12,7 +12,7 @@ from ..data.datasets import DATASETS, DatasetOptions
 from ..models.diffusion.networks import NETWORKS
 from ..utils.discover import import_plugins, import_submodules
 from ..utils.mend import check_all
-from ..utils.options import FolderName, OneOf, Options, nested, options_by_name, parse, validate_nested
+from ..utils.options import ONE_OF, FolderName, OneOf, Options, nested, parse, validate_nested
 from ..utils.yaml_source import Issue, Source
 from .evaluators.base import EVALUATORS, EvaluatorOptions
 from .generation_options import GenerationOptions
@@ -53,15 +53,10 @@ class NetworkSection(Options):
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         schema = super().__get_pydantic_json_schema__(core, handler)
         own = handler.resolve_ref_schema(schema)
-        args = {
-            name: {"properties": {"args": handler(NETWORKS.get(name).Options.__pydantic_core_schema__)}}
-            for name in NETWORKS.names()
-        }
-        by_either_name = [options_by_name(key, args) for key in ("which_model_G", "which_model")]
-        for found in by_either_name:
-            own["properties"] |= found["properties"]
         own["properties"]["args"] = {"type": "object", "description": cls.model_fields["args"].description}
-        own["allOf"] = [branch for found in by_either_name for branch in found["allOf"]]
+        own["allOf"] = [
+            {ONE_OF: {"kind": NETWORKS.kind, "key": key, "below": "args"}} for key in ("which_model_G", "which_model")
+        ]
         return schema
 
 

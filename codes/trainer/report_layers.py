@@ -40,7 +40,10 @@ class RowsLayer:
         self._rows = rows
 
     def crop(self, y0: int, y1: int, x0: int, x1: int) -> Pixels:
-        return self._rows(y0, y1)[:, x0:x1]
+        # Band by band, for what makes the rows may need several times their memory.
+        count = max(1, BAND_PIXELS // self.shape[1])
+        bands = [self._rows(y, min(y + count, y1))[:, x0:x1] for y in range(y0, y1, count)]
+        return bands[0] if len(bands) == 1 else np.concatenate(bands)
 
     def shrunk(self, height: int, width: int) -> Pixels:
         """By bands of rows, so that the memory needed does not grow with the height."""
@@ -63,6 +66,9 @@ class ArrayLayer(RowsLayer):
         height, width, _ = pixels.shape
         super().__init__(height, width, lambda y0, y1: pixels[y0:y1])
         self.pixels = pixels
+
+    def crop(self, y0: int, y1: int, x0: int, x1: int) -> Pixels:
+        return self.pixels[y0:y1, x0:x1]
 
 
 def as_layer(picture: Pixels | Layer) -> Layer:

@@ -67,6 +67,9 @@ def _is_folder_name(text: str) -> str:
 FolderName = Annotated[str, AfterValidator(_is_folder_name)]
 
 
+ONE_OF = "one_of"
+
+
 class OneOf:
     """`Annotated[Base, OneOf(REGISTRY, "type")]`: the mapping's `type` names a registered class, whose `Options` apply.
 
@@ -80,12 +83,9 @@ class OneOf:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.parse)
 
-    def __get_pydantic_json_schema__(self, _: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """For editors: the names that are known, and for each of them the keys that go with it."""
-        chosen = {
-            name: handler(self.registry.get(name).Options.__pydantic_core_schema__) for name in self.registry.names()
-        }
-        return {"type": "object", **options_by_name(self.key, chosen)}
+    def __get_pydantic_json_schema__(self, _: core_schema.CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+        """A mark, which whoever makes the schema of a recipe replaces by what the registry holds."""
+        return {ONE_OF: {"kind": self.registry.kind, "key": self.key}}
 
     def parse(self, value: Any) -> Options:
         if isinstance(value, Options):
@@ -98,15 +98,6 @@ class OneOf:
         if not isinstance(name, str) or name not in self.registry:
             raise nested([Issue((self.key,), self.registry.unknown(name))])
         return validate_nested(self.registry.get(name).Options, value)
-
-
-def options_by_name(key: str, schemas: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON schema of a mapping whose `key` says which of the schemas it follows."""
-    branches = [
-        {"if": {"properties": {key: {"const": name}}, "required": [key]}, "then": schema}
-        for name, schema in schemas.items()
-    ]
-    return {"properties": {key: {"enum": list(schemas)}}, "allOf": branches}
 
 
 def nested(issues: list[Issue]) -> PydanticCustomError:
