@@ -15,6 +15,12 @@ from .recipe import PRETRAIN, Recipe
 from .step_options import StepOptions
 
 
+NOT_TRAINING = {
+    "output": "says how test.py writes its results; a training recipe writes none, so remove this section",
+    "generate": "is for test.py; remove this section (training writes grids of `logger.visuals`)",
+}
+
+
 def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork]:
     """Raise ConfigError for every contradiction of a training recipe; return its networks on the meta device."""
     issues = []
@@ -26,6 +32,7 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
         issues.append(Issue(("datasets", "train"), "missing; a training recipe needs a dataset of this name"))
     if not recipe.steps:
         issues.append(Issue(("steps",), "missing; a training recipe needs this section"))
+    issues += [Issue((key,), message) for key, message in NOT_TRAINING.items() if key in recipe.model_fields_set]
     networks = describe_networks(recipe)
     for name, step in recipe.steps.items():
         issues += _step_issues(("steps", name), step, recipe)

@@ -141,7 +141,8 @@ class Setup:
 
     def _network_names(self) -> tuple[str, ...]:
         sampled = [name for node in self.nodes for name in node.generators]
-        evaluated = [evaluator.for_network for evaluator in self.recipe.eval.evaluators.values()]
+        evaluators = self.recipe.eval.evaluators.values()
+        evaluated = [name for evaluator in evaluators for name in evaluator.network_names()]
         nodes = [node for step in self.recipe.steps.values() for node in step.injectors.values() if not node.train]
         run = [name for node in nodes for name in node.network_inputs()]
         return tuple(dict.fromkeys([*sampled, *run, *evaluated]))

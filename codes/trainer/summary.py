@@ -204,7 +204,8 @@ def _steps(setup: Setup) -> dict[str, str]:
     rows = {}
     for node in setup.nodes:
         spacing = node.respaced_timestep_spacing
-        rows[node.out] = f"{node.sampler_name}, {'all' if spacing is None else spacing} steps"
+        steps = f"{node.sampler_name}, {'all' if spacing is None else spacing} steps"
+        rows[node.out] = "one pass" if node.type == "regression" else steps
     return rows
 
 

@@ -136,7 +136,7 @@ class StepLine:
             self._bar.close()
 
     def show(self, key: str, done: int, total: int) -> None:
-        """Step `done` of `total` of the result `key` is finished."""
+        """`done` of `total` tiles of the result `key` are finished, counted over all sampling steps."""
         if key != self._key:
             self.__exit__()
             self._key, self._start = key, time.monotonic()
@@ -153,5 +153,5 @@ class StepLine:
             self._last = now
             eta = (now - self._start) / done * (total - done)
             get_logger("progress").info(
-                "%s %s: step %d of %d, %s left", self.title, key, done, total, format_seconds(eta)
+                "%s %s: tile %d of %d, %s left", self.title, key, done, total, format_seconds(eta)
             )

@@ -145,7 +145,7 @@ def test_steps_of_an_image_without_a_terminal(said):
             line.show("restored", done, 4)
     lines = said().splitlines()
     assert lines
-    assert "1/2 a.png restored: step 1 of 4, " in lines[0]
+    assert "1/2 a.png restored: tile 1 of 4, " in lines[0]
     assert not any("step 4 of 4" in text for text in lines)
 
 
