@@ -45,7 +45,7 @@ def estimate_strength(path: Path, samples: np.ndarray, corruption: str, default:
 
 
 def strength_of_image(table: np.ndarray | None, samples: np.ndarray, corruption: str, default: float) -> Estimate:
-    """As `estimate_strength`, of the luminance table (8, 8) of the JPEG that the pixels came from, where it is known."""
+    """As `estimate_strength`, by the luminance table (8, 8) of the JPEG behind the pixels, where it is known."""
     kind = CORRUPTIONS.get(corruption)
     assert issubclass(kind, Jpeg), f"{corruption} has no estimator; the options should have refused it"
     if table is not None:

@@ -14,7 +14,6 @@ from .networks import describe_networks
 from .recipe import PRETRAIN, Recipe
 from .step_options import StepOptions
 
-
 NOT_TRAINING = {
     "output": "says how test.py writes its results; a training recipe writes none, so remove this section",
     "generate": "is for test.py; remove this section (training writes grids of `logger.visuals`)",

@@ -16,8 +16,9 @@ from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import SAMPLERS, rule_named
 from codes.models.diffusion.schedule import NoiseSchedule
 from codes.models.diffusion.tile_plan import TilePlan
-from codes.models.diffusion.tile_runner import TileRunner
+from codes.models.diffusion.tile_runner import TileRunner, View
 from codes.models.diffusion.tiling import TiledDenoiser
+from codes.utils.canvas import RamCanvas
 from codes.utils.canvas_store import CanvasStore, DiskStore, RamStore
 
 PROCESS = GaussianDiffusion(NoiseSchedule.named("linear", 100), "start_x", "learned_range").respaced(5)
@@ -203,3 +204,22 @@ def test_memory_that_runs_out_shrinks_the_tile_in_the_middle_of_an_image() -> No
         "going on with 1",
         "repeating this step with tiles of 8x8",
     ]
+
+
+def test_a_map_of_strengths_is_upsampled_as_if_whole() -> None:
+    strengths = torch.rand(1, 5, 12, 17, generator=torch.Generator().manual_seed(4))
+    whole = torch.nn.functional.interpolate(strengths, size=(24, 34), mode="bilinear", align_corners=False)
+    plan = TilePlan.cover(24, 34, 12, 2, align=2)
+    seen: list[Tensor] = []
+
+    def denoiser(x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
+        assert t.tolist() == [3]
+        seen.append(cond["corruption_factor"])
+        return Prediction(x_t, x_t, x_t)
+
+    view = View(
+        RamCanvas(torch.zeros(3, 24, 34)), 3, 3, {"corruption_factor": strengths}, {"corruption_factor": 2}, plan
+    )
+    assert [band.y1 for band in TileRunner(denoiser, PROCESS.eps_from_x_start).bands([view])] == [*plan.ys[1:], 24]
+    for found, tile in zip(seen, plan.tiles, strict=True):
+        assert torch.equal(found, whole[:, :, tile.y0 : tile.y1, tile.x0 : tile.x1])

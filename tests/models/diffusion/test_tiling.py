@@ -182,20 +182,6 @@ def test_low_res_is_upsampled_as_if_whole(mode: str, scale: int) -> None:
     assert naive > 0.1  # what the margin is for
 
 
-def test_a_map_of_strengths_is_upsampled_as_if_whole() -> None:
-    strengths = torch.rand(2, 5, 12, 17, generator=torch.Generator().manual_seed(4))
-    whole = F.interpolate(strengths, size=(24, 34), mode="bilinear", align_corners=False)
-    plan = TilePlan.cover(24, 34, 12, 2, align=2)
-    recorder = Recorder()
-    tiled(recorder, plan, 1, "bicubic")(
-        randn(2, 3, 24, 34), torch.tensor([0, 1]), {"corruption_factor": strengths, "y": torch.arange(2)}
-    )
-    items = [(image, tile) for image in range(2) for tile in plan.tiles]
-    for (_, _, cond), (image, tile) in zip(recorder.batches, items, strict=True):
-        region = whole[image : image + 1, :, tile.y0 : tile.y1, tile.x0 : tile.x1]
-        assert torch.equal(cond["corruption_factor"], region)
-
-
 def test_spatial_conditioning_is_cropped_at_its_own_resolution() -> None:
     strength = torch.arange(20.0 * 30).view(1, 1, 20, 30).repeat(2, 1, 1, 1)
     coarse = strength[:, :, ::2, ::2]
