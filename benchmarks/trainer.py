@@ -38,9 +38,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.networks import processor
 from codes.models.diffusion.denoiser import run_network
 from codes.trainer.devices import Ranks, to_device
-from codes.trainer.outlets import JsonLines, TensorBoard
+from codes.trainer.logs.outlets import JsonLines, TensorBoard
+from codes.trainer.logs.run_log import RunLog
 from codes.trainer.recipe import read_recipe
-from codes.trainer.run_log import RunLog
 from codes.trainer.trainer import Trainer
 from codes.utils.images import write_image
 from codes.utils.yaml_source import load_source

@@ -16,7 +16,6 @@ from .models.diffusion.checkpoints import CheckpointMetadata, load_into, read_me
 from .models.diffusion.checkpoints import build_network as network_of
 from .models.diffusion.networks import DiffusionNetwork
 from .restorer_strengths import Strengths, strength_tensor
-from .trainer.colour_fix import ColourFix, fix_colours
 from .trainer.devices import Precision, autocast_for, choose_device
 from .trainer.graph import StepContext
 from .trainer.injectors.gaussian_diffusion_inference import (
@@ -25,6 +24,7 @@ from .trainer.injectors.gaussian_diffusion_inference import (
 )
 from .trainer.networks import place
 from .trainer.process_options import ProcessOptions, build_process
+from .trainer.restoring.colour_fix import ColourFix, fix_colours
 from .trainer.sampling_options import SamplingOptions
 from .utils.canvas import RamCanvas
 from .utils.console import get_logger

@@ -11,10 +11,10 @@ if __package__ in (None, ""):
 
 from .trainer.devices import Ranks, join_ranks, leave_ranks
 from .trainer.door import common_arguments, main_with
-from .trainer.dry_run import dry_run
 from .trainer.generation import Generation
 from .trainer.recipe import Recipe, read_recipe
-from .trainer.tester import Tester
+from .trainer.restoring.dry_run import dry_run
+from .trainer.restoring.tester import Tester
 from .utils.console import get_logger, setup_logging
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from .utils.yaml_source import Source, load_source

@@ -22,7 +22,7 @@ from codes.data.strength import strength_of_quality
 from codes.models.diffusion.checkpoints import CheckpointMetadata
 from codes.trainer.process_options import BetaScheduleOptions, ProcessOptions
 from codes.trainer.recipe import read_recipe
-from codes.trainer.saving import data_of
+from codes.trainer.saving.saving import data_of
 from codes.utils.yaml_source import load_source
 
 RECIPE = {

@@ -18,7 +18,7 @@ if __package__ in (None, ""):
 from ..models.diffusion.checkpoints import save_checkpoint
 from ..trainer.door import main_with
 from ..trainer.experiment import SNAPSHOTS, Experiment
-from ..trainer.snapshots import Snapshot, find_snapshots, reconstruct
+from ..trainer.saving.snapshots import Snapshot, find_snapshots, reconstruct
 from ..utils.console import get_logger
 from ..utils.errors import EXIT_OK, ConfigError
 

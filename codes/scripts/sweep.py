@@ -21,10 +21,10 @@ if not __package__:
 
 from ..trainer.door import common_arguments, main_with
 from ..trainer.recipe import read_recipe
-from ..trainer.sweep import Sweep
-from ..trainer.sweep_grid import sweep_grid
-from ..trainer.sweep_page import write_sweep_page
-from ..trainer.sweep_subject import Crop, Request
+from ..trainer.sweep.grid import sweep_grid
+from ..trainer.sweep.page import write_sweep_page
+from ..trainer.sweep.run import Sweep
+from ..trainer.sweep.subject import Crop, Request
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.images import write_image

@@ -16,7 +16,7 @@ from .devices import choose_device
 from .experiment import Experiment
 from .networks import find_weights
 from .recipe import Recipe
-from .resuming import find_state
+from .saving.resuming import find_state
 
 logger = get_logger(__name__)
 SAMPLE_ITEMS = 4

@@ -9,7 +9,7 @@ from ..utils.yaml_source import Issue, KeyPath, Source
 from .graph_checks import all_nodes, graph_issues
 from .injectors.gaussian_diffusion import GaussianDiffusionOptions
 from .injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
-from .log_checks import log_issues
+from .logs.log_checks import log_issues
 from .networks import describe_networks
 from .recipe import PRETRAIN, Recipe
 from .step_options import StepOptions

@@ -11,10 +11,10 @@ from typing import Any
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.files import write_text
-from .changes import flat
 from .generation_checks import sampling_nodes
 from .recipe import Recipe
 from .sample_files import FOLDER
+from .saving.changes import flat
 
 logger = get_logger(__name__)
 FILE = "generation.json"

@@ -16,7 +16,7 @@ from ..utils.options import ONE_OF, FolderName, OneOf, Options, nested, parse, v
 from ..utils.yaml_source import Issue, Source
 from .evaluators.base import EVALUATORS, EvaluatorOptions
 from .generation_options import GenerationOptions
-from .output_options import OutputOptions
+from .restoring.output_options import OutputOptions
 from .step_options import WITHOUT_EMPTY, StepOptions
 from .train_options import LoggerOptions, TrainOptions
 

@@ -25,16 +25,16 @@ from .evaluators.base import EVALUATORS
 from .experiment import Experiment
 from .graph import StepContext
 from .interrupt import StopRequest
-from .keeper import Keeper
+from .logs.outlets import JsonLines, Outlet, TensorBoard, Wandb
+from .logs.run_log import RunLog
 from .networks import build_network, load_pretrained
 from .optim import Ema
-from .outlets import JsonLines, Outlet, TensorBoard, Wandb
 from .power_ema import PowerEma
 from .recipe import Recipe
-from .resuming import find_state, is_own, resume
-from .run_log import RunLog
-from .saving import Parts, processes_of, remove_leftovers
-from .snapshots import drop_after
+from .saving.keeper import Keeper
+from .saving.resuming import find_state, is_own, resume
+from .saving.saving import Parts, processes_of, remove_leftovers
+from .saving.snapshots import drop_after
 from .training_step import StepResult, TrainingStep, run_iteration
 
 logger = get_logger(__name__)

@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from codes.trainer.report import ReportEntry, ReportSummary, write_report
+from codes.trainer.report.page import ReportEntry, ReportSummary, write_report
 
 pytestmark = MARKS
 COUNT = 200

@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from codes.trainer.report import ReportEntry, ReportSummary, mean_metrics, write_report
+from codes.trainer.report.page import ReportEntry, ReportSummary, mean_metrics, write_report
 
 pytestmark = MARKS
 HEIGHT, WIDTH = 90, 150

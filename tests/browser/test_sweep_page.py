@@ -13,10 +13,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from codes.trainer.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
-from codes.trainer.output_options import OutputOptions
-from codes.trainer.sweep import BICUBIC, TRUTH, Finished, SweepResult
-from codes.trainer.sweep_axes import Axis, cells
-from codes.trainer.sweep_page import write_sweep_page
+from codes.trainer.restoring.output_options import OutputOptions
+from codes.trainer.sweep.axes import Axis, cells
+from codes.trainer.sweep.page import write_sweep_page
+from codes.trainer.sweep.run import BICUBIC, TRUTH, Finished, SweepResult
 from codes.utils.images import write_image
 
 pytestmark = MARKS

@@ -7,7 +7,7 @@ import pytest
 from trainer_helpers import fill, make_trainer, read, recipe_data, write_recipe
 
 from codes.train import main
-from codes.trainer.changes import flat, take_changes, to_text
+from codes.trainer.saving.changes import flat, take_changes, to_text
 from codes.utils.errors import ConfigError
 
 STEP = "steps.generator"

@@ -8,8 +8,8 @@ import torch
 from skimage import data
 from torch.nn import functional as F
 
-from codes.trainer.colour_fix import REACH, fix_colours
-from codes.trainer.consistency import consistency
+from codes.trainer.restoring.colour_fix import REACH, fix_colours
+from codes.trainer.restoring.consistency import consistency
 from codes.utils import canvas as canvas_module
 from codes.utils.canvas import DiskCanvas, RamCanvas
 from codes.utils.codecs import jpeg_round_trip

@@ -10,8 +10,8 @@ import pytest
 import torch
 from evaluator_helpers import ForDistance, ForFeatures, ForLpips, Plain, scripted
 
-from codes.trainer import feature_networks
-from codes.trainer.feature_networks import KNOWN, FeatureNetwork, FeatureNetworkOptions, Remote, cached_file
+from codes.trainer.evaluators import feature_networks
+from codes.trainer.evaluators.feature_networks import KNOWN, FeatureNetwork, FeatureNetworkOptions, Remote, cached_file
 from codes.utils.errors import ConfigError
 
 

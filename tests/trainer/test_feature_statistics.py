@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from codes.trainer.feature_statistics import (
+from codes.trainer.evaluators.feature_statistics import (
     FeatureStatistics,
     frechet_distance,
     kernel_distance,

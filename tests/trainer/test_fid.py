@@ -20,11 +20,11 @@ from evaluator_helpers import (
 from pydantic import ValidationError
 
 from codes import test as test_door
-from codes.trainer import feature_networks
+from codes.trainer.evaluators import feature_networks
 from codes.trainer.evaluators.base import EVALUATORS
+from codes.trainer.evaluators.feature_networks import FeatureNetwork, Remote
+from codes.trainer.evaluators.feature_statistics import FeatureStatistics, frechet_distance, kernel_distance
 from codes.trainer.evaluators.measuring import measuring
-from codes.trainer.feature_networks import FeatureNetwork, Remote
-from codes.trainer.feature_statistics import FeatureStatistics, frechet_distance, kernel_distance
 from codes.utils.errors import ConfigError
 
 FEW_STEPS = {"respaced_timestep_spacing": 2}

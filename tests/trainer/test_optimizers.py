@@ -13,7 +13,7 @@ from trainer_helpers import fill, make_trainer, merged, read, recipe_data, write
 
 from codes.trainer.optim import build_optimizer, learning_rate
 from codes.trainer.optimizer_options import OPTIMIZERS, OptimizerParams, options_taken
-from codes.trainer.resuming import _load_optimizer
+from codes.trainer.saving.resuming import _load_optimizer
 from codes.trainer.train_options import TrainOptions
 from codes.utils.errors import ConfigError
 

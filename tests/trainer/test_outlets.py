@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trainer_helpers import fill, make_trainer, merged, read, recipe_data, write_recipe
 
 from codes.train import main
-from codes.trainer import outlets
-from codes.trainer.outlets import Guard, JsonLines, TensorBoard
-from codes.trainer.run_log import RunLog
+from codes.trainer.logs import outlets
+from codes.trainer.logs.outlets import Guard, JsonLines, TensorBoard
+from codes.trainer.logs.run_log import RunLog
 from codes.utils.errors import ConfigError
 
 NO_ROOM = OSError(28, "No space left on device")
@@ -157,7 +157,7 @@ def test_a_run_survives_a_disk_without_room_for_its_logs(
         full = trainer.iteration < 3
         monkeypatch.setattr(JsonLines, "_append", no_room if full else append)
         monkeypatch.setattr(TensorBoard, "_open", no_room if full else opened)
-        monkeypatch.setattr("codes.trainer.run_log.write_image", no_room if full else lambda *_: None)
+        monkeypatch.setattr("codes.trainer.logs.run_log.write_image", no_room if full else lambda *_: None)
         return result
 
     opened = TensorBoard._open

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from codes.trainer.output_files import OutputNames
-from codes.trainer.output_options import OutputOptions
-from codes.trainer.planes import Bicubic, FileOptions, Mean, Result, Spread, write_planes
+from codes.trainer.restoring.output_files import OutputNames
+from codes.trainer.restoring.output_options import OutputOptions
+from codes.trainer.restoring.planes import Bicubic, FileOptions, Mean, Result, Spread, write_planes
 from codes.utils.canvas import RamCanvas
 from codes.utils.images import ImageInfo, resize_bicubic
 

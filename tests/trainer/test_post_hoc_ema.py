@@ -13,11 +13,11 @@ from trainer_helpers import different, everything, fill, make_trainer, read, rec
 
 from codes.models.diffusion.checkpoints import CheckpointMetadata
 from codes.scripts.post_hoc_ema import main
-from codes.trainer import snapshots
 from codes.trainer.experiment import Experiment
 from codes.trainer.networks import build_network
 from codes.trainer.power_ema import PowerEma, coefficients, exponent_of, inner_products, sigma_of
-from codes.trainer.snapshots import find_snapshots
+from codes.trainer.saving import snapshots
+from codes.trainer.saving.snapshots import find_snapshots
 from codes.utils.errors import ConfigError
 
 EXPERIMENT = Experiment(Path("experiments/tiny"))

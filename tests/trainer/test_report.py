@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codes.trainer.report import ReportEntry, ReportSummary, mean_metrics, write_report
+from codes.trainer.report.page import ReportEntry, ReportSummary, mean_metrics, write_report
 
 HEIGHT, WIDTH = 24, 40
 SUMMARY = ReportSummary(

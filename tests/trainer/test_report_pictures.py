@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from test_report import SUMMARY, Page, entry, pixels
 
-from codes.trainer.report import ReportEntry, write_report
-from codes.trainer.report_layers import ArrayLayer, Layer, RowsLayer, canvas_layer
+from codes.trainer.report.layers import ArrayLayer, Layer, RowsLayer, canvas_layer
+from codes.trainer.report.page import ReportEntry, write_report
 from codes.utils.canvas import RamCanvas
 
 
@@ -123,7 +123,7 @@ def test_a_huge_layer_is_read_by_bands_and_shown_where_it_differs(tmp_path: Path
 def test_shrinking_by_bands_is_shrinking_by_area(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = pixels(3, 60, 90)
     whole = ArrayLayer(picture).shrunk(7, 11)
-    monkeypatch.setattr("codes.trainer.report_layers.BAND_PIXELS", 800)
+    monkeypatch.setattr("codes.trainer.report.layers.BAND_PIXELS", 800)
     banded = ArrayLayer(picture).shrunk(7, 11)
     assert banded.shape == (7, 11, 3)
     assert np.abs(banded.astype(int) - whole).max() <= 1

@@ -17,8 +17,8 @@ from trainer_helpers import different, everything, fill, make_trainer, merged, r
 import codes
 from codes.train import main
 from codes.trainer.experiment import Experiment
-from codes.trainer.resuming import _read_state
-from codes.trainer.saving import prune, save
+from codes.trainer.saving.resuming import _read_state
+from codes.trainer.saving.saving import prune, save
 from codes.trainer.trainer import Trainer
 from codes.utils.errors import ConfigError, Interrupted, TesseraError
 

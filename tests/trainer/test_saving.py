@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from trainer_helpers import fill, make_trainer, merged, read, recipe_data, write_recipe
 
 from codes.train import main
-from codes.trainer import outlets
-from codes.trainer.best import Best
 from codes.trainer.evaluators.base import Evaluation
 from codes.trainer.experiment import Experiment
+from codes.trainer.logs import outlets
 from codes.trainer.networks import find_weights
-from codes.trainer.resuming import resume
+from codes.trainer.saving.best import Best
+from codes.trainer.saving.resuming import resume
 from codes.trainer.trainer import Trainer
 from codes.utils.errors import ConfigError
 

@@ -14,9 +14,9 @@ from PIL import Image
 from codes.scripts import sweep as sweep_door
 from codes.trainer.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceInjector
 from codes.trainer.recipe import read_recipe
-from codes.trainer.sweep import Sweep
-from codes.trainer.sweep_axes import Axis, parse_values, read_axes
-from codes.trainer.sweep_subject import Request, Subject
+from codes.trainer.sweep.axes import Axis, parse_values, read_axes
+from codes.trainer.sweep.run import Sweep
+from codes.trainer.sweep.subject import Request, Subject
 from codes.utils.errors import ConfigError
 from codes.utils.yaml_source import load_source
 
@@ -250,7 +250,7 @@ def test_the_warm_up_of_a_device_is_one_step_on_a_corner(trained, monkeypatch, t
         return original(self, states, contexts)
 
     monkeypatch.setattr(GaussianDiffusionInferenceInjector, "many", noting)
-    monkeypatch.setattr("codes.trainer.sweep_subject.WARM_UP", 8)
+    monkeypatch.setattr("codes.trainer.sweep.subject.WARM_UP", 8)
     sweep.subject.warm_up(sweep.cells[0])
     assert sizes == [((8, 8), 1)]
     assert not (tmp_path / "cells").exists()

@@ -11,7 +11,8 @@ import pytest
 from door_helpers import picture, restore, restore_small, restored_files, save_picture, truncated_jpeg
 from PIL import Image
 
-from codes.trainer import restore_job, summary, tester
+from codes.trainer.restoring import job as restore_job
+from codes.trainer.restoring import summary, tester
 
 FACTOR = 2
 

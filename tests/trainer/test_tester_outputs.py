@@ -205,7 +205,7 @@ def test_images_that_share_batches_come_out_as_they_do_alone():
 
 
 def test_an_image_that_fails_in_a_group_fails_alone(monkeypatch):
-    from codes.trainer import restore_job
+    from codes.trainer.restoring import job as restore_job
 
     write = restore_job.write_planes
 

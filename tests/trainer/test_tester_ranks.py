@@ -12,7 +12,7 @@ import pytest
 from door_helpers import restore, restore_small, restored_files, save_picture
 from PIL import Image
 
-from codes.trainer.work_plan import Planned, groups, share_of
+from codes.trainer.restoring.work_plan import Planned, groups, share_of
 
 PLACE = Path("results/restored/test")
 

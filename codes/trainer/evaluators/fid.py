@@ -14,10 +14,10 @@ from ...utils.errors import ConfigError
 from ...utils.options import nested
 from ...utils.rng import numpy_generator
 from ...utils.yaml_source import Issue
-from ..feature_networks import FeatureNetwork, FeatureNetworkOptions
-from ..feature_statistics import FeatureStatistics, frechet_distance, kernel_distance_of_subsets
 from ..graph import StepContext
 from .base import EVALUATORS, Evaluation, Evaluator
+from .feature_networks import FeatureNetwork, FeatureNetworkOptions
+from .feature_statistics import FeatureStatistics, frechet_distance, kernel_distance_of_subsets
 from .measuring import measuring, weights_in_words
 from .restoring import ImagesOptions, Pixels, Restorer, RestoringOptions, batches, stacked
 

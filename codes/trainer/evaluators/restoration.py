@@ -12,11 +12,11 @@ from ...utils.errors import ConfigError
 from ...utils.images import quantise, resize_bicubic, to_rgb, to_tensor
 from ...utils.picture_grid import picture_grid
 from ...utils.yaml_source import Issue
-from ..consistency import consistency
-from ..feature_networks import FeatureNetwork, FeatureNetworkOptions
 from ..graph import StepContext
 from ..metrics import fidelity, mean_fidelity, seam_score
+from ..restoring.consistency import consistency
 from .base import EVALUATORS, Evaluation, Evaluator
+from .feature_networks import FeatureNetwork, FeatureNetworkOptions
 from .measuring import measuring, weights_in_words
 from .restoring import Pixels, Restored, Restorer, RestoringOptions
 

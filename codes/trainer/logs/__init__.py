@@ -1,0 +1,1 @@
+"""What a training run says: console, JSON lines, TensorBoard, Weights & Biases."""

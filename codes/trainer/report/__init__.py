@@ -1,0 +1,1 @@
+"""The page that compares images, and what it is made of."""

@@ -1,0 +1,1 @@
+"""A restoration run: from folders of files to results, records and the summary."""

@@ -1,0 +1,1 @@
+"""Checkpoints of a run: what is written, kept and taken up again."""

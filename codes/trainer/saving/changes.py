@@ -1,0 +1,100 @@
+"""What a resumed run does differently from the run that wrote its checkpoint: what may change, and what may not."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ...utils.console import get_logger
+from ...utils.options import Options, field_keys
+from ...utils.yaml_source import Issue, KeyPath, Source
+from ..recipe import Recipe
+
+logger = get_logger(__name__)
+UNSPOKEN = ("name", "path", "start_step", "force_start_step")  # a resume names or replaces these itself
+FREE_ARGS = ("dropout", "use_checkpoint")  # of a network: no weight and no output in use depends on them
+FIXED_PROCESS = ("model_mean_type", "model_var_type", "variance_convention", "residual_std")
+MISSING = "nothing"
+
+
+def flat(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Every option with its key path as a recipe writes it; lists of plain values stay whole."""
+    if isinstance(value, Options):
+        for name, field in type(value).model_fields.items():
+            yield from flat(getattr(value, name), (*path, field_keys(name, field)[0]))
+    elif isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flat(inner, (*path, str(key)))
+    elif isinstance(value, tuple) and any(isinstance(item, Options | Mapping) for item in value):
+        for index, item in enumerate(value):
+            yield from flat(item, (*path, str(index)))
+    else:
+        yield path, value
+
+
+def to_text(recipe: Recipe) -> str:
+    """All options of a recipe as JSON, for the checkpoint."""
+    return json.dumps([[list(path), value] for path, value in flat(recipe)], default=str)
+
+
+def _fixed_network(path: KeyPath) -> bool:
+    return len(path) >= 3 and path[0] == "networks" and not (path[2] == "args" and path[3:4] and path[3] in FREE_ARGS)
+
+
+def _fixed_step(path: KeyPath) -> bool:
+    return path[0] == "steps" and len(path) == 3 and path[2] in ("training", "optimizer")
+
+
+def _fixed_process(path: KeyPath) -> bool:
+    named = "diffusion_args" in path and path[-1] in FIXED_PROCESS
+    return path[0] == "steps" and (named or "beta_schedule" in path)
+
+
+def _fixed_profiles(path: KeyPath) -> bool:
+    return path == ("train", "post_hoc_ema", "sigma_rel")
+
+
+REFUSED: Mapping[Callable[[KeyPath], bool], str] = {
+    _fixed_network: "the weights belong to the network as it was",
+    _fixed_step: "the optimiser's state belongs to the optimiser and the networks as they were",
+    _fixed_process: "the network has learned this process",
+    _fixed_profiles: "an average of the whole training cannot start in its middle",
+}
+
+
+def take_changes(saved: str, recipe: Recipe, source: Source) -> None:
+    """Compare the options of a checkpoint with those of now: log what changes, one line each.
+
+    Raises ConfigError with the key paths of what cannot change on a resume.
+    """
+    now = {tuple(path): value for path, value in json.loads(to_text(recipe))}
+    before = {tuple(path): value for path, value in json.loads(saved)}
+    issues, lines = [], []
+    for path in {**before, **now}:
+        old, new = (_shown(options, path) for options in (before, now))
+        if old == new or path[0] in UNSPOKEN:
+            continue
+        lines.append(f"resume changes {'.'.join(map(str, path))}: {old} -> {new}")
+        reason = next((text for fixed, text in REFUSED.items() if fixed(path)), None)
+        if reason and not _one_sided(path, before, now):
+            message = f"was {old} and is {new}; it cannot change on a resume, because {reason}"
+            issues.append(Issue(path, f"{message}. Set it back, or start a run of another `name`"))
+    if issues:
+        raise source.error(issues)
+    for line in lines:
+        logger.info("%s", line)
+
+
+def _one_sided(path: KeyPath, before: Mapping[KeyPath, Any], now: Mapping[KeyPath, Any]) -> bool:
+    """Whether only one side has an option, and that is no contradiction.
+
+    Where both have its section, the other side is another version of Tessera, which does not know the option.
+    """
+    if path in before and path in now:
+        return False
+    if _fixed_profiles(path):  # taken up in the middle of a run, or given up
+        return path in before
+    return all(any(other[: len(path) - 1] == path[:-1] for other in side) for side in (before, now))
+
+
+def _shown(options: Mapping[KeyPath, Any], path: KeyPath) -> str:
+    return json.dumps(options[path]) if path in options else MISSING

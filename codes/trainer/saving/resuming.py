@@ -1,0 +1,126 @@
+"""Continuing a run: which checkpoint, and everything that it brings back."""
+
+import struct
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from ...models.diffusion.checkpoints import load_into
+from ...utils.console import get_logger
+from ...utils.errors import ConfigError
+from ...utils.yaml_source import Source
+from ..experiment import Experiment
+from ..recipe import Recipe
+from ..training_step import TrainingStep
+from .changes import take_changes
+from .saving import FORMAT, Parts
+
+logger = get_logger(__name__)
+STATE_KEYS = {"iteration", "samples", "optimizers", "scalers", "injectors"}
+# What torch.load raises on files that are cut, damaged or of another kind.
+UNREADABLE = (
+    OSError, RuntimeError, UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError, struct.error,
+)  # fmt: skip
+
+
+def find_state(recipe: Recipe, experiment: Experiment, auto_resume: bool) -> Path | None:
+    """The state to continue from: with auto_resume the newest of this experiment, else the one that is named, or None.
+
+    Raises ConfigError for a named state that is not there, or that newer ones of the same experiment follow.
+    """
+    states = experiment.states()
+    if auto_resume and states:
+        return states[0][1]
+    if recipe.path.resume_state is None:
+        return None
+    named = Path(recipe.path.resume_state)
+    if not named.is_file():
+        raise ConfigError(f"path.resume_state: no such file {named}")
+    if is_own(experiment, named) and states and not states[0][1].samefile(named):
+        raise ConfigError(
+            f"path.resume_state: {named} is not the newest of this experiment ({states[0][1].name} follows); "
+            "set another `name` to branch off, or use --auto_resume to continue the newest"
+        )
+    return named
+
+
+def is_own(experiment: Experiment, state: Path) -> bool:
+    """Whether a state lies in the folder of this experiment."""
+    return state.resolve().parent.parent == experiment.root.resolve()
+
+
+def resume(path: Path, parts: Parts, recipe: Recipe, source: Source) -> tuple[int, int]:
+    """Load a state and its weights into the parts: (iteration, samples seen). Raises ConfigError if they do not fit."""
+    state = _read_state(path)
+    iteration, samples = int(state["iteration"]), int(state["samples"])
+    if "recipe" in state:
+        take_changes(state["recipe"], recipe, source)
+    experiment = Experiment(path.parent.parent)
+    for name, network in parts.networks.items():
+        load_into(network, experiment.saved_weights(name, iteration, ema=False), strict=True)
+        if name in parts.averages:
+            load_into(parts.averages[name].network, experiment.saved_weights(name, iteration, ema=True), strict=True)
+    _load_profiles(path, parts, state.get("profiles", {}))
+    for step in parts.steps:
+        _load_step(path, step, state)
+    logger.info("resumed from %s: iteration %d, %d samples seen", path, iteration, samples)
+    return iteration, samples
+
+
+def _load_profiles(path: Path, parts: Parts, saved: Mapping[str, Mapping[float, Any]]) -> None:
+    for name, profiles in parts.profiles.items():
+        for sigma, profile in profiles.items():
+            if sigma not in saved.get(name, {}):
+                message = f"{path}: holds no average of {name} for train.post_hoc_ema.sigma_rel {sigma}"
+                raise ConfigError(f"{message}; it cannot start in the middle of a run")
+            profile.load_state_dict(saved[name][sigma])
+
+
+def _load_step(path: Path, step: TrainingStep, state: Mapping[str, Any]) -> None:
+    if step.name not in state["optimizers"]:
+        raise ConfigError(f"{path}: holds no step {step.name!r} (it holds: {', '.join(state['optimizers'])})")
+    try:
+        _load_optimizer(step.optimizer, state["optimizers"][step.name])
+    except ValueError as error:
+        raise ConfigError(f"{path}: the optimiser of step {step.name} does not fit this recipe ({error})") from None
+    if step.scaler.is_enabled() and state["scalers"][step.name]:
+        step.scaler.load_state_dict(state["scalers"][step.name])
+    for key, saved in state["injectors"].get(step.name, {}).items():
+        if key not in step.graph.injectors:
+            raise ConfigError(f"{path}: holds the state of an injector {key!r}, which step {step.name} lacks")
+        try:
+            step.graph.injectors[key].load_state_dict(saved)
+        except ValueError as error:
+            raise ConfigError(f"{path}: the state of injector {key} does not fit ({error})") from None
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take the moments from the checkpoint and everything that an option sets from the recipe as it is now."""
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, wanted in zip(optimizer.param_groups, options, strict=True):
+        group.update(wanted)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        with warnings.catch_warnings():
+            # torch warns of pickle protocols it does not know; what it cannot read it refuses anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise ConfigError(f"{path}: cannot be read as a training state ({_first_line(error)})") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= STATE_KEYS:
+        raise ConfigError(
+            f"{path}: is no training state of this trainer; "
+            "to start from its weights name them in path.pretrain_model_<network>"
+        )
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,1 @@
+"""One image at many settings: cells, grid, charts and the page with sliders."""
