@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = load_source(arguments.opt, arguments.overrides)
     recipe = read_recipe(source)
     if arguments.dry_run:
-        if arguments.launcher != "none":
+        if arguments.launcher == "pytorch":
             raise ConfigError("--dry_run estimates for one process; leave --launcher out")
         if recipe.generate is not None:
             raise ConfigError("--dry_run estimates a restoration; this recipe generates images (`generate`)")
@@ -60,7 +60,12 @@ def _restore(recipe: Recipe, source: Source, ranks: Ranks) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = common_arguments("Restore or generate images with a trained network.")
-    parser.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: started by torchrun")
+    parser.add_argument(
+        "--launcher",
+        choices=("auto", "none", "pytorch"),
+        default="auto",
+        help="pytorch: one of several processes that torchrun started, which auto notices by itself",
+    )
     parser.add_argument(
         "--dry_run", action="store_true", help="read everything, estimate sizes, memory and time; restore nothing"
     )

@@ -38,7 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = common_arguments("Train a network from a recipe.")
-    parser.add_argument("--launcher", choices=("none", "pytorch"), default="none", help="pytorch: started by torchrun")
+    parser.add_argument(
+        "--launcher",
+        choices=("auto", "none", "pytorch"),
+        default="auto",
+        help="pytorch: one of several processes that torchrun started, which auto notices by itself",
+    )
     parser.add_argument("--auto_resume", action="store_true", help="continue the newest checkpoint of this experiment")
     parser.add_argument("--check", action="store_true", help="check recipe, data and disk; train nothing")
     return main_with(parser, run, argv)

@@ -84,6 +84,11 @@ class ImageFolderOptions(CorruptionOptions, ImageOptions):
         return frozenset({"hq", "corruption_entropy"} if self.skip_lq else {"hq", "lq", "corruption_entropy"})
 
     @property
+    def minimum_side(self) -> int:
+        """Pixels that both sides of an image must have; an image that is restored as it is may have a single one."""
+        return self.target_size or (1 if self.skip_lq else self.scale)
+
+    @property
     def num_strengths(self) -> int:
         """How many strengths an item of training has."""
         return len(self.fixed_corruptions)

@@ -42,8 +42,11 @@ class Ranks:
 
 
 def join_ranks(launcher: str, cuda: bool) -> Ranks:
-    """Join the process group that torchrun describes in the environment; alone without a launcher."""
-    if launcher == "none":
+    """Join the process group that torchrun describes in the environment; alone without a launcher.
+
+    `launcher`: none, pytorch, or auto, which is pytorch where torchrun started this process. Raises ConfigError.
+    """
+    if launcher == "none" or (launcher == "auto" and "TORCHELASTIC_RUN_ID" not in os.environ):
         return Ranks()
     missing = [
         name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ

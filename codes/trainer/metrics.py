@@ -80,23 +80,30 @@ def mean_fidelity(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
 
-def seam_score(image: Image, rows: Sequence[int], columns: Sequence[int]) -> float | None:
-    """How much more an image changes across the borders of tiles than right beside them: 1 is seamless.
+def seam_score(image: Image, rows: Sequence[int], columns: Sequence[int], period: int = 1) -> float | None:
+    """How much more an image changes across the borders of tiles than beside them: 1 is seamless.
 
     A border at row y lies between the rows y - 1 and y. The mean absolute difference across all borders is divided by
-    that across the two lines beside each. None without a border that has both neighbours, or in a flat image.
+    that across the lines `period` pixels to both sides of each. A patched network leaves a pattern of its own that
+    repeats with its grid, tiled or not; a period of that grid compares like with like. None without a border that has
+    both neighbours, or in a flat image.
     """
     across: list[float] = []
     beside: list[float] = []
     for axis, borders in ((0, rows), (1, columns)):
         lines = image if axis == 0 else image.swapaxes(0, 1)
         for border in borders:
-            if 2 <= border <= len(lines) - 2:
-                near = _as_unit(lines[border - 2 : border + 2])
-                steps = np.abs(np.diff(near.astype(np.float64), axis=0)).mean(axis=(1, 2)) * lines.shape[1]
-                across.append(float(steps[1]))
-                beside.append(float(steps[0] + steps[2]) / 2)
+            others = [line for line in (border - period, border + period) if line not in borders]
+            if others and period < border < len(lines) - period:
+                across.append(_step(lines, border))
+                beside.append(sum(_step(lines, line) for line in others) / len(others))
     return sum(across) / sum(beside) if sum(beside) else None
+
+
+def _step(lines: Image, border: int) -> float:
+    """Mean absolute difference between two rows, weighted by their length."""
+    near = _as_unit(lines[border - 1 : border + 1]).astype(np.float64)
+    return float(np.abs(near[1] - near[0]).mean() * lines.shape[1])
 
 
 def _cropped(truth: Image, image: Image, border: int) -> tuple[Image, Image]:

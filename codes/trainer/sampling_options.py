@@ -3,9 +3,10 @@
 from functools import partial
 from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from ..models.diffusion.process import GaussianDiffusion
+from ..models.diffusion.respacing import Respacing, check_spacing
 from ..models.diffusion.samplers import SAMPLERS, Rule, Sampler, ddim, rule_named
 from ..utils.errors import ConfigError
 from ..utils.options import Options, nested
@@ -84,6 +85,13 @@ class SamplingOptions(Options):
         description="canvas ram: how often the state of an image under way is written to disk (0: after every step), "
         "from where an interrupted run goes on. (A canvas on disk goes on at the step where it stopped.)",
     )
+
+    @field_validator("respaced_timestep_spacing")
+    @classmethod
+    def _spacing_is_one(cls, spacing: Respacing | None) -> Respacing | None:
+        if spacing is not None:
+            check_spacing(spacing)
+        return spacing
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,10 +1,13 @@
 """Writing files so that a reader never sees half of one."""
 
+import json
+import math
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -12,7 +15,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it is flushed to disk and renamed to `path`.
 
     The temporary name keeps the suffix, because encoders choose the format by it, and starts with a dot, so that no
-    image search picks it up. On any exception the temporary file is removed and `path` is left as it was.
+    image search picks it up. On any exception the temporary file is removed and `path` is left as it was. An OSError that does not
+    say which file it is about gets `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,9 +26,11 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temporary
         _flush_to_disk(temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say what it was writing
+            error.filename = str(path)
         raise
 
 
@@ -32,6 +38,19 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write a JSON file atomically; numbers that JSON lacks (NaN, infinity) become null."""
+    write_text(path, json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _flush_to_disk(path: Path) -> None:

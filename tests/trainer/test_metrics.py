@@ -143,6 +143,16 @@ def test_a_seam_is_seen_and_smooth_borders_are_not() -> None:
     assert seam_score((stepped * 255).astype(np.uint8), [16], []) > 5
 
 
+def test_a_pattern_that_repeats_is_no_seam() -> None:
+    image = np.random.default_rng(3).random((64, 96, 3)) * 0.1
+    image[np.arange(64) % 8 < 4] += 0.5  # steps at every fourth row
+    stepped = image.copy()
+    stepped[32:] += 0.3
+    assert seam_score(image, [16, 32], []) > 2
+    assert seam_score(image, [16, 32], [], period=8) == pytest.approx(1.0, abs=0.1)
+    assert seam_score(stepped, [16, 32], [], period=8) > 1.2
+
+
 def test_no_border_or_no_texture_has_no_seam_score() -> None:
     image = np.random.default_rng(0).random((20, 30, 3))
     assert seam_score(image, [0, 1, 19, 20], [0, 30, 64]) is None

@@ -12,6 +12,13 @@ _NAMED = re.compile(r"(ddim|leading|linspace|trailing)(\d+)")
 _FORMS = "a count, a comma string of counts per section, ddimN, leadingN, linspaceN or trailingN"
 
 
+def check_spacing(spec: Respacing) -> None:
+    """Raises ValueError for what `kept_timesteps` understands at no number of timesteps."""
+    named = _NAMED.fullmatch(spec.strip()) if isinstance(spec, str) else None
+    if named is None or int(named[2]) < 1:
+        _section_counts(spec)
+
+
 def kept_timesteps(spec: Respacing, num_timesteps: int) -> tuple[int, ...]:
     """Indices that `spec` keeps of `num_timesteps` steps, ascending.
 

@@ -114,8 +114,10 @@ class RestorationEvaluator(Evaluator):
         if injector is None or injector.options.tile_jitter:
             return None
         height, width = found.truth.shape[:2]
-        plan = injector.engine(context).plan(height, width, injector.options.output_scale_factor)
-        return seam_score(found.image, _borders(plan.ys, plan.tile[0]), _borders(plan.xs, plan.tile[1]))
+        engine = injector.engine(context)
+        plan = engine.plan(height, width, injector.options.output_scale_factor)
+        rows, columns = _borders(plan.ys, plan.tile[0]), _borders(plan.xs, plan.tile[1])
+        return seam_score(found.image, rows, columns, engine.network.multiple_of)
 
 
 def _borders(origins: Sequence[int], side: int) -> list[int]:

@@ -48,6 +48,7 @@ def sampling_problems(
     if sampling.tile and sampling.tile % align:
         near = max(round(sampling.tile / align), 1) * align
         issues.append(Issue(("tile",), f"{generator} at scale {scale} needs a multiple of {align}; use {near}"))
+    issues += _overlap_problems(sampling, network, align)
     weakened = sampling.guidance_low_res < 1.0 and "low_res" in network.cond_names
     if sampling.guidance_scale != 1.0 and network.null_label is None and not weakened:
         message = (
@@ -56,6 +57,15 @@ def sampling_problems(
         )
         issues.append(Issue(("guidance_scale",), message))
     return issues
+
+
+def _overlap_problems(sampling: SamplingOptions, network: DiffusionNetwork, align: int) -> list[Issue]:
+    """An overlap that leaves no room for the next tile; the tile may be the one of training."""
+    tile = max(align, network.image_size // align * align) if sampling.tile is None else sampling.tile
+    overlap = sampling.tile_overlap or 0
+    if not tile or overlap <= tile - align:
+        return []
+    return [Issue(("tile_overlap",), f"is {overlap} for tiles of {tile} pixels; use 0 to {tile - align}")]
 
 
 class GaussianDiffusionOptions(InjectorOptions):

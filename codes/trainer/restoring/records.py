@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...utils.console import get_logger
-from ...utils.files import write_text
+from ...utils.files import write_json
 from .work_plan import Planned
 
 logger = get_logger(__name__)
@@ -59,7 +60,7 @@ class Records:
             "source": str(row.source),
             "files": {label: str(file.relative_to(self.root)) for label, file in row.files.items()},
         }
-        write_text(self._file(target), json.dumps(data, indent=1) + "\n")
+        write_json(self._file(target), data)
 
     def get(self, image: Planned, files: Mapping[str, Path]) -> Restored | None:
         """What is known of an image whose results are all there; None where one is missing or nothing is known."""
@@ -68,6 +69,8 @@ class Records:
         with suppress(OSError, ValueError, KeyError, TypeError):
             data: dict[str, Any] = json.loads(self._file(image.target).read_text(encoding="utf-8"))
             data |= {"low_res": tuple(data["low_res"]), "size": tuple(data["size"])}
+            data |= {"metrics": {label: _with_inf(values) for label, values in data["metrics"].items()}}
+            data |= {"consistency": _with_inf(data["consistency"])}
             data |= {"phase": image.phase, "position": image.position, "source": image.source, "files": dict(files)}
             return Restored(**data | {"earlier": True})
         return None
@@ -103,3 +106,8 @@ class Records:
         # A name as long as a file system takes has no room for more, so a digest stands for it.
         name = str(target.relative_to(self.root)).encode("utf-8", "surrogateescape")
         return self.root / FOLDER / f"{hashlib.blake2b(name, digest_size=16).hexdigest()}.json"
+
+
+def _with_inf(values: Mapping[str, float | None]) -> dict[str, float]:
+    """JSON has no infinity (the PSNR of equal images), so null stands for it."""
+    return {name: math.inf if value is None else value for name, value in values.items()}

@@ -1,6 +1,5 @@
 """What a test run says at its end: a table in the log, metrics.json and the page to compare."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from ...data.companions import below
 from ...utils.console import format_seconds, get_logger
 from ...utils.errors import DataError
-from ...utils.files import write_text
+from ...utils.files import write_json
 from ...utils.images import quantise, to_float
 from ...utils.yaml_source import to_yaml
 from ...version import __version__
@@ -37,11 +36,12 @@ def write_summary(setup: Setup, rows: Sequence[Restored], failed: Sequence[str],
         "failed": list(failed),
         "seconds": round(seconds, 2),
     }
-    write_text(setup.root / "metrics.json", json.dumps(numbers, indent=2) + "\n")
+    write_json(setup.root / "metrics.json", numbers)
     for line in table(setup, rows):
         logger.info("%s", line)
     for label, values in means.items():
-        logger.info("mean of %d images, %s: %s", len(rows), label, _numbers(values))
+        count = sum(label in row.metrics for row in rows)
+        logger.info("mean of %s, %s: %s", counted(count, "image"), label, _numbers(values))
     if rows:
         page = setup.root / "index.html"
         write_report(page, _Entries(setup, rows), _summary(setup, seconds, means))

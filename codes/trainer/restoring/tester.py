@@ -1,7 +1,6 @@
 """A test run: every image of the datasets through the injectors, the results as files and as a page to compare."""
 
 import errno
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +9,7 @@ from typing import Any
 
 from ...utils.console import StepLine, format_seconds, get_logger, log_to_file, stop_logging_to
 from ...utils.errors import ConfigError, DataError, Interrupted, TesseraError
-from ...utils.files import write_text
+from ...utils.files import write_json
 from ...utils.images import write_image
 from ...utils.yaml_source import Source
 from ..devices import Ranks
@@ -244,7 +243,7 @@ class Tester:
                 write_image(self.root / f"{name}_{key}.png", image)
         if found:
             numbers = {name: dict(evaluation.metrics) for name, evaluation in found.items()}
-            write_text(self.root / "evaluation.json", json.dumps(numbers, indent=2) + "\n")
+            write_json(self.root / "evaluation.json", numbers)
 
 
 def earlier_results(setup: Setup, records: Records, images: Sequence[Planned]) -> dict[tuple[str, int], Restored]:
