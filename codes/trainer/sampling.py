@@ -150,15 +150,7 @@ class Engine:
         denoiser = self.denoiser()
         if self.options.dynamic_threshold:
             denoiser = DynamicThreshold(denoiser, self.process)
-        runner = TileRunner(
-            AutocastDenoiser(denoiser, self.autocast, on_event),
-            self.process.eps_from_x_start,
-            tile_batch_size=self.options.tile_batch_size,
-            device=self.device,
-            low_res_upsampling=self.network.low_res_upsampling,
-            smaller_plan=lambda old: old.smaller(self.network.minimum_size),
-            on_event=on_event,
-        )
+        runner = self._runner(denoiser, on_event)
         try:
             sample_images(images, runner, self.process, self.options.build_rule(), on_progress)
         except BaseException:
@@ -194,6 +186,17 @@ class Engine:
             store=self._store(request, (planes, plan.height, plan.width), on_event),
             zero_start=self.options.noise_type == "zero",
             jitter=self.options.tile_jitter,
+        )
+
+    def _runner(self, denoiser: Denoiser, on_event: Callable[[str], None] | None) -> TileRunner:
+        return TileRunner(
+            AutocastDenoiser(denoiser, self.autocast, on_event),
+            self.process.eps_from_x_start,
+            tile_batch_size=self.options.tile_batch_size,
+            device=self.device,
+            low_res_upsampling=self.network.low_res_upsampling,
+            smaller_plan=lambda old: old.smaller(self.network.minimum_size),
+            on_event=on_event,
         )
 
     def _store(
@@ -237,16 +240,7 @@ class Engine:
         }
         start = noise.initial()
         x_T = self.process.prior_sample(torch.zeros_like(start) if self.options.noise_type == "zero" else start, cond)
-        denoiser = TiledDenoiser(
-            AutocastDenoiser(self.denoiser(), self.autocast, on_event),
-            plan,
-            self.process.eps_from_x_start,
-            tile_batch_size=self.options.tile_batch_size,
-            device=self.device,
-            low_res_upsampling=self.network.low_res_upsampling,
-            smaller_plan=lambda old: old.smaller(self.network.minimum_size),
-            on_event=on_event,
-        )
+        denoiser = TiledDenoiser(self._runner(self.denoiser(), on_event), plan)
         whole = DynamicThreshold(denoiser, self.process)
         result = x_T
         for step in self.options.build_sampler()(whole, self.process, x_T, cond, noise):

@@ -14,6 +14,7 @@ from .image_decode import MAX_PIXELS as MAX_PIXELS
 from .image_decode import Alpha as Alpha
 from .image_decode import ImageInfo as ImageInfo
 from .image_decode import Picture as Picture
+from .image_decode import count_frames as count_frames
 from .image_decode import jpeg_table as jpeg_table
 from .image_decode import looks_whole as looks_whole
 from .image_decode import probe_image as probe_image
@@ -50,9 +51,11 @@ def to_tensor(rgb: np.ndarray, n1_to_1: bool) -> torch.Tensor:
 def to_rgb(tensor: torch.Tensor, n1_to_1: bool) -> np.ndarray:
     """A tensor (3, H, W) to float32 (H, W, 3), clipped to [0, 1]."""
     values = tensor.detach().to("cpu", torch.float32).numpy().transpose(1, 2, 0)
+    rgb = np.empty(values.shape, np.float32)  # worked on in place: of a large image every copy counts
+    np.multiply(values, np.float32(0.5 if n1_to_1 else 1.0), out=rgb)
     if n1_to_1:
-        values = values * np.float32(0.5) + np.float32(0.5)
-    return np.ascontiguousarray(np.clip(values, 0.0, 1.0))
+        rgb += np.float32(0.5)
+    return np.clip(rgb, 0.0, 1.0, out=rgb)
 
 
 def to_image(tensor: torch.Tensor, n1_to_1: bool) -> np.ndarray:

@@ -100,6 +100,13 @@ class TileRunner:
     on_tiles: Callable[[int], None] | None = None  # told how many more tiles are done
     too_large: int | None = None  # pixels of the smallest tile that did not fit
 
+    def __post_init__(self) -> None:
+        if self.tile_batch_size < 1:
+            raise ValueError(f"tile_batch_size {self.tile_batch_size}: use 1 or more")
+        if self.low_res_upsampling not in UPSAMPLING_MARGIN:
+            known = ", ".join(UPSAMPLING_MARGIN)
+            raise ValueError(f"low_res_upsampling {self.low_res_upsampling!r}: use one of {known}")
+
     def fitted(self, plan: TilePlan) -> TilePlan:
         """The plan with tiles that have not been found too large. Raises TesseraError when there is none."""
         while self.too_large is not None and plan.tile[0] * plan.tile[1] >= self.too_large:

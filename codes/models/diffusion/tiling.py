@@ -6,52 +6,29 @@ neighbouring tiles therefore see each other's work at the next step (the scheme 
 B images, C channels, (H, W) canvas, (h, w) tile; all in pixels of the output.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from ...utils.canvas import RamCanvas
-from .denoiser import Denoiser, Prediction
+from .denoiser import Prediction
 from .tile_plan import TilePlan, reflect_indices
-from .tile_runner import UPSAMPLING_MARGIN, Band, TileRunner, View
+from .tile_runner import Band, TileRunner, View
 
 
 class TiledDenoiser:
-    """Runs `denoiser` on the tiles of `plan` and blends what it predicts into one prediction for the canvas.
+    """Runs the denoiser of `runner` on the tiles of `plan` and blends what it predicts into one prediction.
 
     It holds the whole prediction, for samplers and wrappers that need all of it at once; `canvas_sampling` takes the
     same steps band by band in less memory. How tiles are batched and blended, and what happens when memory runs out,
     is said at `TileRunner`. A plan of one tile returns the denoiser's own prediction untouched.
 
-    The state and the prediction lie in host memory; each batch of tiles is copied to `device`. Runs without gradients.
+    The state and the prediction lie in host memory; each batch of tiles is copied to the runner's device. Runs without gradients.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        plan: TilePlan,
-        eps_from_x_start: Callable[[Tensor, Tensor, Tensor], Tensor],  # (x_t, t, x_start) -> eps, pixel by pixel
-        *,
-        tile_batch_size: int = 1,  # tiles, of all images together
-        device: torch.device | str = "cpu",  # where the denoiser runs
-        low_res_upsampling: str = "bilinear",  # how the network upsamples low_res: bilinear | bicubic
-        smaller_plan: Callable[[TilePlan], TilePlan | None] | None = None,  # the next plan when one tile is too large
-        on_event: Callable[[str], None] | None = None,  # told of every reduction, one line each
-    ) -> None:
-        if tile_batch_size < 1:
-            raise ValueError(f"tile_batch_size {tile_batch_size}: use 1 or more")
-        if low_res_upsampling not in UPSAMPLING_MARGIN:
-            raise ValueError(f"low_res_upsampling {low_res_upsampling!r}: use one of {', '.join(UPSAMPLING_MARGIN)}")
-        self.runner = TileRunner(
-            denoiser,
-            eps_from_x_start,
-            tile_batch_size=tile_batch_size,
-            device=torch.device(device),
-            low_res_upsampling=low_res_upsampling,
-            smaller_plan=smaller_plan,
-            on_event=on_event,
-        )
+    def __init__(self, runner: TileRunner, plan: TilePlan) -> None:
+        self.runner = runner
         self._plan = plan
 
     @property

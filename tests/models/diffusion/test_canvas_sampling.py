@@ -72,7 +72,7 @@ def sampled(images: list[SampledImage], sampler: str, batch: int = 3) -> list[Te
 @pytest.mark.parametrize("size", [(16, 12), (40, 58), (16, 70)])
 def test_bands_give_what_the_sampler_gives_over_a_tiled_denoiser(sampler: str, size: tuple[int, int]) -> None:
     subject = image(7, size, sampler)
-    tiled = TiledDenoiser(Blur(), subject.plan, PROCESS.eps_from_x_start, tile_batch_size=2)
+    tiled = TiledDenoiser(runner(2), subject.plan)
     noise = CanvasNoise((7,), 3, *size)
     eta = {"eta": 0.5} if sampler == "ddim" else {}
     *_, last = SAMPLERS[sampler](tiled, PROCESS, noise.initial(), subject.cond, noise, **eta)

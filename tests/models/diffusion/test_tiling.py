@@ -15,7 +15,7 @@ from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import ddim
 from codes.models.diffusion.schedule import NoiseSchedule
 from codes.models.diffusion.tile_plan import TilePlan
-from codes.models.diffusion.tile_runner import is_out_of_memory
+from codes.models.diffusion.tile_runner import TileRunner, is_out_of_memory
 from codes.models.diffusion.tiling import TiledDenoiser
 from codes.utils.errors import TesseraError
 
@@ -77,9 +77,9 @@ class Recorder:
 
 
 def tiled(denoiser: Denoiser, plan: TilePlan, tile_batch_size: int = 4, upsampling: str = "bilinear") -> TiledDenoiser:
-    return TiledDenoiser(
-        denoiser, plan, PROCESS.eps_from_x_start, tile_batch_size=tile_batch_size, low_res_upsampling=upsampling
-    )
+    eps = PROCESS.eps_from_x_start
+    runner = TileRunner(denoiser, eps, tile_batch_size=tile_batch_size, low_res_upsampling=upsampling)
+    return TiledDenoiser(runner, plan)
 
 
 def canvas(height: int, width: int, batch: int = 2) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -266,7 +266,8 @@ def test_a_plain_average_of_tiles_would_show_seams(picture: str, monkeypatch: py
 
 def test_no_seam_after_sampling() -> None:
     plan = TilePlan.cover(112, 160, 48, 12)
-    denoiser = TiledDenoiser(NetworkDenoiser(ConvNet(), FIXED), plan, FIXED.eps_from_x_start, tile_batch_size=4)
+    runner = TileRunner(NetworkDenoiser(ConvNet(), FIXED), FIXED.eps_from_x_start, tile_batch_size=4)
+    denoiser = TiledDenoiser(runner, plan)
     noise = CanvasNoise((1, 2), 3, 112, 160)
     *_, last = ddim(denoiser, FIXED, noise.initial(), {}, noise, eta=1.0)
     assert seam_ratio(last.x_t, plan, 2) <= 1.02
@@ -313,7 +314,8 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(error: Callable[[], Ru
     x_t, t, cond = canvas(64, 90)
     plan = TilePlan.cover(64, 90, 32, 10, align=2)
     device, events = Small(2, 32, error), []
-    denoiser = TiledDenoiser(device, plan, PROCESS.eps_from_x_start, tile_batch_size=8, on_event=events.append)
+    runner = TileRunner(device, PROCESS.eps_from_x_start, tile_batch_size=8, on_event=events.append)
+    denoiser = TiledDenoiser(runner, plan)
     assert same(denoiser(x_t, t, cond), tiled(Pixelwise(), plan)(x_t, t, cond))
     assert [batch for batch, _ in device.asked[:3]] == [8, 4, 2]
     assert denoiser.tile_batch_size == 2
@@ -327,14 +329,14 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(error: Callable[[], Ru
 def test_out_of_memory_shrinks_the_tile_and_repeats_the_step(tile: int) -> None:
     x_t, t, cond = canvas(120, 100)
     device, events = Small(2, 32, cuda_error), []
-    denoiser = TiledDenoiser(
+    runner = TileRunner(
         device,
-        TilePlan.cover(120, 100, tile, 16, align=2),
         PROCESS.eps_from_x_start,
         tile_batch_size=2,
         smaller_plan=lambda plan: plan.smaller(16),
         on_event=events.append,
     )
+    denoiser = TiledDenoiser(runner, TilePlan.cover(120, 100, tile, 16, align=2))
     close(denoiser(x_t, t, cond), Pixelwise()(x_t, t, cond), 1e-5)
     assert max(denoiser.plan.tile) <= 32
     assert "repeating this step" in events[-1]
@@ -347,9 +349,10 @@ def test_out_of_memory_with_nothing_left_to_shrink_is_one_clear_line() -> None:
         tiled(Small(2, 16, cuda_error), plan)(x_t, t, cond)
     assert "\n" not in str(caught.value)
     with pytest.raises(TesseraError, match="single tile of 16x16"):
-        TiledDenoiser(
-            Small(2, 8, cuda_error), plan, PROCESS.eps_from_x_start, smaller_plan=lambda plan: plan.smaller(16)
-        )(x_t, t, cond)
+        runner = TileRunner(
+            Small(2, 8, cuda_error), PROCESS.eps_from_x_start, smaller_plan=lambda plan: plan.smaller(16)
+        )
+        TiledDenoiser(runner, plan)(x_t, t, cond)
 
 
 def test_other_errors_pass_through() -> None:
