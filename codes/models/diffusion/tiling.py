@@ -24,7 +24,8 @@ class TiledDenoiser:
     same steps band by band in less memory. How tiles are batched and blended, and what happens when memory runs out,
     is said at `TileRunner`. A plan of one tile returns the denoiser's own prediction untouched.
 
-    The state and the prediction lie in host memory; each batch of tiles is copied to the runner's device. Runs without gradients.
+    The state and the prediction lie in host memory; each batch of tiles is copied to the runner's device. Without
+    gradients.
     """
 
     def __init__(self, runner: TileRunner, plan: TilePlan) -> None:

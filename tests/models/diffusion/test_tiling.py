@@ -348,10 +348,8 @@ def test_out_of_memory_with_nothing_left_to_shrink_is_one_clear_line() -> None:
     with pytest.raises(TesseraError, match="single tile of 32x32 pixels") as caught:
         tiled(Small(2, 16, cuda_error), plan)(x_t, t, cond)
     assert "\n" not in str(caught.value)
+    runner = TileRunner(Small(2, 8, cuda_error), PROCESS.eps_from_x_start, smaller_plan=lambda plan: plan.smaller(16))
     with pytest.raises(TesseraError, match="single tile of 16x16"):
-        runner = TileRunner(
-            Small(2, 8, cuda_error), PROCESS.eps_from_x_start, smaller_plan=lambda plan: plan.smaller(16)
-        )
         TiledDenoiser(runner, plan)(x_t, t, cond)
 
 
