@@ -21,6 +21,9 @@ from .utils.console import get_logger
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from .utils.yaml_source import load_source
 
+logger = get_logger("evaluate")
+MOST_FAILED = 20  # lines of images that could not be compared
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate the recipe, or compare the folders; 1 when some images could not be compared."""
@@ -48,8 +51,12 @@ def compare(arguments: argparse.Namespace) -> int:
     if border < 0:
         raise ConfigError(f"--crop_border {border}: expected a number of pixels, 0 or more")
     comparison = compare_folders(results, truth, crop_border=border, with_luma=arguments.y)
-    for line in comparison.failed:
-        get_logger("evaluate").error("%s", line)
+    for line in comparison.failed[:MOST_FAILED]:
+        logger.error("%s", line)
+    if len(comparison.failed) > MOST_FAILED:
+        logger.error(
+            "and %d more that could not be compared; all are in %s", len(comparison.failed) - MOST_FAILED, output
+        )
     if comparison.images:
         sys.stdout.write(comparison_table(comparison))
     write_comparison(output, comparison)

@@ -15,7 +15,7 @@ from .trainer.generation import Generation
 from .trainer.recipe import Recipe, read_recipe
 from .trainer.restoring.dry_run import dry_run
 from .trainer.restoring.tester import Tester
-from .utils.console import get_logger, setup_logging
+from .utils.console import counted, get_logger, setup_logging
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from .utils.yaml_source import Source, load_source
 
@@ -48,12 +48,13 @@ def _restore(recipe: Recipe, source: Source, ranks: Ranks) -> int:
     if not ranks.first:
         return EXIT_FAILED if outcome.failed else EXIT_OK
     if outcome.failed:
-        logger.error("%d images restored, %d failed:", len(outcome.done), len(outcome.failed))
+        logger.error("%s restored, %d failed:", counted(len(outcome.done), "image"), len(outcome.failed))
         for line in outcome.failed:
             logger.error("  %s", line)
         return EXIT_FAILED
     before = len(outcome.done) - outcome.new
-    logger.info("done: %d images restored%s", len(outcome.done), f", {before} of them earlier" if before else "")
+    earlier = f", {before} of them earlier" if before else ""
+    logger.info("done: %s restored%s", counted(len(outcome.done), "image"), earlier)
     return EXIT_OK
 
 

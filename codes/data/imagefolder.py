@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import torch
 
-from ..utils.console import get_logger
+from ..utils.console import get_logger, warn_once
 from ..utils.errors import ConfigError, DataError
-from ..utils.images import Picture, quantise, read_image, to_tensor
+from ..utils.images import Picture, count_frames, quantise, read_image, to_tensor
 from .base import Item
 from .companions import Companions
 from .corruption_pipeline import CorruptionPipeline
@@ -92,6 +92,8 @@ class ImageFolderDataset(ImageDataset):
         """
         path = self.files[position]
         picture = read_image(path, max_pixels=self.options.max_pixels)
+        if (frames := count_frames(path)) > 1:
+            warn_once(logger, f"frames {path}", f"{path}: holds {frames} frames or pages; only the first is restored")
         if self.options.target_size is not None or self.options.square or self.options.alpha == "crop":
             return self.item(position), _traits(picture, None)
         if min(picture.rgb.shape[:2]) < self.options.minimum_side:  # its header promised more

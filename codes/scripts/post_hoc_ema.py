@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Reconstruct every length that is asked for, and write it."""
     experiment = Experiment.find(arguments.experiment)
     snapshots = _of_network(find_snapshots(experiment), arguments.network, experiment)
-    iteration = arguments.iteration or snapshots[-1].iteration
+    iteration = snapshots[-1].iteration if arguments.iteration is None else arguments.iteration
     if arguments.output and len(arguments.sigma_rel) > 1:
         raise ConfigError("--output names one file; give one --sigma_rel")
     for sigma_rel in arguments.sigma_rel:

@@ -13,7 +13,9 @@ from ..utils.errors import EXIT_OK, DataError
 from ..utils.yaml_source import Source
 from .checks import check_training
 from .devices import choose_device
+from .evaluators.base import build_evaluators
 from .experiment import Experiment
+from .graph_checks import never_running
 from .networks import find_weights
 from .recipe import Recipe
 from .saving.resuming import find_state
@@ -42,6 +44,9 @@ def check_run(recipe: Recipe, source: Source) -> int:
         held_out = getattr(evaluator, "dataset", None)
         if isinstance(held_out, DatasetOptions):
             _read_some(f"eval.evaluators.{name}.dataset", DATASETS.get(held_out.mode)(held_out, seed=0, shuffle=False))
+    build_evaluators(recipe.eval.evaluators, source)
+    for line in never_running(recipe):
+        logger.warning("%s", line)
     batch = recipe.datasets["train"].batch_size
     logger.info(
         "steps: %d iterations of %d images, in %d parts of %d; device %s, %s",

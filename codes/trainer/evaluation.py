@@ -11,7 +11,7 @@ from ..utils.files import write_text
 from ..utils.images import write_image
 from ..utils.yaml_source import Issue, Source
 from .devices import autocast_for, choose_device
-from .evaluators.base import EVALUATORS, Evaluation, Evaluator, EvaluatorOptions
+from .evaluators.base import Evaluation, EvaluatorOptions, build_evaluators
 from .graph import StepContext
 from .networks import Trained, load_trained
 from .recipe import Recipe
@@ -37,9 +37,7 @@ class RecipeEvaluation:
         named = _with_weights(recipe, names)
         self.trained = {name: load_trained(name, named, self.device) for name in names}
         _check(options, self.trained, source)
-        self.evaluators: dict[str, Evaluator] = {
-            name: EVALUATORS.get(section.type)(section) for name, section in options.items()
-        }
+        self.evaluators = build_evaluators(options, source)
 
     def run(self) -> dict[str, Evaluation]:
         """Run every evaluator; numbers go to evaluation.json, pictures beside it. Returns them by name."""

@@ -58,6 +58,18 @@ def all_nodes(recipe: Recipe) -> list[tuple[KeyPath, InjectorOptions | LossOptio
     return found
 
 
+def never_running(recipe: Recipe) -> list[str]:
+    """One line for every step, injector and loss whose switches let it run at no iteration of the training."""
+    assert recipe.train is not None
+    last, lines = recipe.train.niter, []
+    parts: list[tuple[KeyPath, Timing]] = [(("steps", name), step) for name, step in recipe.steps.items()]
+    for path, part in [*parts, *all_nodes(recipe)]:
+        first = -(-max(part.after, 1) // part.every) * part.every
+        if first > min(last, last if part.before is None else part.before):
+            lines.append(f"{'.'.join(map(str, path))} never runs in {last} iterations ({part.spoken()})")
+    return lines
+
+
 def _moments(recipe: Recipe, training: bool) -> list[int | None]:
     """Iterations that stand for all; None stands for evaluations and test runs."""
     nodes = [node for _, node in all_nodes(recipe)]

@@ -76,6 +76,9 @@ class Ema(Generic[Network]):
         self.rate = rate
         self.warmup = warmup
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        # Listed once, because a walk over all modules at every update is slow.
+        self._parameters: list[torch.Tensor] = list(self.network.parameters())
+        self._buffers = list(self.network.buffers())
 
     def rate_at(self, updates: int) -> float:
         """The decay of update number `updates` (from 1); with warm-up min(rate, (1 + n) / (10 + n))."""
@@ -84,6 +87,6 @@ class Ema(Generic[Network]):
     @torch.no_grad()
     def update(self, network: Network, updates: int) -> None:
         trained = [parameter.detach() for parameter in network.parameters()]
-        torch._foreach_lerp_(list(self.network.parameters()), trained, 1.0 - self.rate_at(updates))
-        for copied, current in zip(self.network.buffers(), network.buffers(), strict=True):
+        torch._foreach_lerp_(self._parameters, trained, 1.0 - self.rate_at(updates))
+        for copied, current in zip(self._buffers, network.buffers(), strict=True):
             copied.copy_(current)

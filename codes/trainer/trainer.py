@@ -1,8 +1,8 @@
 """The training loop: step -> average -> look -> evaluate -> save, until the last iteration."""
 
 import time
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ..data.datasets import DATASETS
@@ -21,9 +21,10 @@ from .devices import (
     copy_from_first,
     sum_over_ranks,
 )
-from .evaluators.base import EVALUATORS
+from .evaluators.base import Evaluation, Evaluator, build_evaluators
 from .experiment import Experiment
 from .graph import StepContext
+from .graph_checks import never_running
 from .interrupt import StopRequest
 from .logs.outlets import JsonLines, Outlet, TensorBoard, Wandb
 from .logs.run_log import RunLog
@@ -62,9 +63,7 @@ class Trainer:
         self.options = recipe.datasets["train"]
         self.dataset = DATASETS.get(self.options.mode)(self.options, seed=self.train.manual_seed, shuffle=True)
         self.parts = self._build()
-        self.evaluators = {
-            name: EVALUATORS.get(options.type)(options) for name, options in recipe.eval.evaluators.items()
-        }
+        self.evaluators = build_evaluators(recipe.eval.evaluators, source)
         self.iteration, self.samples = recipe.first_iteration, recipe.first_iteration * self.options.batch_size
         state = find_state(recipe, self.experiment, auto_resume)
         if state is not None:
@@ -79,6 +78,7 @@ class Trainer:
         self.keeper = Keeper(self.experiment, recipe, self.parts, ranks)
         self.keeper.saved_at = self.iteration if state else -1
         self.skipped_in_a_row = 0
+        self._measured: set[str] = set()  # the evaluators that have worked in this process
         if ranks.first and self.iteration < self.train.niter:
             self.experiment.record(source)
         record_classes(self.experiment.root, self.dataset, self.parts.networks, write=ranks.first)
@@ -139,6 +139,8 @@ class Trainer:
             self.recipe.name, self.device, self.recipe.arithmetic, sizes, len(self.dataset.files),
             self.options.batch_size, self.iteration + 1, self.train.niter,
         )  # fmt: skip
+        for line in never_running(self.recipe):
+            logger.warning("%s", line)
         if self.train.shard_optimizer and self.ranks.world_size == 1:
             logger.info("train.shard_optimizer: one process alone has nothing to share out")
         return RunLog(
@@ -163,7 +165,8 @@ class Trainer:
         with closing(self._batches()) as batches:
             while self.iteration < self.train.niter:
                 start = time.monotonic()
-                batch = next(batches)
+                with self._nothing_lost():
+                    batch = next(batches)
                 waited = time.monotonic() - start
                 result = self._iterate(batch)
                 seconds = time.monotonic() - start
@@ -278,7 +281,9 @@ class Trainer:
 
     def _evaluate(self, log: RunLog) -> None:
         for name, evaluator in self.evaluators.items():
-            found = evaluator.evaluate(self.context())
+            found = self._measure(name, evaluator)
+            if found is None:
+                continue
             log.scalars(self.iteration, {f"{name}/{key}": value for key, value in found.metrics.items()})
             numbers = "  ".join(f"{key} {value:.4g}" for key, value in found.metrics.items())
             logger.info("evaluation %s at %d: %s", name, self.iteration, numbers)
@@ -286,6 +291,37 @@ class Trainer:
                 path = self.experiment.root / "samples" / f"{self.iteration}_{name}_{key}.png"
                 log.picture(self.iteration, f"{name}/{key}", path, image)
             self.keeper.consider(self.iteration, name, found.metrics)
+
+    def _measure(self, name: str, evaluator: Evaluator) -> Evaluation | None:
+        """None for an evaluator that worked before and fails now: a folder out of reach or memory that is short for a
+        while must not end the run. One that never worked has something wrong with it, and raises.
+        """
+        try:
+            with self._nothing_lost():
+                found = evaluator.evaluate(self.context())
+        except (TesseraError, OSError, RuntimeError) as error:
+            if name not in self._measured:
+                raise
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            logger.error("evaluation %s at %d failed (%s); training goes on", name, self.iteration, reason)
+            return None
+        self._measured.add(name)
+        return found
+
+    @contextmanager
+    def _nothing_lost(self) -> Iterator[None]:
+        """Saves when what is done between two iterations fails; a shared-out optimiser needs all ranks for that.
+
+        Raises TesseraError for what would be the user's mistake before a run: by now it is a run that failed.
+        """
+        try:
+            yield
+        except (TesseraError, OSError, RuntimeError) as error:
+            if self.ranks.world_size == 1 or not self.train.shard_optimizer:
+                self._save(final=False)
+            if isinstance(error, TesseraError):
+                raise TesseraError(str(error)) from error
+            raise
 
     def _save(self, final: bool) -> None:
         self.keeper.save(self.iteration, self.samples, final)

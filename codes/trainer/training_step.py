@@ -31,7 +31,8 @@ class StepResult:
 
     losses: dict[str, float] = field(default_factory=dict)
     gradient_norm: float = 0.0
-    learning_rate: float = 0.0
+    learning_rate: float = 0.0  # of the step that ran last
+    learning_rates: dict[str, float] = field(default_factory=dict)  # by step, where there are several
     skipped: bool = False
     updated: set[str] = field(default_factory=set)  # the networks that were changed
     state: Mapping[str, Any] = field(default_factory=dict)
@@ -165,6 +166,7 @@ def run_iteration(
         result.losses |= {f"{prefix}{name}": value for name, value in losses.items()}
         result.gradient_norm = max(result.gradient_norm, applied.gradient_norm)
         result.learning_rate = applied.learning_rate
+        result.learning_rates |= {step.name: applied.learning_rate} if prefix else {}
         result.skipped |= applied.skipped
         result.updated |= set() if applied.skipped else set(step.options.trained)
         for injector in step.graph.injectors.values():

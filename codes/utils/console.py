@@ -78,6 +78,11 @@ def warn_once(logger: logging.Logger, key: str, message: str) -> None:
         logger.warning(message)
 
 
+def counted(number: int, noun: str) -> str:
+    """1 image, 2 images."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def format_seconds(seconds: float) -> str:
     """75.2 -> '1:15', 4000 -> '1:06:40'."""
     whole = round(max(seconds, 0.0))

@@ -15,8 +15,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on success it is flushed to disk and renamed to `path`.
 
     The temporary name keeps the suffix, because encoders choose the format by it, and starts with a dot, so that no
-    image search picks it up. On any exception the temporary file is removed and `path` is left as it was. An OSError that does not
-    say which file it is about gets `path`.
+    image search picks it up. On any exception the temporary file is removed and `path` is left as it was. An OSError
+    that does not say which file it is about gets `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -149,6 +149,13 @@ def jpeg_table(path: str | Path) -> np.ndarray | None:
         return np.array(tables[min(tables)]).reshape(8, 8) if tables else None
 
 
+def count_frames(path: str | Path) -> int:
+    """Frames of an animation or pages of a TIFF, of which only the first is ever read. Raises as `read_image` does."""
+    path = Path(path)
+    with _reported(path), _open(path, path, sys.maxsize) as image:
+        return 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
+
+
 def probe_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Size and mode from the header alone (about 0.1 ms). Raises DataError as `read_image` does."""
     path = Path(path)

@@ -140,6 +140,9 @@ def issues_of(cls: type[BaseModel], error: ValidationError, data: Any) -> list[I
         context = detail.get("ctx") or {}
         nested_in = detail["type"] == "nested"
         path = _existing(detail["loc"], data, keep_last=detail["type"] == "missing")
+        last = detail["loc"][-1:]
+        if nested_in and (*path, *last) == detail["loc"] and str(*last) in _known_keys(cls, path):
+            path = (*path, *last)  # a default that does not fit: its key is not in the data
         for issue in context["issues"] if nested_in else [_issue(cls, detail, path)]:
             merged.setdefault((*path, *issue.path), []).append(issue)
     return [

@@ -120,6 +120,12 @@ def test_images_that_cannot_be_compared_are_named_and_the_others_are_measured(
     assert "mean of 1" in said.out
     numbers = json.loads((here / "comparison.json").read_text())
     assert len(numbers["failed"]) == 2
+    for number in range(30):
+        (results / f"many{number}.tif").write_bytes(b"damaged")
+    assert evaluate.main(["--results", str(results), "--truth", str(truth)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("many") < 30
+    assert "and 12 more that could not be compared" in said
 
 
 def test_identical_images_are_infinitely_good_in_the_table_and_null_in_the_file(

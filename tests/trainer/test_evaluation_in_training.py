@@ -9,6 +9,9 @@ from evaluator_helpers import ForFeatures, scripted
 from trainer_helpers import everything, fill, make_trainer, recipe_data, write_recipe
 
 from codes import train
+from codes.trainer.evaluators.base import Evaluation
+from codes.trainer.trainer import Trainer
+from codes.utils.errors import DataError, TesseraError
 from codes.utils.images import read_image
 
 COND = {"low_res": "lq", "corruption_factor": "corruption_entropy"}
@@ -80,3 +83,35 @@ def test_a_feature_network_that_is_missing_stops_the_run_before_it_starts(
     for name in ("distribution", "dlas"):
         assert f"eval.evaluators.{name}.feature_network: no such file" in said
     assert not Path("experiments").exists()
+
+
+class Failing:
+    """An evaluator that fails at some iterations."""
+
+    def __init__(self, trainer: Trainer, *iterations: int) -> None:
+        self.trainer = trainer
+        self.iterations = iterations
+
+    def evaluate(self, context: Any) -> Evaluation:  # noqa: ARG002
+        if self.trainer.iteration in self.iterations:
+            raise DataError("held_out: no such folder")
+        return Evaluation({"psnr": 20.0 + self.trainer.iteration})
+
+
+def test_an_evaluation_that_fails_later_on_does_not_end_the_run(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make_trainer(recipe(here, evaluators(here, str(scripted(here / "f.pt", ForFeatures()))), "later"))
+    trainer.evaluators = {"one": Failing(trainer, 2), "two": Failing(trainer)}
+    with caplog.at_level("INFO"):
+        trainer.run()
+    assert "evaluation one at 2 failed (held_out: no such folder); training goes on" in caplog.text
+    assert "evaluation two at 2: psnr 22" in caplog.text
+    assert "evaluation one at 3: psnr 23" in caplog.text
+
+
+def test_an_evaluation_that_never_worked_ends_the_run_with_everything_saved(here: Path) -> None:
+    trainer = make_trainer(recipe(here, evaluators(here, str(scripted(here / "f.pt", ForFeatures()))), "never"))
+    trainer.evaluators = {"one": Failing(trainer, 1, 2, 3)}
+    with pytest.raises(TesseraError, match="no such folder") as caught:
+        trainer.run()
+    assert caught.value.exit_code == 1
+    assert trainer.experiment.state(1).exists()

@@ -8,6 +8,7 @@ import pytest
 from trainer_helpers import DIFFUSION, NETWORK, merged, recipe_data, write_recipe
 
 from codes.trainer.checks import check_inference, check_training
+from codes.trainer.graph_checks import never_running
 from codes.trainer.networks import describe_networks
 from codes.trainer.recipe import read_recipe
 from codes.utils.errors import ConfigError
@@ -164,3 +165,13 @@ def test_a_part_of_the_base_is_taken_away_by_nothing(tmp_path: Path, said: Said)
     assert lines == []
     own["steps"]["s"]["losses"]["l1"] = None
     assert said(own) == ["steps.s.losses: missing; a training step needs a loss"]
+
+
+def test_what_never_runs_is_told(tmp_path: Path) -> None:
+    parts = {"late": {**LOSS, "after": 101}, "last": {**LOSS, "after": 100}, "gap": {**LOSS, "every": 7, "before": 6}}
+    data = step(losses=parts, every=100)
+    source = load_source(str(write_recipe(tmp_path / "r.yml", data)), [])
+    assert never_running(read_recipe(source)) == [
+        "steps.s.losses.late never runs in 100 iterations (after: 101)",
+        "steps.s.losses.gap never runs in 100 iterations (every: 7, before: 6)",
+    ]

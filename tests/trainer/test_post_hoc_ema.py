@@ -184,6 +184,7 @@ def test_what_cannot_be_made_is_refused_in_one_line(recipe: Path, capsys: pytest
     for arguments, message in (
         (["tiny", "--sigma_rel", "0.5"], "sigma_rel must lie between 0 and 0.289, found 0.5"),
         (["tiny", "--sigma_rel", "0.1", "--iteration", "3"], "no snapshot of iteration 3 (there are: 2, 4)"),
+        (["tiny", "--sigma_rel", "0.1", "--iteration", "0"], "no snapshot of iteration 0 (there are: 2, 4)"),
         (["tiny", "--sigma_rel", "0.1", "--network", "other"], "no snapshots of 'other' (there are: generator)"),
         (["tiny", "--sigma_rel", "0.1", "0.2", "--output", "x.safetensors"], "give one --sigma_rel"),
         (["none", "--sigma_rel", "0.1"], "holds no snapshots; train with train.post_hoc_ema"),

@@ -285,3 +285,10 @@ def test_a_recorded_recipe_reads_back_as_it_was(here):
     assert read_recipe(again) == read_recipe(source)
     with pytest.raises(ConfigError):
         read_recipe(load_source("r.yml", ["name=1e5"]))
+
+
+@pytest.mark.usefixtures("here")
+def test_options_of_a_network_that_are_missing_altogether_have_their_whole_path():
+    found = refusals(TRAINING.replace("    args:", "    argz:", 1))
+    assert any("networks.generator.args.image_size: missing; this key is required" in line for line in found)
+    assert any("networks.generator.argz: unknown key (did you mean args?)" in line for line in found)

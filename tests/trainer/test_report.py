@@ -165,6 +165,12 @@ def test_summary_is_shown(tmp_path: Path) -> None:
     assert {"T", "w.pth", "cpu", "1 min 15 s", "9.8", "27.12", "Mean of 2 images"} <= set(texts)
 
 
+def test_means_say_how_many_images_were_measured(tmp_path: Path) -> None:
+    summary = ReportSummary("T", mean_metrics={"a": {"psnr": 27.125}}, measured=1)
+    texts = written(tmp_path, entry("a.png"), entry("b.png"), summary=summary).texts
+    assert "Mean of 1 of 2 images" in texts
+
+
 def test_large_entries_are_compressed_then_reduced_within_the_budget(tmp_path: Path) -> None:
     large = entry("large.png", 700, 900)
     for budget, names in ((9_000_000, ["Whole image"]), (1_500_000, ["Whole image", "Detail"])):

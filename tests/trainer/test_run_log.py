@@ -131,3 +131,13 @@ def test_the_bar_shows_a_loss_with_several_steps_as_well(tmp_path: Path, monkeyp
     monkeypatch.setattr(log.bar, "advance", lambda _iteration, loss: shown.append(loss))
     log.record(1, StepResult({"a/mse": 1.0, "a/total": 2.0, "b/total": 3.0}), 0.5, 0.1)
     assert shown == [5.0]
+
+
+def test_every_step_shows_the_rate_of_its_last_update(tmp_path: Path) -> None:
+    log = log_to(tmp_path, niter=3, print_freq=3)
+    both = {"a": 0.5, "b": 0.25}
+    log.record(1, StepResult({"total": 1.0}, learning_rate=0.25, learning_rates=both), 0.5, 0.1)
+    log.record(2, StepResult({"total": 1.0}, learning_rate=0.0, learning_rates={"a": 0.0}), 0.5, 0.1)
+    log.record(3, StepResult(), 0.5, 0.1)  # no step ran
+    (row,) = lines(tmp_path)
+    assert (row["learning_rate"], row["learning_rate/a"], row["learning_rate/b"]) == (0.0, 0.0, 0.25)

@@ -1,5 +1,7 @@
 """What is kept: every N-th checkpoint for ever, the best by a number, and the folder that says what ran."""
 
+import errno
+import io
 import json
 import shutil
 from collections.abc import Mapping
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer_helpers import fill, make_trainer, merged, read, recipe_data, write_recipe
+from trainer_helpers import different, everything, fill, make_trainer, merged, read, recipe_data, write_recipe
 
 from codes.train import main
 from codes.trainer.evaluators.base import Evaluation
@@ -18,6 +20,7 @@ from codes.trainer.logs import outlets
 from codes.trainer.networks import find_weights
 from codes.trainer.saving.best import Best
 from codes.trainer.saving.resuming import resume
+from codes.trainer.saving.saving import disk_errors
 from codes.trainer.trainer import Trainer
 from codes.utils.errors import ConfigError
 
@@ -206,3 +209,33 @@ def test_check_counts_what_is_kept(recipe: Path, capsys: pytest.CaptureFixture[s
     assert "disk: 5 checkpoints of " in capsys.readouterr().err
     assert main(["-opt", str(recipe), "--check", "--set", *kept, "train.post_hoc_ema={every: 10}"]) == 0
     assert " GB and the snapshots need " in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named_though_torch_speaks_of_positions() -> None:
+    class Full(io.RawIOBase):
+        def write(self, _: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def writable(self) -> bool:
+            return True
+
+    with pytest.raises(OSError, match="No space left on device") as caught, disk_errors():
+        torch.save({"weights": torch.zeros(10_000)}, Full())
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match="another reason"), disk_errors():
+        raise RuntimeError("another reason")
+
+
+def test_a_checkpoint_that_is_cut_off_gives_way_to_the_one_before(
+    recipe: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(recipe, "logger.save_checkpoint_freq=1")
+    trainer.run()
+    EXPERIMENT.state(3).write_bytes(EXPERIMENT.state(3).read_bytes()[:5000])
+    again = make_trainer(recipe, auto_resume=True)
+    assert again.iteration == 2
+    assert "3.state is cut off or lacks its weights" in caplog.text
+    EXPERIMENT.weights("generator", 2, ema=True).unlink()
+    assert make_trainer(recipe, auto_resume=True).iteration == 1
+    again.run()
+    assert not different(everything(again), everything(trainer))

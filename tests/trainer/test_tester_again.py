@@ -1,6 +1,7 @@
 """A run after a run: what is finished is not done again, what was interrupted goes on, what changed is redone."""
 
 import json
+import math
 import os
 import signal
 import time
@@ -21,6 +22,7 @@ from door_helpers import (
 from PIL import Image
 
 from codes.trainer import sampling
+from codes.trainer.restoring import measure
 
 PLACE = Path("results/restored/test")
 STEPS = "steps.restore.injectors.detail.respaced_timestep_spacing"
@@ -120,6 +122,21 @@ def test_skip_existing_true_takes_whatever_is_there():
     assert times() != before
 
 
+def test_equal_images_leave_no_infinity_in_the_numbers(monkeypatch):
+    monkeypatch.setattr(measure, "fidelity", lambda *_: {"psnr": math.inf, "ssim": 1.0})
+    save_picture("small/untold.png", 16, 24)
+    save_picture("truth/ok.png", 32, 48)
+    said = restore_small("datasets.test.ground_truth=truth")[1]
+    assert "mean of 1 image, restored: SSIM 1.0000" in said
+    told = metrics()["images"][0]["metrics"]["restored"]
+    assert told == {"psnr": None, "ssim": 1.0}
+    again = restore_small("datasets.test.ground_truth=truth")[1]
+    assert "2 of them earlier" in again
+    assert " inf " in again  # it is known to be infinite, not to be missing
+    for file in Path("results/restored").rglob("*.json"):
+        assert "Infinity" not in file.read_text(encoding="utf-8")
+
+
 def test_a_ground_truth_that_comes_later_is_measured_without_restoring_again():
     assert restore_small()[0] == 0
     before = times()
@@ -183,7 +200,7 @@ def test_a_kill_in_the_middle_of_an_image_goes_on_at_that_step(canvas, monkeypat
     monkeypatch.setattr(sampling.AutocastDenoiser, "__call__", counted)
     code, said = restore_small()
     assert code == 0
-    assert "1 images go on where an earlier run was interrupted" in said
+    assert "going on with 1 image where an earlier run was interrupted" in said
     rest = len(calls)
     found = np.asarray(Image.open(PLACE / "ok.png"))
     assert not Path("results/restored/.resume").exists()
@@ -207,12 +224,12 @@ def test_a_folder_of_all_kinds_of_files_twice():
         before = times() if again else None
         code, said = restore_small()
         assert code == 1
-        assert "6 images restored, 3 failed" in said
-        for line in ("one.png: 1x1 pixels", "cut.jpg: cannot be decoded", "words.jpg: not an image file"):
+        assert "7 images restored, 2 failed" in said
+        for line in ("cut.jpg: cannot be decoded", "words.jpg: not an image file"):
             assert f"small/{line}" in said
-        assert restored_files() == ["cmyk.png", "deep.png", "la.png", "ok.png", "palette.png", "rgba.png"]
+        assert restored_files() == ["cmyk.png", "deep.png", "la.png", "ok.png", "one.png", "palette.png", "rgba.png"]
         assert before in (None, times())
-        assert len(metrics()["failed"]) == 3
+        assert len(metrics()["failed"]) == 2
 
 
 def test_leftovers_of_other_options_and_of_cut_off_writes_are_removed():
@@ -240,7 +257,7 @@ def test_an_interrupt_keeps_what_is_finished_and_the_next_run_goes_on(monkeypatc
     monkeypatch.setattr(sampling.AutocastDenoiser, "__call__", interrupted)
     code, said = restore_small("steps.restore.injectors.detail.tile_batch_size=1")
     assert code == 130
-    assert "stopped after 1 images, which are kept in results/restored" in said
+    assert "stopped after 1 image; what is finished or begun is kept in results/restored" in said
     assert restored_files() == ["ok.png"]
     assert len(metrics()["images"]) == 1
     before = times()

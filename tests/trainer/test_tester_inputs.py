@@ -27,7 +27,7 @@ def test_a_folder_of_images_becomes_results_and_a_page():
     assert [row["file"] for row in numbers["images"]] == ["small/ok.png"]
     assert numbers["failed"] == []
     assert "ok.png" in Path("results/restored/index.html").read_text(encoding="utf-8")
-    assert "1 images restored" in said
+    assert "1 image restored" in said
 
 
 @pytest.mark.usefixtures("here")
@@ -65,7 +65,7 @@ def test_broken_files_are_named_and_counted_and_the_rest_goes_on():
     code, said = restore_small()
     assert code == 1
     assert restored_files() == ["ok.png"]
-    assert "1 images restored, 3 failed" in said
+    assert "1 image restored, 3 failed" in said
     for name in ("cut.jpg: ", "zero.png: the file is empty", "words.png: not an image file"):
         assert f"small/{name}" in said
     failed = json.loads(Path("results/restored/metrics.json").read_text())["failed"]
@@ -125,18 +125,43 @@ def test_names_and_sizes_of_all_kinds():
 
 
 @pytest.mark.usefixtures("here")
-def test_an_image_of_one_pixel_never_ends_in_a_traceback():
+def test_an_image_of_one_pixel_is_restored():
     save_picture("small/one.png", 1, 1)
-    save_picture("small/line.png", 2, 40)
+    save_picture("small/line.png", 1, 40)
     code, said = restore_small()
-    assert {"line.png", "ok.png"} <= set(restored_files())
-    if "one.png" in restored_files():
-        assert code == 0
-        with Image.open("results/restored/test/one.png") as image:
-            assert image.size == (2, 2)
-    else:
-        assert code == 1
-        assert "small/one.png: 1x1 pixels, at least 2x2 are needed" in said
+    assert code == 0, said
+    for name, size in (("one", (2, 2)), ("line", (2, 80))):
+        with Image.open(f"results/restored/test/{name}.png") as image:
+            assert sorted(image.size) == sorted(size)
+
+
+@pytest.mark.usefixtures("here")
+def test_an_animation_says_that_only_its_first_frame_is_restored():
+    first, second = picture(16, 24), picture(16, 24).rotate(180)
+    first.save("small/moving.gif", save_all=True, append_images=[second])
+    code, said = restore_small()
+    assert code == 0
+    assert "moving.gif: holds 2 frames or pages; only the first is restored" in said
+    assert "ok.png: holds" not in said
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("datasets.test.paths=nowhere", "datasets.test.paths: nowhere: no such file or folder"),
+        ("datasets.test.ground_truth=nowhere", "datasets.test.ground_truth: nowhere: no such file or folder"),
+        ("steps.restore.injectors.detail.tile_overlap=400", ".tile_overlap: is 400 for tiles of 32 pixels; use 0 to"),
+        (
+            "steps.restore.injectors.detail.respaced_timestep_spacing=trailng5",
+            ".respaced_timestep_spacing: respaced_timestep_spacing 'trailng5' is not understood",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_key(override, line):
+    code, said = restore_small(override)
+    assert code == 2
+    assert line in said
 
 
 @pytest.mark.usefixtures("here")
@@ -256,7 +281,7 @@ def test_a_page_that_cannot_be_written_keeps_the_images(monkeypatch):
     def full(path, _):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(summary, "write_text", full)
+    monkeypatch.setattr(summary, "write_json", full)
     code, said = restore_small()
     assert code == 1
     assert "No space left on device; free some space and run again" in said

@@ -12,7 +12,9 @@ import pytest
 from door_helpers import restore, restore_small, restored_files, save_picture
 from PIL import Image
 
+from codes.trainer.devices import Ranks, join_ranks
 from codes.trainer.restoring.work_plan import Planned, groups, share_of
+from codes.utils.errors import ConfigError
 
 PLACE = Path("results/restored/test")
 
@@ -92,7 +94,7 @@ def test_all_ranks_stop_when_one_is_told_to():
         os.kill(child, signal.SIGTERM)
     codes, said = wait_for(children)
     assert codes == [130, 130], said
-    assert "images, which are kept in results/restored" in said[0]
+    assert "what is finished or begun is kept in results/restored" in said[0]
     numbers = json.loads(Path("results/restored/metrics.json").read_text())
     assert 1 <= len(numbers["images"]) < 7
     assert len(restored_files()) == len(numbers["images"])
@@ -126,3 +128,13 @@ def test_groups_fill_the_device_and_large_images_go_alone():
     assert [7] in found  # another dataset, whose items may have other keys
     tiles = {image.position: image.tiles for image in images}
     assert all(len(group) == 1 or sum(tiles[position] for position in group) <= 4 for group in found)
+
+
+def test_a_process_of_torchrun_joins_the_others_unasked(monkeypatch):
+    for name in ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert join_ranks("auto", cuda=False) == Ranks()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert join_ranks("none", cuda=False) == Ranks()
+    with pytest.raises(ConfigError, match="not set: RANK"):  # it tried to
+        join_ranks("auto", cuda=False)

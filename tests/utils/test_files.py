@@ -1,12 +1,14 @@
 """Atomic writing: a reader sees the old file or the new one, never half of one."""
 
 import errno
+import json
+import math
 import os
 
 import pytest
 
 from codes.utils import files
-from codes.utils.files import atomic_write, write_text
+from codes.utils.files import atomic_write, write_json, write_text
 
 
 def test_a_new_file_appears_whole_with_its_folders(tmp_path):
@@ -72,3 +74,16 @@ def test_a_folder_in_the_place_of_the_file(tmp_path):
     with pytest.raises(OSError):
         write_text(tmp_path / "x.txt", "new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_an_error_of_the_disk_says_which_file_it_was(tmp_path):
+    with pytest.raises(OSError, match=r"No space") as found, atomic_write(tmp_path / "x.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert found.value.filename == str(tmp_path / "x.txt")
+
+
+def test_numbers_that_json_lacks_are_null(tmp_path):
+    write_json(tmp_path / "x.json", {"a": math.inf, "b": [1.5, math.nan, {"c": -math.inf}], "d": "inf", "e": True})
+    text = (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"a": None, "b": [1.5, None, {"c": None}], "d": "inf", "e": True}
+    assert "Infinity" not in text

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import numpy.typing as npt
 from pydantic import Field
 
+from ...utils.errors import ConfigError
 from ...utils.registry import Registry
+from ...utils.yaml_source import Issue, Source
 from ..graph import NodeOptions, StepContext
 
 
@@ -47,3 +49,17 @@ class Evaluator(ABC):
 
 
 EVALUATORS: Registry[Any] = Registry("evaluator")
+
+
+def build_evaluators(sections: Mapping[str, EvaluatorOptions], source: Source) -> dict[str, Evaluator]:
+    """The evaluators of a recipe, their networks and data read.
+
+    Raises ConfigError with the place in the recipe for what is missing, DataError for data that cannot be read.
+    """
+    found: dict[str, Evaluator] = {}
+    for name, section in sections.items():
+        try:
+            found[name] = EVALUATORS.get(section.type)(section)
+        except ConfigError as error:
+            raise source.error([Issue(("eval", "evaluators", name), str(error))]) from None
+    return found

@@ -50,6 +50,8 @@ class RunLog:
         self._window: list[tuple[float, float]] = []  # seconds of an iteration, seconds waited for data
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: Counter[str] = Counter()
+        self._rate = 0.0
+        self._rates: dict[str, float] = {}  # by step: not every step runs at every iteration
         self._skipped = 0
         self.skipped_in_all = 0
 
@@ -62,6 +64,9 @@ class RunLog:
     ) -> None:
         """Take in one iteration; print when it is time, with `more` numbers of the whole window."""
         self._window.append((seconds, waited))
+        if result.losses:  # else no step ran at this iteration
+            self._rate = result.learning_rate
+        self._rates |= result.learning_rates
         if result.skipped:
             self._skipped += 1
             self.skipped_in_all += 1
@@ -71,9 +76,9 @@ class RunLog:
                 self._counts[name] += 1
         self.bar.advance(iteration, sum(value for name, value in result.losses.items() if name.endswith("total")))
         if self.due(iteration):
-            self._show(iteration, result.learning_rate, more or {})
+            self._show(iteration, more or {})
 
-    def _show(self, iteration: int, rate: float, more: Mapping[str, float]) -> None:
+    def _show(self, iteration: int, more: Mapping[str, float]) -> None:
         means = {name: value / self._counts[name] for name, value in self._sums.items()}
         norm = means.pop("gradient norm", math.nan)
         seconds = max(sum(row[0] for row in self._window), 1e-9)
@@ -84,7 +89,8 @@ class RunLog:
             **{f"loss/{name}": value for name, value in means.items()},
             **more,
             "gradient_norm": norm,
-            "learning_rate": rate,
+            "learning_rate": self._rate,
+            **{f"learning_rate/{step}": rate for step, rate in self._rates.items()},
             "iterations_per_second": speed,
             "images_per_second": speed * self.batch_size,
             "data_wait_share": wait,
@@ -93,10 +99,11 @@ class RunLog:
         }
         self.scalars(iteration, numbers)
         losses = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
+        lr = "  ".join(f"{step} {rate:.3g}" for step, rate in self._rates.items()) or f"{self._rate:.3g}"
         extra = f"  {self._skipped} skipped (not finite; {self.skipped_in_all} in all)" if self._skipped else ""
         logger.info(
-            "%d/%d  %s  gradient norm %.3g  lr %.3g  %.2f it/s  %.3g images/s  data wait %.0f %%  %.1f GiB  %s left%s",
-            iteration, self.niter, losses, norm, rate, speed, speed * self.batch_size, 100 * wait, memory,
+            "%d/%d  %s  gradient norm %.3g  lr %s  %.2f it/s  %.3g images/s  data wait %.0f %%  %.1f GiB  %s left%s",
+            iteration, self.niter, losses, norm, lr, speed, speed * self.batch_size, 100 * wait, memory,
             self._time_left(iteration), extra,
         )  # fmt: skip
         self._window.clear()

@@ -74,7 +74,8 @@ class ReportEntry:
 @dataclass(frozen=True)
 class ReportSummary:
     """What holds for the whole page. `options`: the options used, as YAML text. `weights`: the checkpoint files used.
-    `seconds`: wall-clock time of the run. `mean_metrics`: label -> metric name -> mean over the images.
+    `seconds`: wall-clock time of the run. `mean_metrics`: label -> metric name -> mean over the images,
+    of which `measured` have metrics (None: all).
     """
 
     title: str
@@ -84,6 +85,7 @@ class ReportSummary:
     seconds: float | None = None
     version: str = ""
     mean_metrics: Metrics = field(default_factory=dict)
+    measured: int | None = None
 
 
 def write_report(
@@ -200,8 +202,9 @@ def _facts(summary: ReportSummary, pictures: Pictures) -> str:
 def _means(summary: ReportSummary, count: int) -> str:
     if not summary.mean_metrics or count == 1:
         return ""
+    over = f"{count} images" if summary.measured in (None, count) else f"{summary.measured} of {count} images"
     table = metrics_table(summary.mean_metrics, list(summary.mean_metrics), {})
-    return f"<section><h2>Mean of {count} images</h2>{table}</section>"
+    return f"<section><h2>Mean of {over}</h2>{table}</section>"
 
 
 def _options(options: str) -> str:

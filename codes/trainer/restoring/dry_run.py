@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...utils.console import format_seconds, get_logger, progress
+from ...utils.console import counted, format_seconds, get_logger, progress
 from ...utils.errors import EXIT_OK, TesseraError
 from ...utils.yaml_source import Source
 from ..devices import Ranks
@@ -53,9 +53,10 @@ def dry_run(recipe: Recipe, source: Source) -> int:
         seconds = 0.0 if image.order in earlier else _seconds(setup, image, timings, len(job.units))
         total += seconds
         logger.info("%s", _line(setup, image, name, len(job.units), seconds, image.order in earlier))
-    for rejected in (entry for dataset in setup.datasets.values() for entry in dataset.report().failed):
+    broken = [entry for dataset in setup.datasets.values() for entry in dataset.report().failed]
+    for rejected in broken:
         logger.error("%s: would fail: %s", rejected.path, rejected.reason)
-    _tell_total(setup, images, readable, len(earlier), total, timings.values())
+    _tell_total(setup, len(images) + len(broken), readable, len(earlier), total, timings.values())
     return EXIT_OK
 
 
@@ -112,7 +113,7 @@ def _seconds(setup: Setup, image: Planned, timings: dict[str, Timing], states: i
 
 def _line(setup: Setup, image: Planned, name: str, states: int, seconds: float, earlier: bool) -> str:
     size = next(iter(image.sizes.values()))
-    text = f"{name}: {display_size(image.low_res)} -> {display_size(size)}, {image.tiles} tiles"
+    text = f"{name}: {display_size(image.low_res)} -> {display_size(size)}, {counted(image.tiles, 'tile')}"
     if states > 1:
         text += f" x {states} (samples, transparency)"
     if earlier:
@@ -132,11 +133,11 @@ def _canvas_memory(setup: Setup, image: Planned, states: int) -> str:
 
 
 def _tell_total(
-    setup: Setup, images: list[Planned], readable: int, earlier: int, total: float, timings: Iterable[Timing]
+    setup: Setup, images: int, readable: int, earlier: int, total: float, timings: Iterable[Timing]
 ) -> None:
     logger.info(
         "%d of %d images can be read, %d are done already; about %s in all on one %s",
-        readable, len(images), earlier, format_seconds(total), setup.device.type,
+        readable, images, earlier, format_seconds(total), setup.device.type,
     )  # fmt: skip
     device_bytes = max(timing.device_bytes for timing in timings)
     if device_bytes:

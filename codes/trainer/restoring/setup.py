@@ -1,15 +1,16 @@
 """What a test run works with: networks with their weights, data, the graph, and where results go."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...data.datasets import DATASETS
 from ...data.imagefolder import ImageFolderDataset
+from ...data.strength_map import StrengthMap
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
-from ...utils.yaml_source import Source
+from ...utils.yaml_source import Issue, KeyPath, Source
 from ..checks import check_inference
 from ..devices import Ranks, autocast_for, choose_device
 from ..evaluators.base import EVALUATORS
@@ -57,6 +58,7 @@ class Setup:
         self.names = OutputNames(self.output, self.outputs)
         self.steps = {name: StepGraph(step) for name, step in recipe.steps.items()}
         self._refuse_own_results()
+        self._refuse_missing_files()
         self.datasets = {
             phase: DATASETS.get(options.mode)(options, seed=self.seed, shuffle=False)
             for phase, options in recipe.datasets.items()
@@ -161,6 +163,26 @@ class Setup:
                         f"datasets.{phase}.paths: the results ({self.root}) would be written into the input folder "
                         f"{text}; set path.results to a folder outside of it"
                     )
+
+    def _refuse_missing_files(self) -> None:
+        """Before the data is read, which knows no key of the recipe."""
+        issues = []
+        for phase, options in self.recipe.datasets.items():
+            truth = getattr(options, "ground_truth", None)
+            known = getattr(options, "known_entropy", None) or ()
+            places: dict[KeyPath, Sequence[str]] = {
+                ("paths",): getattr(options, "path_list", ()),
+                ("ground_truth",): [truth] if truth else [],
+                ("fixed_parameters", "corruption_entropy"): [v.map for v in known if isinstance(v, StrengthMap)],
+            }
+            issues += [
+                Issue(("datasets", phase, *key), f"{place}: no such file or folder")
+                for key, named in places.items()
+                for place in named
+                if not Path(place).expanduser().exists()
+            ]
+        if issues:
+            raise self.source.error(issues)
 
     def _check_data(self) -> None:
         for phase, dataset in self.datasets.items():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ...data.companions import below
-from ...utils.console import format_seconds, get_logger
+from ...utils.console import counted, format_seconds, get_logger
 from ...utils.errors import DataError
 from ...utils.files import write_json
 from ...utils.images import quantise, to_float
@@ -44,7 +44,8 @@ def write_summary(setup: Setup, rows: Sequence[Restored], failed: Sequence[str],
         logger.info("mean of %s, %s: %s", counted(count, "image"), label, _numbers(values))
     if rows:
         page = setup.root / "index.html"
-        write_report(page, _Entries(setup, rows), _summary(setup, seconds, means))
+        measured = sum(bool(row.metrics) for row in rows)
+        write_report(page, _Entries(setup, rows), _summary(setup, seconds, means, measured))
         logger.info("compare before and after: %s", page)
 
 
@@ -125,7 +126,7 @@ def _mean_consistency(rows: Sequence[Restored]) -> dict[str, float]:
     return {label: values[""] for label, values in found.items() if "" in values}
 
 
-def _summary(setup: Setup, seconds: float, means: Means) -> ReportSummary:
+def _summary(setup: Setup, seconds: float, means: Means, measured: int) -> ReportSummary:
     return ReportSummary(
         title=setup.recipe.name,
         options=to_yaml(setup.source.data),
@@ -134,6 +135,7 @@ def _summary(setup: Setup, seconds: float, means: Means) -> ReportSummary:
         seconds=seconds,
         version=__version__,
         mean_metrics=means,
+        measured=measured,
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...utils.console import StepLine, format_seconds, get_logger, log_to_file, stop_logging_to
+from ...utils.console import StepLine, counted, format_seconds, get_logger, log_to_file, stop_logging_to
 from ...utils.errors import ConfigError, DataError, Interrupted, TesseraError
 from ...utils.files import write_json
 from ...utils.images import write_image
@@ -77,7 +77,8 @@ class Tester:
                     if not stopped:
                         self._evaluate()
                 if stopped or stop.requested:
-                    raise Interrupted(f"stopped after {outcome.new} images, which are kept in {self.root}")
+                    done = counted(outcome.new, "image")
+                    raise Interrupted(f"stopped after {done}; what is finished or begun is kept in {self.root}")
         finally:
             if handler is not None:
                 stop_logging_to(handler)
@@ -122,7 +123,7 @@ class Tester:
             )  # fmt: skip
         kept = [image for image in todo if image.key and self.records.scratch(image).is_dir()]
         if kept:
-            logger.info("%d images go on where an earlier run was interrupted", len(kept))
+            logger.info("going on with %s where an earlier run was interrupted", counted(len(kept), "image"))
 
     def _restore_all(self, images: Sequence[Planned], outcome: Outcome, stop: StopRequest) -> OSError | None:
         """Restore the images of this rank; the error that kept it from writing, if one did."""

@@ -2,6 +2,7 @@
 
 import struct
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,13 +29,18 @@ UNREADABLE = (
 
 
 def find_state(recipe: Recipe, experiment: Experiment, auto_resume: bool) -> Path | None:
-    """The state to continue from: with auto_resume the newest of this experiment, else the one that is named, or None.
+    """The state to continue from: with auto_resume the newest whole one of this experiment, else the one that is named.
 
-    Raises ConfigError for a named state that is not there, or that newer ones of the same experiment follow.
+    None for a run that starts at the beginning. Raises ConfigError for a named state that is not there, or that newer
+    ones of the same experiment follow.
     """
     states = experiment.states()
     if auto_resume and states:
-        return states[0][1]
+        whole = [path for iteration, path in states if _is_whole(recipe, experiment, iteration)]
+        chosen = whole[0] if whole else states[0][1]
+        for path in [path for _, path in states if path not in whole] if chosen != states[0][1] else ():
+            logger.warning("%s is cut off or lacks its weights; %s is the newest whole one", path, chosen)
+        return chosen
     if recipe.path.resume_state is None:
         return None
     named = Path(recipe.path.resume_state)
@@ -46,6 +52,17 @@ def find_state(recipe: Recipe, experiment: Experiment, auto_resume: bool) -> Pat
             "set another `name` to branch off, or use --auto_resume to continue the newest"
         )
     return named
+
+
+def _is_whole(recipe: Recipe, experiment: Experiment, iteration: int) -> bool:
+    """Whether a checkpoint has all its files; a look at their ends, not at what is in them."""
+    trained = {name for step in recipe.steps.values() for name in step.trained}
+    weights = [
+        experiment.saved_weights(name, iteration, ema)
+        for name in recipe.networks
+        for ema in ((False, True) if name in trained else (False,))
+    ]
+    return zipfile.is_zipfile(experiment.state(iteration)) and all(path.exists() for path in weights)
 
 
 def is_own(experiment: Experiment, state: Path) -> bool:

@@ -62,6 +62,8 @@ def disk_errors() -> Iterator[None]:
     except OSError:
         raise
     except (RuntimeError, SafetensorError) as error:
+        if isinstance(error.__context__, OSError):  # torch talks of positions in its file and keeps the reason beside
+            raise error.__context__ from None
         raise OSError((str(error).splitlines() or [type(error).__name__])[0]) from error
 
 
@@ -95,8 +97,9 @@ def _write(experiment: Experiment, recipe: Recipe, parts: Parts, iteration: int,
         },
         "recipe": to_text(recipe),
     }
-    with atomic_write(experiment.state(iteration)) as temporary:
-        torch.save(state, temporary)
+    # Given an open file and not a name, torch lets Python write, whose errors say why a write failed.
+    with atomic_write(experiment.state(iteration)) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
 
 
 def write_weights_of(path: Path, recipe: Recipe, parts: Parts, name: str, iteration: int, ema: bool) -> None:
