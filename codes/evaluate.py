@@ -14,8 +14,8 @@ if __package__ in (None, ""):
     __package__ = "codes"
 
 from .trainer.door import common_arguments, main_with
-from .trainer.evaluation import RecipeEvaluation, evaluation_table
-from .trainer.folder_comparison import compare_folders, comparison_table, write_comparison
+from .trainer.evaluation.folder_comparison import compare_folders, comparison_table, write_comparison
+from .trainer.evaluation.run import RecipeEvaluation, evaluation_table
 from .trainer.recipe import read_recipe
 from .utils.console import get_logger
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError

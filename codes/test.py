@@ -11,7 +11,7 @@ if __package__ in (None, ""):
 
 from .trainer.devices import Ranks, join_ranks, leave_ranks
 from .trainer.door import common_arguments, main_with
-from .trainer.generation import Generation
+from .trainer.generation.run import Generation
 from .trainer.recipe import Recipe, read_recipe
 from .trainer.restoring.dry_run import dry_run
 from .trainer.restoring.tester import Tester

@@ -15,7 +15,7 @@ from ..utils.mend import check_all
 from ..utils.options import ONE_OF, FolderName, OneOf, Options, nested, parse, validate_nested
 from ..utils.yaml_source import Issue, Source
 from .evaluators.base import EVALUATORS, EvaluatorOptions
-from .generation_options import GenerationOptions
+from .generation.options import GenerationOptions
 from .restoring.output_options import OutputOptions
 from .step_options import WITHOUT_EMPTY, StepOptions
 from .train_options import LoggerOptions, TrainOptions

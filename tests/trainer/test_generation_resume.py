@@ -15,7 +15,7 @@ from generation_helpers import generate, made, npz, prepare, train_tiny
 from PIL import Image
 
 import codes
-from codes.trainer import generation
+from codes.trainer.generation import run as generation
 
 DOOR = Path(codes.__file__).parent / "test.py"
 NODE = "steps.sample.injectors.sample"

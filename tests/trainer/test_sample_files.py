@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from codes.trainer.sample_files import SampleFiles
+from codes.trainer.generation.sample_files import SampleFiles
 from codes.utils.errors import DataError
 from codes.utils.images import read_samples
 

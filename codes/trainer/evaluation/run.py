@@ -4,17 +4,17 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..models.diffusion.checkpoints import read_metadata
-from ..utils.console import get_logger
-from ..utils.errors import ConfigError
-from ..utils.files import write_text
-from ..utils.images import write_image
-from ..utils.yaml_source import Issue, Source
-from .devices import autocast_for, choose_device
-from .evaluators.base import Evaluation, EvaluatorOptions, build_evaluators
-from .graph import StepContext
-from .networks import Trained, load_trained
-from .recipe import Recipe
+from ...models.diffusion.checkpoints import read_metadata
+from ...utils.console import get_logger
+from ...utils.errors import ConfigError
+from ...utils.files import write_text
+from ...utils.images import write_image
+from ...utils.yaml_source import Issue, Source
+from ..devices import autocast_for, choose_device
+from ..evaluators.base import Evaluation, EvaluatorOptions, build_evaluators
+from ..graph import StepContext
+from ..networks import Trained, load_trained
+from ..recipe import Recipe
 
 logger = get_logger(__name__)
 DIGITS = 5  # significant ones of a number in a table

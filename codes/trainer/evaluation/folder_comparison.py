@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..utils.console import get_logger, progress
-from ..utils.errors import DataError
-from ..utils.files import write_text
-from ..utils.images import find_images, read_samples
-from .evaluation import DIGITS, table
-from .metrics import fidelity, mean_fidelity
+from ...utils.console import get_logger, progress
+from ...utils.errors import DataError
+from ...utils.files import write_text
+from ...utils.images import find_images, read_samples
+from ..metrics import fidelity, mean_fidelity
+from .run import DIGITS, table
 
 logger = get_logger(__name__)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..utils.errors import DataError
-from ..utils.files import atomic_write
-from ..utils.images import quantise, read_samples, resize_area, to_float, write_image
-from ..utils.picture_grid import picture_grid
+from ...utils.errors import DataError
+from ...utils.files import atomic_write
+from ...utils.images import quantise, read_samples, resize_area, to_float, write_image
+from ...utils.picture_grid import picture_grid
 
 Pixels = npt.NDArray[np.uint8]
 FOLDER = "samples"

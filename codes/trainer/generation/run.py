@@ -9,23 +9,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..utils.console import StepLine, format_seconds, get_logger, log_to_file, stop_logging_to
-from ..utils.errors import Interrupted, TesseraError
-from ..utils.images import to_rgb
-from ..utils.yaml_source import Source
-from ..version import __version__
-from .devices import Ranks, autocast_for, choose_device
-from .exchange import Exchange
-from .generation_checks import check_generation, class_labels, find_classes, sampling_nodes
-from .generation_record import record, settings_of, take_up
-from .graph import StepContext
-from .injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions, to_unit_range
-from .interrupt import StopRequest
-from .networks import Trained, load_trained
-from .recipe import Recipe
+from ...utils.console import StepLine, format_seconds, get_logger, log_to_file, stop_logging_to
+from ...utils.errors import Interrupted, TesseraError
+from ...utils.images import to_rgb
+from ...utils.yaml_source import Source
+from ...version import __version__
+from ..devices import Ranks, autocast_for, choose_device
+from ..exchange import Exchange
+from ..graph import StepContext
+from ..injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions, to_unit_range
+from ..interrupt import StopRequest
+from ..networks import Trained, load_trained
+from ..recipe import Recipe
+from ..step_graph import StepGraph
+from ..step_options import StepOptions
+from .checks import check_generation, class_labels, find_classes, sampling_nodes
+from .record import record, settings_of, take_up
 from .sample_files import FOLDER, SampleFiles
-from .step_graph import StepGraph
-from .step_options import StepOptions
 
 logger = get_logger(__name__)
 OnStep = Callable[[str, int, int], None]

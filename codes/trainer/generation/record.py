@@ -8,13 +8,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..utils.console import get_logger
-from ..utils.errors import ConfigError
-from ..utils.files import write_text
-from .generation_checks import sampling_nodes
-from .recipe import Recipe
+from ...utils.console import get_logger
+from ...utils.errors import ConfigError
+from ...utils.files import write_text
+from ..recipe import Recipe
+from ..saving.changes import flat
+from .checks import sampling_nodes
 from .sample_files import FOLDER
-from .saving.changes import flat
 
 logger = get_logger(__name__)
 FILE = "generation.json"

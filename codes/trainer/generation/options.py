@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..utils.options import Options, nested
-from ..utils.yaml_source import Issue
+from ...utils.options import Options, nested
+from ...utils.yaml_source import Issue
 
 RANDOM = "random"
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..models.diffusion.networks import DiffusionNetwork
-from ..utils.errors import ConfigError
-from ..utils.rng import numpy_generator
-from ..utils.yaml_source import Issue, KeyPath, Source
-from .checks import check_inference
-from .class_list import ClassList, classes_beside, read_class_names
-from .generation_options import RANDOM, GenerationOptions
-from .graph_checks import all_nodes, flow_issues
-from .injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
-from .recipe import Recipe
+from ...models.diffusion.networks import DiffusionNetwork
+from ...utils.errors import ConfigError
+from ...utils.rng import numpy_generator
+from ...utils.yaml_source import Issue, KeyPath, Source
+from ..checks import check_inference
+from ..class_list import ClassList, classes_beside, read_class_names
+from ..graph_checks import all_nodes, flow_issues
+from ..injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
+from ..recipe import Recipe
+from .options import RANDOM, GenerationOptions
 
 SECTIONS = {
     "datasets": "generation starts from nothing; remove this section, or `generate`",

@@ -1,0 +1,1 @@
+"""What codes/evaluate.py does: a recipe's evaluators, or two folders."""
