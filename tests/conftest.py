@@ -3,8 +3,8 @@
 import logging
 import os
 
-# Before torch is imported, and whatever the environment says: the networks of the tests are too small for threads, which
-# only wait for each other, and some tests fork, after which OpenMP's threads would be missing in the child.
+# Before torch is imported, and whatever the environment says: the networks of the tests are too small for threads,
+# which only wait for each other, and some tests fork, after which OpenMP's threads would be missing in the child.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
