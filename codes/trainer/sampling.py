@@ -159,22 +159,6 @@ class Engine:
             raise
         return [self._result(image.store, request) for image, request in zip(images, requests, strict=True)]
 
-    def images(
-        self,
-        cond: Mapping[str, Tensor],
-        height: int,
-        width: int,
-        scale: int,
-        seeds: Sequence[int],
-        on_event: Callable[[str], None] | None = None,
-    ) -> Tensor:
-        """float32 (B, C, height, width) in [-1, 1] for B = len(seeds) images of one size; cond holds (B, ...)."""
-        requests = [
-            Request({name: value[row : row + 1] for name, value in cond.items()}, height, width, seed)
-            for row, seed in enumerate(seeds)
-        ]
-        return torch.stack([canvas.rows(0, height) for canvas in self.restore(requests, scale, on_event=on_event)])
-
     def _image(self, request: Request, plan: TilePlan, on_event: Callable[[str], None] | None) -> SampledImage:
         channels = self.network.in_channels
         planes = 2 * channels if self.options.build_rule().remembers_x_start else channels

@@ -18,7 +18,7 @@ from ...utils.canvas_store import CanvasStore
 from ...utils.rng import numpy_generator
 from .noise import INITIAL_STEP, NoiseField
 from .process import GaussianDiffusion
-from .samplers import Rule
+from .samplers import Moment, Rule
 from .tile_plan import Tile, TilePlan
 from .tile_runner import Band, TileRunner, View, region_of, upsampled_region
 
@@ -129,7 +129,7 @@ def _advance(image: SampledImage, band: Band, process: GaussianDiffusion, rule: 
     before = image.store.state.rows(band.y0, band.y1)[None]
     noise = partial(_noise_rows, image.noise, index, band, width)
     previous = before[:, channels:] if rule.remembers_x_start and index > 0 else None
-    after = rule(process, t, before[:, :channels], band.prediction, noise, previous)
+    after = rule(Moment(process, t, before[:, :channels], band.prediction, noise, previous))
     if rule.remembers_x_start:
         after = torch.cat([after, band.prediction.x_start], dim=1)
     image.store.upcoming.write(band.y0, after[0])

@@ -54,23 +54,30 @@ class Sampler(Protocol):
     ) -> Iterator[Step]: ...
 
 
+class Moment(NamedTuple):
+    """What a rule is given: some rows of a state or all of it, everything (B, C, h, w) and of the same pixels.
+
+    `x` is the state at `t` and `prediction` what the denoiser says of it; `noise` draws the step's field for these rows.
+    `previous_x_start` is the x_start of the step before, for rules that remember it, None in the first step.
+    """
+
+    process: GaussianDiffusion
+    t: int
+    x: Tensor
+    prediction: Prediction
+    noise: Callable[[], Tensor]
+    previous_x_start: Tensor | None = None
+
+
 class Rule(Protocol):
-    """The state after a step at t, for some rows of it or all: everything (B, C, h, w) and of the same pixels."""
+    """The state after a step."""
 
     @property
     def remembers_x_start(self) -> bool:
-        """Whether `previous_x_start` is used: the x_start predicted in the step before."""
+        """Whether `previous_x_start` is used."""
         ...
 
-    def __call__(
-        self,
-        process: GaussianDiffusion,
-        t: int,
-        x: Tensor,
-        prediction: Prediction,
-        noise: Callable[[], Tensor],
-        previous_x_start: Tensor | None,
-    ) -> Tensor: ...
+    def __call__(self, at: Moment) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -79,17 +86,9 @@ class Ancestral:
 
     remembers_x_start = False
 
-    def __call__(
-        self,
-        process: GaussianDiffusion,
-        t: int,
-        x: Tensor,
-        prediction: Prediction,
-        noise: Callable[[], Tensor],
-        previous_x_start: Tensor | None,  # noqa: ARG002 - one signature for all rules
-    ) -> Tensor:
-        mean = process.posterior_mean(prediction, x, _batch(t, x))
-        return mean + torch.exp(0.5 * prediction.log_variance) * noise() if t > 0 else mean
+    def __call__(self, at: Moment) -> Tensor:
+        mean = at.process.posterior_mean(at.prediction, at.x, _batch(at.t, at.x))
+        return mean + torch.exp(0.5 * at.prediction.log_variance) * at.noise() if at.t > 0 else mean
 
 
 @dataclass(frozen=True)
@@ -106,19 +105,12 @@ class Ddim:
         if not 0.0 <= self.eta <= 1.0:
             raise ValueError(f"eta must lie in [0, 1], got {self.eta}")
 
-    def __call__(
-        self,
-        process: GaussianDiffusion,
-        t: int,
-        x: Tensor,  # noqa: ARG002 - eps already says what x is
-        prediction: Prediction,
-        noise: Callable[[], Tensor],
-        previous_x_start: Tensor | None,  # noqa: ARG002 - one signature for all rules
-    ) -> Tensor:
-        before = float(process.schedule.alphas_cumprod_prev[t])
-        sigma = self.eta * math.sqrt(process.schedule.posterior_variance[t])
-        after = math.sqrt(before) * prediction.x_start + math.sqrt(max(1.0 - before - sigma**2, 0.0)) * prediction.eps
-        return after + sigma * noise() if sigma > 0.0 else after
+    def __call__(self, at: Moment) -> Tensor:
+        before = float(at.process.schedule.alphas_cumprod_prev[at.t])
+        sigma = self.eta * math.sqrt(at.process.schedule.posterior_variance[at.t])
+        direction = math.sqrt(max(1.0 - before - sigma**2, 0.0)) * at.prediction.eps
+        after = math.sqrt(before) * at.prediction.x_start + direction
+        return after + sigma * at.noise() if sigma > 0.0 else after
 
 
 @dataclass(frozen=True)
@@ -132,22 +124,14 @@ class DpmSolverPP:
 
     remembers_x_start = True
 
-    def __call__(
-        self,
-        process: GaussianDiffusion,
-        t: int,
-        x: Tensor,
-        prediction: Prediction,
-        noise: Callable[[], Tensor],  # noqa: ARG002 - one signature for all rules; this one is deterministic
-        previous_x_start: Tensor | None,
-    ) -> Tensor:
-        x_start = prediction.x_start
-        sigma_ratio, decay, extrapolation = _dpm_coefficients(process.schedule, t)
+    def __call__(self, at: Moment) -> Tensor:
+        x_start = at.prediction.x_start
+        sigma_ratio, decay, extrapolation = _dpm_coefficients(at.process.schedule, at.t)
         direction = x_start
-        if previous_x_start is not None:
-            direction = x_start + extrapolation * (x_start - previous_x_start)
-        signal = math.sqrt(process.schedule.alphas_cumprod_prev[t])
-        return sigma_ratio * x + signal * (1.0 - decay) * direction
+        if at.previous_x_start is not None:
+            direction = x_start + extrapolation * (x_start - at.previous_x_start)
+        signal = math.sqrt(at.process.schedule.alphas_cumprod_prev[at.t])
+        return sigma_ratio * at.x + signal * (1.0 - decay) * direction
 
 
 def ancestral(
@@ -216,7 +200,7 @@ def _sample(
     x, previous = x_T, previous_x_start
     for index, t in _steps(process, start):
         prediction = denoiser(x, _batch(t, x), cond)
-        x = rule(process, t, x, prediction, partial(noise, index), previous)
+        x = rule(Moment(process, t, x, prediction, partial(noise, index), previous))
         previous = prediction.x_start if rule.remembers_x_start else None
         yield Step(index, t, x, prediction.x_start)
 

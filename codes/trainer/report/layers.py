@@ -76,16 +76,6 @@ def as_layer(picture: Pixels | Layer) -> Layer:
     return ArrayLayer(picture) if isinstance(picture, np.ndarray) else picture
 
 
-def canvas_layer(canvas: Canvas, n1_to_1: bool) -> RowsLayer:
-    """A canvas (3, H, W) in [-1, 1] (n1_to_1) or [0, 1] as a layer of the page."""
-
-    def rows(y0: int, y1: int) -> Pixels:
-        values: NDArray[Any] = canvas.rows(y0, y1).permute(1, 2, 0).numpy()
-        return quantise((values + 1) / 2 if n1_to_1 else values)
-
-    return RowsLayer(canvas.height, canvas.width, rows)
-
-
 def sampled(layer: Layer, stride: int) -> Pixels:
     """Every `stride`-th pixel of every `stride`-th row."""
     height, width, _ = layer.shape
