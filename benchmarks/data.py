@@ -25,13 +25,13 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.networks import processor
+from codes.config.yaml_source import load_source
 from codes.data import CORRUPTIONS, ImageFolderDataset, ImageFolderOptions, TrainLoader
 from codes.data.tiles import TileSettings, cut_folders
-from codes.trainer.networks import build_network
-from codes.trainer.recipe import read_recipe
-from codes.utils.images import read_samples, resize_area, to_float, to_tensor, write_image
+from codes.images.files import read_samples, resize_area, to_float, to_tensor, write_image
+from codes.recipe.networks import build_network
+from codes.recipe.recipe import read_recipe
 from codes.utils.rng import numpy_generator
-from codes.utils.yaml_source import load_source
 
 HEIGHT, WIDTH = 4000, 6000
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "diffusion" / "train_sr.yml"

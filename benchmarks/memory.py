@@ -23,8 +23,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codes.data.samples import held_out_photograph
-from codes.models.diffusion.checkpoints import CheckpointMetadata, build, save_checkpoint
-from codes.utils.images import read_image, write_image
+from codes.images.files import read_image, write_image
+from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata, build, save_checkpoint
 
 TILE = 256
 ARGUMENTS = {

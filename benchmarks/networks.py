@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from codes.models.diffusion.attention import AttentionBlock
-from codes.models.diffusion.blocks import ResBlock
-from codes.models.diffusion.checkpoints import build
+from codes.models.diffusion.checkpoints.metadata import build
+from codes.models.diffusion.networks.attention import AttentionBlock
+from codes.models.diffusion.networks.blocks import ResBlock
 from codes.utils.errors import ConfigError
 
 FAMILIES = ("unet_diffusion", "patch_diffusion_unet")

@@ -36,14 +36,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.networks import processor
+from codes.config.yaml_source import load_source
+from codes.images.files import write_image
 from codes.models.diffusion.denoiser import run_network
-from codes.trainer.devices import Ranks, to_device
-from codes.trainer.logs.outlets import JsonLines, TensorBoard
+from codes.recipe.recipe import read_recipe
+from codes.runtime.devices import Ranks, to_device
 from codes.trainer.logs.run_log import RunLog
-from codes.trainer.recipe import read_recipe
+from codes.trainer.logs.writers import JsonLines, TensorBoard
 from codes.trainer.trainer import Trainer
-from codes.utils.images import write_image
-from codes.utils.yaml_source import load_source
 
 ROOT = Path(__file__).resolve().parents[1]
 

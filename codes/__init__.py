@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .restorer import Restorer
-    from .trainer.sampling_options import SamplingOptions
+    from .inference.restorer import Restorer
+    from .models.diffusion.sampling_options import SamplingOptions
     from .utils.errors import ConfigError, DataError, TesseraError
 
 __all__ = ["ConfigError", "DataError", "Restorer", "SamplingOptions", "TesseraError", "__version__"]
 
 _HOMES = {
-    "Restorer": ".restorer",
-    "SamplingOptions": ".trainer.sampling_options",
+    "Restorer": ".inference.restorer",
+    "SamplingOptions": ".models.diffusion.sampling_options",
     "ConfigError": ".utils.errors",
     "DataError": ".utils.errors",
     "TesseraError": ".utils.errors",

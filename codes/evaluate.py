@@ -13,13 +13,13 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "codes"
 
-from .trainer.door import common_arguments, main_with
-from .trainer.evaluation.folder_comparison import compare_folders, comparison_table, write_comparison
-from .trainer.evaluation.run import RecipeEvaluation, evaluation_table
-from .trainer.recipe import read_recipe
+from .config.yaml_source import load_source
+from .inference.evaluation.folder_comparison import compare_folders, comparison_table, write_comparison
+from .inference.evaluation.run import RecipeEvaluation, evaluation_table
+from .recipe.recipe import read_recipe
+from .runtime.command_line import common_arguments, main_with
 from .utils.console import get_logger
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
-from .utils.yaml_source import load_source
 
 logger = get_logger("evaluate")
 MOST_FAILED = 20  # lines of images that could not be compared

@@ -9,15 +9,15 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "codes"
 
-from .trainer.devices import Ranks, join_ranks, leave_ranks
-from .trainer.door import common_arguments, main_with
-from .trainer.generation.run import Generation
-from .trainer.recipe import Recipe, read_recipe
-from .trainer.restoring.dry_run import dry_run
-from .trainer.restoring.tester import Tester
+from .config.yaml_source import Source, load_source
+from .inference.generation.run import Generation
+from .inference.restoring.dry_run import dry_run
+from .inference.restoring.tester import Tester
+from .recipe.recipe import Recipe, read_recipe
+from .runtime.command_line import common_arguments, main_with
+from .runtime.devices import Ranks, join_ranks, leave_ranks
 from .utils.console import counted, get_logger, setup_logging
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
-from .utils.yaml_source import Source, load_source
 
 
 def run(arguments: argparse.Namespace) -> int:

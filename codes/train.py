@@ -9,14 +9,14 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "codes"
 
+from .config.yaml_source import load_source
+from .recipe.checks import check_training
+from .recipe.recipe import read_recipe
+from .runtime.command_line import common_arguments, main_with
+from .runtime.devices import choose_device, join_ranks, leave_ranks
 from .trainer.check_run import check_run
-from .trainer.checks import check_training
-from .trainer.devices import choose_device, join_ranks, leave_ranks
-from .trainer.door import common_arguments, main_with
-from .trainer.recipe import read_recipe
 from .trainer.trainer import Trainer
 from .utils.console import setup_logging
-from .utils.yaml_source import load_source
 
 
 def run(arguments: argparse.Namespace) -> int:

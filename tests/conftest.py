@@ -9,6 +9,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 
+pytest_plugins = ["trained"]  # a tiny trained experiment, shared by the tests of several rooms
+
 
 @pytest.fixture(autouse=True)
 def _log_as_it_was():

@@ -1,8 +1,8 @@
-"""Floor 1: datasets, tiles, corruptions and the loader; knows nothing of models."""
+"""Datasets, tiles, corruptions and the loader; they know nothing of models."""
 
-from ..utils.discover import import_submodules
+from ..config.plugins import import_submodules
 from .base import DataReport, Dataset, Item, Rejected
-from .corruption import CORRUPTIONS
+from .corruptions.all import CORRUPTIONS
 from .datasets import DATASETS, DatasetOptions
 from .imagefolder import ImageFolderDataset
 from .imagefolder_options import ImageFolderOptions

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..images.files import find_images
 from ..utils.errors import DataError
-from ..utils.images import find_images
 
 
 class Companions:

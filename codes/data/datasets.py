@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import Field
 
-from ..utils.options import FolderName, Options
-from ..utils.registry import Registry
+from ..config.options import FolderName, Options
+from ..config.registry import Registry
 
 
 class DatasetOptions(Options):

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..images.files import ImageInfo, resize_area, to_float
 from ..utils.console import get_logger, warn_once
 from ..utils.errors import ConfigError, DataError
-from ..utils.images import ImageInfo, resize_area, to_float
 from ..utils.rng import numpy_generator
 from .base import DataReport, Rejected, named
 from .image_options import ImageOptions

@@ -5,9 +5,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..utils.images import MAX_PIXELS, Alpha
-from ..utils.options import nested
-from ..utils.yaml_source import Issue
+from ..config.options import nested
+from ..config.yaml_source import Issue
+from ..images.files import MAX_PIXELS, Alpha
 from .datasets import DatasetOptions
 
 Positive = Annotated[int, Field(ge=1)]

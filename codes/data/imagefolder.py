@@ -8,17 +8,17 @@ import cv2
 import numpy as np
 import torch
 
+from ..images.files import Picture, count_frames, quantise, read_image, to_tensor
 from ..utils.console import get_logger, warn_once
 from ..utils.errors import ConfigError, DataError
-from ..utils.images import Picture, count_frames, quantise, read_image, to_tensor
 from .base import Item
 from .companions import Companions
-from .corruption_pipeline import CorruptionPipeline
+from .corruptions.pipeline import CorruptionPipeline
+from .corruptions.strength import Estimate, estimate_strength
+from .corruptions.strength_map import StrengthMap, read_strength_map
 from .datasets import DATASETS
 from .image_dataset import Generators, ImageDataset
 from .imagefolder_options import ImageFolderOptions
-from .strength import Estimate, estimate_strength
-from .strength_map import StrengthMap, read_strength_map
 
 logger = get_logger(__name__)
 

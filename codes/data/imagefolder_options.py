@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from ..utils.options import Options, nested, validate_nested
-from ..utils.registry import nearest
-from ..utils.yaml_source import Issue
-from .corruption_options import CorruptionOptions
+from ..config.options import Options, nested, validate_nested
+from ..config.registry import nearest
+from ..config.yaml_source import Issue
+from .corruptions.options import CorruptionOptions
+from .corruptions.strength import estimators
+from .corruptions.strength_map import StrengthMap
 from .image_options import ImageOptions
-from .strength import estimators
-from .strength_map import StrengthMap
 
 Strength = Annotated[float, Field(ge=0.0, le=1.0)]
 Entry = Strength | Literal["auto"] | StrengthMap

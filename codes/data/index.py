@@ -10,8 +10,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from ..images.files import ImageInfo
 from ..utils.files import write_text
-from ..utils.images import ImageInfo
 
 VERSION = 1
 WORTH_WRITING = 64  # new entries; fewer headers are read faster than an index is

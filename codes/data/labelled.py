@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from ..config.yaml_source import Issue
+from ..images.files import to_tensor
 from ..utils.console import get_logger
 from ..utils.errors import DataError
-from ..utils.images import to_tensor
-from ..utils.yaml_source import Issue
 from .base import Item, Rejected
 from .datasets import DATASETS
 from .image_dataset import ImageDataset

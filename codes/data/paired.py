@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from ..config.options import Options
+from ..config.yaml_source import Issue
+from ..images.files import to_float, to_tensor
 from ..utils.errors import DataError
-from ..utils.images import to_float, to_tensor
-from ..utils.options import Options
-from ..utils.yaml_source import Issue
 from .base import Item, Rejected, named
 from .datasets import DATASETS
 from .image_dataset import Drawn, ImageDataset

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..images.files import quantise, resize_area, resize_bicubic, to_rgb
 from ..utils.console import get_logger
 from ..utils.errors import DataError
-from ..utils.images import quantise, resize_area, resize_bicubic, to_rgb
 from ..utils.rng import numpy_generator
 from .base import Dataset, Item
-from .corruption import CORRUPTIONS, Corruption, CorruptionSettings
-from .corruption_options import CorruptionOptions
+from .corruptions.all import CORRUPTIONS, Corruption, CorruptionSettings
+from .corruptions.options import CorruptionOptions
 
 logger = get_logger(__name__)
 

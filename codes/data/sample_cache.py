@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..images.files import Alpha, read_samples
 from ..utils.errors import DataError
-from ..utils.images import Alpha, read_samples
 
 
 class SampleCache:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..images.files import MAX_PIXELS, ImageInfo, find_images, looks_whole, probe_image, read_samples
 from ..utils.errors import DataError
-from ..utils.images import MAX_PIXELS, ImageInfo, find_images, looks_whole, probe_image, read_samples
 from .base import DataReport, Rejected
 from .index import FolderIndex
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..images.files import MAX_PIXELS, read_samples, resize_area, to_float, write_image
 from ..utils.console import get_logger, progress
 from ..utils.errors import DataError
 from ..utils.files import write_text
-from ..utils.images import MAX_PIXELS, read_samples, resize_area, to_float, write_image
 from .base import Rejected, named
 from .scan import Scan, scan
 from .windows import gray_deviation, window

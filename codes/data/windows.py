@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from ..utils.pixels import quantise, to_float
+from ..images.pixels import quantise, to_float
 
 TILE_DRAWS = 8
 

@@ -1,1 +1,1 @@
-"""Models: floor 1, beside the data and below the trainer."""
+"""Models; they know nothing of data."""

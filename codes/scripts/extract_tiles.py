@@ -18,9 +18,9 @@ if not __package__:
 from ..data.base import named
 from ..data.samples import sample_photographs
 from ..data.tiles import CutReport, TileSettings, cut_folders, write_contact_sheet
+from ..images.files import MAX_PIXELS
 from ..utils.console import get_logger, setup_logging
 from ..utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, TesseraError
-from ..utils.images import MAX_PIXELS
 
 logger = get_logger(__name__)
 

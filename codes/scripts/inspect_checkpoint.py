@@ -12,9 +12,9 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     __package__ = "codes.scripts"
 
-from ..models.diffusion.checkpoint_families import Recognised
-from ..models.diffusion.checkpoint_files import Weights, read_weights
-from ..models.diffusion.checkpoints import CheckpointMetadata, identify
+from ..models.diffusion.checkpoints.families import Recognised
+from ..models.diffusion.checkpoints.files import Weights, read_weights
+from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, identify
 from ..utils.errors import EXIT_OK, TesseraError
 
 MEBIBYTE = 2**20

@@ -16,9 +16,9 @@ if not __package__:
     __package__ = "codes.scripts"
 
 from ..data.shapes import SHAPES, draw_shape
+from ..images.files import write_image
 from ..utils.console import get_logger, progress, setup_logging
 from ..utils.errors import EXIT_INTERRUPTED, EXIT_OK
-from ..utils.images import write_image
 
 logger = get_logger(__name__)
 SMALLEST = 8  # pixels: below, the shapes look alike

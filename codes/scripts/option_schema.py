@@ -13,7 +13,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     __package__ = "codes.scripts"
 
-from ..trainer.option_schema import json_schema, markdown
+from ..recipe.schema import json_schema, markdown
 
 
 def main(argv: Sequence[str] | None = None) -> int:

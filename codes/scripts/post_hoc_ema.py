@@ -15,9 +15,9 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
     __package__ = "codes.scripts"
 
-from ..models.diffusion.checkpoints import save_checkpoint
-from ..trainer.door import main_with
-from ..trainer.experiment import SNAPSHOTS, Experiment
+from ..models.diffusion.checkpoints.metadata import save_checkpoint
+from ..runtime.command_line import main_with
+from ..runtime.experiment import SNAPSHOTS, Experiment
 from ..trainer.saving.snapshots import Snapshot, find_snapshots, reconstruct
 from ..utils.console import get_logger
 from ..utils.errors import EXIT_OK, ConfigError

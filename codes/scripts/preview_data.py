@@ -17,17 +17,17 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     __package__ = "codes.scripts"
 
-from ..data.corruption import CORRUPTIONS
-from ..data.corruption_options import CorruptionOptions
+from ..config.yaml_source import load_source
+from ..data.corruptions.all import CORRUPTIONS
+from ..data.corruptions.options import CorruptionOptions
 from ..data.datasets import DATASETS
 from ..data.preview import Card, Grid, card, items, sweep_grids
-from ..data.preview_page import render
-from ..trainer.door import common_arguments, main_with
-from ..trainer.recipe import Recipe, read_recipe
+from ..recipe.recipe import Recipe, read_recipe
+from ..runtime.command_line import common_arguments, main_with
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.files import write_text
-from ..utils.yaml_source import load_source
+from ..viewer.preview_page import render
 
 logger = get_logger(__name__)
 

@@ -19,16 +19,16 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     __package__ = "codes.scripts"
 
-from ..trainer.door import common_arguments, main_with
-from ..trainer.recipe import read_recipe
-from ..trainer.sweep.grid import sweep_grid
-from ..trainer.sweep.page import write_sweep_page
-from ..trainer.sweep.run import Sweep
-from ..trainer.sweep.subject import Crop, Request
+from ..config.yaml_source import load_source
+from ..images.files import write_image
+from ..inference.sweep.grid import sweep_grid
+from ..inference.sweep.page import write_sweep_page
+from ..inference.sweep.run import Sweep
+from ..inference.sweep.subject import Crop, Request
+from ..recipe.recipe import read_recipe
+from ..runtime.command_line import common_arguments, main_with
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
-from ..utils.images import write_image
-from ..utils.yaml_source import load_source
 
 logger = get_logger(__name__)
 

@@ -1,1 +1,1 @@
-"""Floor 2: a training step as a graph over a state, and the loops around it."""
+"""The training loop: steps, optimisers, averages, saving and resuming, logs."""

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch
 
+from ..config.yaml_source import Source
 from ..data.datasets import DATASETS, DatasetOptions
-from ..models.diffusion.networks import DiffusionNetwork
+from ..evaluation.evaluators.base import build_evaluators
+from ..models.diffusion.networks.base import DiffusionNetwork
+from ..recipe.checks import check_training
+from ..recipe.graph_checks import never_running
+from ..recipe.networks import find_weights
+from ..recipe.recipe import Recipe
+from ..runtime.devices import choose_device
+from ..runtime.experiment import Experiment
 from ..utils.console import get_logger
 from ..utils.errors import EXIT_OK, DataError
-from ..utils.yaml_source import Source
-from .checks import check_training
-from .devices import choose_device
-from .evaluators.base import build_evaluators
-from .experiment import Experiment
-from .graph_checks import never_running
-from .networks import find_weights
-from .recipe import Recipe
 from .saving.resuming import find_state
 
 logger = get_logger(__name__)

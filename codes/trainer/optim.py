@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from .optimizer_options import OPTIMIZERS, OptimizerParams, arguments_of
-from .train_options import TrainOptions
+from ..graph.optimizer_options import OPTIMIZERS, OptimizerParams, arguments_of
+from ..recipe.train_options import TrainOptions
 
 Network = TypeVar("Network", bound=nn.Module)
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)

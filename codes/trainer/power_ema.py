@@ -15,9 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from ..recipe.train_options import MOST_SIGMA_REL
+
 Network = TypeVar("Network", bound=nn.Module)
 Array = npt.NDArray[np.float64]
-MOST_SIGMA_REL = 1 / math.sqrt(12)  # of gamma 0, the plain mean of everything
 
 
 def exponent_of(sigma_rel: float) -> float:

@@ -5,14 +5,17 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from ..config.yaml_source import Source, to_yaml
 from ..data.datasets import DATASETS
 from ..data.loader import Batch, TrainLoader
-from ..utils.console import format_seconds, get_logger, log_to_file, stop_logging_to
-from ..utils.errors import ConfigError, Interrupted, TesseraError
-from ..utils.yaml_source import Source, to_yaml
-from .checks import check_training
-from .class_list import record_classes
-from .devices import (
+from ..evaluation.evaluators.base import Evaluation, Evaluator, build_evaluators
+from ..graph.graph import StepContext
+from ..recipe.checks import check_training
+from ..recipe.class_list import record_classes
+from ..recipe.graph_checks import never_running
+from ..recipe.networks import build_network, load_pretrained
+from ..recipe.recipe import Recipe
+from ..runtime.devices import (
     Ranks,
     agree_over_ranks,
     any_over_ranks,
@@ -21,18 +24,15 @@ from .devices import (
     copy_from_first,
     sum_over_ranks,
 )
-from .evaluators.base import Evaluation, Evaluator, build_evaluators
-from .experiment import Experiment
-from .graph import StepContext
-from .graph_checks import never_running
-from .interrupt import StopRequest
-from .logs.outlets import JsonLines, Outlet, TensorBoard, Wandb
+from ..runtime.experiment import Experiment
+from ..runtime.interrupt import StopRequest
+from ..utils.console import format_seconds, get_logger, log_to_file, stop_logging_to
+from ..utils.errors import ConfigError, Interrupted, TesseraError
 from .logs.run_log import RunLog
-from .networks import build_network, load_pretrained
+from .logs.writers import JsonLines, Outlet, TensorBoard, Wandb
 from .optim import Ema
 from .power_ema import PowerEma
-from .recipe import Recipe
-from .saving.keeper import Keeper
+from .saving.checkpoint_keeper import Keeper
 from .saving.resuming import find_state, is_own, resume
 from .saving.saving import Parts, processes_of, remove_leftovers
 from .saving.snapshots import drop_after

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.diffusion.networks import DiffusionNetwork
+from ..graph.graph import Graph, StepContext, rows
+from ..graph.step_graph import StepGraph
+from ..graph.step_options import StepOptions
+from ..models.diffusion.networks.base import DiffusionNetwork
+from ..recipe.recipe import Recipe
+from ..runtime.devices import Ranks, gather_over_ranks, several_ranks, sum_over_ranks, to_device
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.rng import torch_globals_at
-from .devices import Ranks, gather_over_ranks, several_ranks, sum_over_ranks, to_device
-from .graph import Graph, StepContext, rows
 from .optim import build_optimizer, learning_rate
-from .recipe import Recipe
-from .step_graph import StepGraph
-from .step_options import StepOptions
 
 logger = get_logger(__name__)
 

@@ -1,1 +1,1 @@
-"""Floor 0: what every other room stands on; imports nothing of the project above it."""
+"""Console, errors, files and randomness; imports nothing else of the project."""

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codes.config.options import parse
+from codes.config.yaml_source import Source
 from codes.data.companions import Companions, below
+from codes.data.corruptions.strength_map import read_strength_map
 from codes.data.imagefolder import ImageFolderDataset, visible_colours
-from codes.data.strength_map import read_strength_map
 from codes.utils.errors import DataError
-from codes.utils.options import parse
-from codes.utils.yaml_source import Source
 
 
 def save(path, value=128, size=(5, 4)):

@@ -3,15 +3,14 @@
 import cv2
 import numpy as np
 import pytest
+from data_helpers import picture
 
-from codes.data.corruption import CORRUPTIONS, CorruptionSettings, Jpeg, Stage
-from codes.data.corruption_blur import elliptic_kernel, motion_kernel
-from codes.utils.codecs import jpeg_round_trip, webp_round_trip
+from codes.data.corruptions.all import CORRUPTIONS, CorruptionSettings, Jpeg, Stage
+from codes.data.corruptions.blur import elliptic_kernel, motion_kernel
+from codes.images.codecs import jpeg_round_trip, webp_round_trip
+from codes.images.files import KERNELS, resample, resize_bicubic
 from codes.utils.errors import ConfigError, DataError
-from codes.utils.images import KERNELS, resample, resize_bicubic
 from codes.utils.rng import numpy_generator
-
-from .helpers import picture
 
 HEIGHT, WIDTH = 37, 51
 PROMISED = {

@@ -4,18 +4,17 @@ from functools import partial
 
 import numpy as np
 import pytest
+from data_helpers import dataset, fill, options, picture
 from pydantic import ValidationError
 
-from codes.data.corruption import CORRUPTIONS, CorruptionSettings
-from codes.data.corruption_options import CorruptionOptions
-from codes.data.corruption_pipeline import CorruptionPipeline, draw_strengths
+from codes.config.options import parse
+from codes.config.yaml_source import Source
+from codes.data.corruptions.all import CORRUPTIONS, CorruptionSettings
+from codes.data.corruptions.options import CorruptionOptions
+from codes.data.corruptions.pipeline import CorruptionPipeline, draw_strengths
+from codes.images.files import resample, resize_area
 from codes.utils.errors import ConfigError
-from codes.utils.images import resample, resize_area
-from codes.utils.options import parse
 from codes.utils.rng import numpy_generator
-from codes.utils.yaml_source import Source
-
-from .helpers import dataset, fill, options, picture
 
 HEIGHT, WIDTH, SCALE = 36, 52, 2
 PHYSICAL = {"corruption_order": "physical"}

@@ -5,17 +5,16 @@ import logging
 import numpy as np
 import pytest
 import torch
+from data_helpers import damage, dataset, fill, options, picture
 
+from codes.config.options import parse
+from codes.config.yaml_source import Source
 from codes.data import HELD_OUT, ImageFolderDataset, ImageFolderOptions, held_out_photograph, sample_photographs
-from codes.data.corruption import CORRUPTIONS
+from codes.data.corruptions.all import CORRUPTIONS
+from codes.images.files import read_image, resize_area, to_rgb, write_image
 from codes.utils.console import ROOT, warn_once
 from codes.utils.errors import ConfigError, DataError
-from codes.utils.images import read_image, resize_area, to_rgb, write_image
-from codes.utils.options import parse
 from codes.utils.rng import numpy_generator
-from codes.utils.yaml_source import Source
-
-from .helpers import damage, dataset, fill, options, picture
 
 
 @pytest.fixture

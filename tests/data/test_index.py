@@ -5,14 +5,13 @@ import os
 import threading
 
 import pytest
+from data_helpers import dataset, fill, picture
 
 from codes.data import index as index_module
 from codes.data import scan as scan_module
 from codes.data.index import FolderIndex, user_cache_folder
 from codes.data.scan import scan
-from codes.utils.images import probe_image, write_image
-
-from .helpers import dataset, fill, picture
+from codes.images.files import probe_image, write_image
 
 
 @pytest.fixture

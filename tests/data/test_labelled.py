@@ -4,16 +4,15 @@ import json
 
 import pytest
 import torch
+from data_helpers import picture
 
+from codes.config.options import parse
+from codes.config.yaml_source import Source
 from codes.data import LabelledDataset, LabelledOptions, TrainLoader
-from codes.models.diffusion.unet import UNetModel, UNetOptions
-from codes.trainer.class_list import record_classes
+from codes.images.files import write_image
+from codes.models.diffusion.networks.unet import UNetModel, UNetOptions
+from codes.recipe.class_list import record_classes
 from codes.utils.errors import ConfigError, DataError
-from codes.utils.images import write_image
-from codes.utils.options import parse
-from codes.utils.yaml_source import Source
-
-from .helpers import picture
 
 NAMES = ("zebra/a", "zebra/deep/b", "ant/c", "ölfaß/d", "ant/e")
 

@@ -6,11 +6,10 @@ import pickle
 
 import pytest
 import torch
+from data_helpers import damage, dataset, fill
 
 from codes.data import TrainLoader, collate
 from codes.utils.errors import ConfigError, DataError
-
-from .helpers import damage, dataset, fill
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from data_helpers import damage, picture
 
+from codes.config.options import parse
+from codes.config.yaml_source import Source
 from codes.data import PairedDataset, PairedOptions
+from codes.images.files import read_image, resize_area, to_rgb, write_image
 from codes.utils.errors import ConfigError, DataError
-from codes.utils.images import read_image, resize_area, to_rgb, write_image
-from codes.utils.options import parse
-from codes.utils.yaml_source import Source
-
-from .helpers import damage, picture
 
 
 @pytest.fixture

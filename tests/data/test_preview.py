@@ -11,15 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from data_helpers import dataset, fill, options, picture
 
-from codes.data.corruption_options import CorruptionOptions
+from codes.data.corruptions.options import CorruptionOptions
 from codes.data.preview import LARGEST_SHOWN, card, items, sweep_grids
-from codes.data.preview_page import render
+from codes.images.files import quantise, to_image, to_tensor, write_image
 from codes.scripts import preview_data
 from codes.utils.errors import ConfigError, DataError
-from codes.utils.images import quantise, to_image, to_tensor, write_image
-
-from .helpers import dataset, fill, options, picture
+from codes.viewer.preview_page import render
 
 RECIPE = """
 name: small
@@ -74,7 +73,7 @@ def photographs(tmp_path):
 @pytest.fixture
 def messages(monkeypatch, caplog):
     """What the door tells the user; it would otherwise keep the project's log to itself."""
-    monkeypatch.setattr("codes.trainer.door.setup_logging", lambda _debug: None)
+    monkeypatch.setattr("codes.runtime.command_line.setup_logging", lambda _debug: None)
     monkeypatch.setattr(logging.getLogger("tessera"), "propagate", True)
     return caplog
 

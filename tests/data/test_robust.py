@@ -4,12 +4,11 @@ import io
 
 import numpy as np
 import pytest
+from data_helpers import dataset, fill, picture
 from PIL import Image, ImageCms
 
+from codes.images.files import read_samples, to_rgb, write_image
 from codes.utils.errors import DataError
-from codes.utils.images import read_samples, to_rgb, write_image
-
-from .helpers import dataset, fill, picture
 
 EIGHT = (picture(1, 30, 44) * 255).round().astype(np.uint8)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from codes.data.shapes import SHAPES, draw_shape
+from codes.images.files import quantise, read_samples
 from codes.scripts.make_shapes import main
-from codes.utils.images import quantise, read_samples
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from codes.config.options import parse
+from codes.config.yaml_source import Source
 from codes.data import ImageFolderDataset, ImageFolderOptions, held_out_photograph, sample_photographs
-from codes.data.corruption import CORRUPTIONS
-from codes.data.jpeg_quality import quality_of_pixels, quality_of_table, standard_table
-from codes.data.strength import estimate_strength, estimators, strength_of_quality
+from codes.data.corruptions.all import CORRUPTIONS
+from codes.data.corruptions.jpeg_quality import quality_of_pixels, quality_of_table, standard_table
+from codes.data.corruptions.strength import estimate_strength, estimators, strength_of_quality
+from codes.images.files import jpeg_table, read_samples
 from codes.utils.console import ROOT
 from codes.utils.errors import ConfigError
-from codes.utils.images import jpeg_table, read_samples
-from codes.utils.options import parse
-from codes.utils.yaml_source import Source
 
 PHOTOGRAPHS = (held_out_photograph(), *(path for path in sample_photographs() if path.name.startswith(("che", "cam"))))
 QUALITIES = (10, 20, 35, 50, 75, 90)

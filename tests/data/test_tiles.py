@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_helpers import picture
 
 from codes.data.samples import HELD_OUT, TRAINING
 from codes.data.tiles import TileSettings, cut_folders, tile_corners, tile_starts, write_contact_sheet
+from codes.images.files import find_images, probe_image, quantise, read_image, read_samples, write_image
 from codes.scripts.extract_tiles import main
 from codes.utils.errors import DataError
-from codes.utils.images import find_images, probe_image, quantise, read_image, read_samples, write_image
-
-from .helpers import picture
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from trainer_helpers import fill, make_trainer, merged, recipe_data, write_recip
 
 import codes
 from codes.data.loader import TrainLoader
+from codes.runtime.experiment import Experiment
 from codes.train import main
-from codes.trainer.experiment import Experiment
 from codes.utils.errors import ConfigError
 
 DOOR = Path(codes.__file__).parent / "train.py"

@@ -9,10 +9,10 @@ from evaluator_helpers import ForFeatures, scripted
 from trainer_helpers import everything, fill, make_trainer, recipe_data, write_recipe
 
 from codes import train
-from codes.trainer.evaluators.base import Evaluation
+from codes.evaluation.evaluators.base import Evaluation
+from codes.images.files import read_image
 from codes.trainer.trainer import Trainer
 from codes.utils.errors import DataError, TesseraError
-from codes.utils.images import read_image
 
 COND = {"low_res": "lq", "corruption_factor": "corruption_entropy"}
 

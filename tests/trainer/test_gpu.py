@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from codes import test, train
-from codes.utils.images import write_image
+from codes.images.files import write_image
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from trainer_helpers import fill, make_trainer, recipe_data, write_recipe
 
+from codes.graph.optimizer_options import OptimizerParams
+from codes.recipe.train_options import TrainOptions
 from codes.trainer.optim import Ema, build_optimizer, decay_groups, learning_rate
-from codes.trainer.optimizer_options import OptimizerParams
-from codes.trainer.train_options import TrainOptions
 
 
 class Mixed(nn.Module):

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from trainer_helpers import fill, make_trainer, merged, read, recipe_data, write_recipe
 
+from codes.graph.optimizer_options import OPTIMIZERS, OptimizerParams, options_taken
+from codes.recipe.train_options import TrainOptions
 from codes.trainer.optim import build_optimizer, learning_rate
-from codes.trainer.optimizer_options import OPTIMIZERS, OptimizerParams, options_taken
 from codes.trainer.saving.resuming import _load_optimizer
-from codes.trainer.train_options import TrainOptions
 from codes.utils.errors import ConfigError
 
 SPECIAL: dict[str, dict[str, Any]] = {

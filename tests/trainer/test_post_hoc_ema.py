@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 from trainer_helpers import different, everything, fill, make_trainer, read, recipe_data, write_recipe
 
-from codes.models.diffusion.checkpoints import CheckpointMetadata
+from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata
+from codes.recipe.networks import build_network
+from codes.runtime.experiment import Experiment
 from codes.scripts.post_hoc_ema import main
-from codes.trainer.experiment import Experiment
-from codes.trainer.networks import build_network
 from codes.trainer.power_ema import PowerEma, coefficients, exponent_of, inner_products, sigma_of
 from codes.trainer.saving import snapshots
 from codes.trainer.saving.snapshots import find_snapshots

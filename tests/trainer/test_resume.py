@@ -15,8 +15,8 @@ import torch
 from trainer_helpers import different, everything, fill, make_trainer, merged, recipe_data, write_recipe
 
 import codes
+from codes.runtime.experiment import Experiment
 from codes.train import main
-from codes.trainer.experiment import Experiment
 from codes.trainer.saving.resuming import _read_state
 from codes.trainer.saving.saving import prune, save
 from codes.trainer.trainer import Trainer

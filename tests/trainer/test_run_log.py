@@ -11,8 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trainer_helpers import fill, recipe_data, write_recipe
 
 from codes.train import main
-from codes.trainer.logs.outlets import JsonLines, TensorBoard
 from codes.trainer.logs.run_log import RunLog
+from codes.trainer.logs.writers import JsonLines, TensorBoard
 from codes.trainer.training_step import StepResult
 
 

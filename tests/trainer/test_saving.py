@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from trainer_helpers import different, everything, fill, make_trainer, merged, read, recipe_data, write_recipe
 
+from codes.evaluation.evaluators.base import Evaluation
+from codes.recipe.networks import find_weights
+from codes.runtime.experiment import Experiment
 from codes.train import main
-from codes.trainer.evaluators.base import Evaluation
-from codes.trainer.experiment import Experiment
-from codes.trainer.logs import outlets
-from codes.trainer.networks import find_weights
+from codes.trainer.logs import writers as outlets
 from codes.trainer.saving.best import Best
 from codes.trainer.saving.resuming import resume
 from codes.trainer.saving.saving import disk_errors

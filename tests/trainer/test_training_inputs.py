@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from door_helpers import TRAINING, save_picture, train, truncated_jpeg
 
-from codes.trainer.saving import keeper
+from codes.trainer.saving import checkpoint_keeper as keeper
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from trainer_helpers import fill, make_trainer, recipe_data, write_recipe
 
-from codes.trainer.devices import Ranks, any_over_ranks, gather_over_ranks, sum_over_ranks
+from codes.runtime.devices import Ranks, any_over_ranks, gather_over_ranks, sum_over_ranks
 from codes.trainer.trainer import Trainer
 from codes.trainer.training_step import StepResult, run_iteration
 from codes.utils.errors import TesseraError

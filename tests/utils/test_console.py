@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from codes.config.plugins import import_plugins
 from codes.utils import console
 from codes.utils.console import (
     StepLine,
@@ -17,7 +18,6 @@ from codes.utils.console import (
     stop_logging_to,
     warn_once,
 )
-from codes.utils.discover import import_plugins
 from codes.utils.errors import ConfigError, DataError, Interrupted, TesseraError
 
 

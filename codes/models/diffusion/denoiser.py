@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .backbone import resized
+from .networks.backbone import resized
 from .process import GaussianDiffusion, Prediction
 
 __all__ = ["Denoiser", "NetworkDenoiser", "Prediction", "run_network"]

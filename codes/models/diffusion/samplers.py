@@ -57,7 +57,7 @@ class Sampler(Protocol):
 class Moment(NamedTuple):
     """What a rule is given: some rows of a state or all of it, everything (B, C, h, w) and of the same pixels.
 
-    `x` is the state at `t` and `prediction` what the denoiser says of it; `noise` draws the step's field for these rows.
+    `x` is the state at `t` and `prediction` what the denoiser says of it; `noise` draws the step's field for them.
     `previous_x_start` is the x_start of the step before, for rules that remember it, None in the first step.
     """
 

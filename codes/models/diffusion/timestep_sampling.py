@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...utils.registry import Registry
+from ...config.registry import Registry
 from .schedule import Array, DeviceTable, NoiseSchedule, expert_index
 
 

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...images.files import to_image, write_image
+from ...images.picture_grid import picture_grid
+from ...runtime.devices import peak_memory
 from ...utils.console import TrainingBar, format_seconds, get_logger
-from ...utils.images import to_image, write_image
-from ...utils.picture_grid import picture_grid
-from ..devices import peak_memory
 from ..training_step import StepResult
-from .outlets import Guard, Outlet
+from .writers import Guard, Outlet
 
 logger = get_logger(__name__)
 MOST_VISUALS = 8

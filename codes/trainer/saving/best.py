@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ...recipe.recipe import Recipe
+from ...runtime.experiment import Experiment
 from ...utils.console import get_logger
 from ...utils.files import write_text
-from ..experiment import Experiment
-from ..recipe import Recipe
 from .saving import Parts, write_weights_of
 
 logger = get_logger(__name__)

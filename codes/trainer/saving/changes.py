@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ...config.options import Options, field_keys
+from ...config.yaml_source import Issue, KeyPath, Source
+from ...recipe.recipe import Recipe
 from ...utils.console import get_logger
-from ...utils.options import Options, field_keys
-from ...utils.yaml_source import Issue, KeyPath, Source
-from ..recipe import Recipe
 
 logger = get_logger(__name__)
 UNSPOKEN = ("name", "path", "start_step", "force_start_step")  # a resume names or replaces these itself

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from ...models.diffusion.checkpoints import load_into
+from ...config.yaml_source import Source
+from ...models.diffusion.checkpoints.metadata import load_into
+from ...recipe.recipe import Recipe
+from ...runtime.experiment import Experiment
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
-from ...utils.yaml_source import Source
-from ..experiment import Experiment
-from ..recipe import Recipe
 from ..training_step import TrainingStep
 from .changes import take_changes
 from .saving import FORMAT, Parts

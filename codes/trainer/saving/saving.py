@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from ...models.diffusion.checkpoints import CheckpointMetadata, save_checkpoint
-from ...models.diffusion.networks import DiffusionNetwork
+from ...graph.injectors.gaussian_diffusion import GaussianDiffusionOptions
+from ...models.diffusion.checkpoints.metadata import CheckpointMetadata, save_checkpoint
+from ...models.diffusion.networks.base import DiffusionNetwork
+from ...models.diffusion.process_options import ProcessOptions
+from ...recipe.recipe import Recipe
+from ...runtime.experiment import SNAPSHOTS, Experiment
 from ...utils.files import atomic_write
 from ...version import __version__
-from ..experiment import SNAPSHOTS, Experiment
-from ..injectors.gaussian_diffusion import GaussianDiffusionOptions
 from ..optim import Ema
 from ..power_ema import PowerEma
-from ..process_options import ProcessOptions
-from ..recipe import Recipe
 from ..training_step import TrainingStep
 from .changes import to_text
 

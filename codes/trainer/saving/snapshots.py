@@ -9,13 +9,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...models.diffusion.checkpoint_files import read_weights
-from ...models.diffusion.checkpoints import CheckpointMetadata, read_metadata, save_checkpoint
+from ...models.diffusion.checkpoints.files import read_weights
+from ...models.diffusion.checkpoints.metadata import CheckpointMetadata, read_metadata, save_checkpoint
+from ...recipe.recipe import Recipe
+from ...runtime.experiment import SNAPSHOTS, Experiment
 from ...utils.errors import ConfigError
 from ...utils.files import write_text
-from ..experiment import SNAPSHOTS, Experiment
 from ..power_ema import coefficients, exponent_of
-from ..recipe import Recipe
 from .saving import Parts, data_of, disk_errors, processes_of
 
 BUFFERS = "buffers.json"  # network -> its buffers, which are copied and not averaged

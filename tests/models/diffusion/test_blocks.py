@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from network_helpers import TOLERANCE, fill, noise
 from safetensors.torch import load_file
 
-from codes.models.diffusion.attention import AttentionBlock
-from codes.models.diffusion.blocks import (
+from codes.models.diffusion.networks.attention import AttentionBlock
+from codes.models.diffusion.networks.blocks import (
     Downsample,
     GroupNorm,
     depth_to_space,

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from codes.models.diffusion.canvas_sampling import SampledImage, sample_images
+from codes.images.canvas import RamCanvas
+from codes.images.canvas_store import CanvasStore, DiskStore, RamStore
 from codes.models.diffusion.denoiser import Prediction
 from codes.models.diffusion.noise import CanvasNoise, NoiseField
 from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import SAMPLERS, rule_named
 from codes.models.diffusion.schedule import NoiseSchedule
-from codes.models.diffusion.tile_plan import TilePlan
-from codes.models.diffusion.tile_runner import TileRunner, View
-from codes.models.diffusion.tiling import TiledDenoiser
-from codes.utils.canvas import RamCanvas
-from codes.utils.canvas_store import CanvasStore, DiskStore, RamStore
+from codes.models.diffusion.tiling.canvas_sampling import SampledImage, sample_images
+from codes.models.diffusion.tiling.denoiser import TiledDenoiser
+from codes.models.diffusion.tiling.plan import TilePlan
+from codes.models.diffusion.tiling.runner import TileRunner, View
 
 PROCESS = GaussianDiffusion(NoiseSchedule.named("linear", 100), "start_x", "learned_range").respaced(5)
 SAMPLER_NAMES = list(SAMPLERS)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from network_helpers import FAMILIES, TOLERANCE, golden_network, golden_parameter, noise, small_network
 
-from codes.models.diffusion.checkpoint_families import recognise
-from codes.models.diffusion.checkpoint_files import read_weights
-from codes.models.diffusion.checkpoints import (
+from codes.models.diffusion.checkpoints.families import recognise
+from codes.models.diffusion.checkpoints.files import read_weights
+from codes.models.diffusion.checkpoints.metadata import (
     CheckpointMetadata,
     build,
     build_network,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from codes.models.diffusion import group_norm
-from codes.models.diffusion.group_norm import GroupNorm
+from codes.models.diffusion.networks import group_norm
+from codes.models.diffusion.networks.group_norm import GroupNorm
 
 
 def run(x: torch.Tensor, dy: torch.Tensor, norm: GroupNorm) -> list[torch.Tensor]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from codes.models.diffusion.tile_plan import padded_size, reflect_indices
-from codes.models.diffusion.tiling import reflect_pad
+from codes.models.diffusion.tiling.denoiser import reflect_pad
+from codes.models.diffusion.tiling.plan import padded_size, reflect_indices
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import torch
 from network_helpers import SMALL, TOLERANCE, golden_network, golden_parameter, noise, small_network
 from pydantic import ValidationError
 
-from codes.models.diffusion.checkpoints import build
-from codes.models.diffusion.patch_unet import PatchUNetModel
+from codes.models.diffusion.checkpoints.metadata import build
+from codes.models.diffusion.networks.patch_unet import PatchUNetModel
 
 FAMILY = "patch_diffusion_unet"
 T = torch.tensor([3, 777])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codes.models.diffusion.tile_plan import TilePlan, blend_window
+from codes.models.diffusion.tiling.plan import TilePlan, blend_window
 
 
 def random_plans(count: int) -> list[tuple[TilePlan, tuple[int, int], int]]:

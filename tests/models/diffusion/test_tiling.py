@@ -14,9 +14,9 @@ from codes.models.diffusion.noise import CanvasNoise
 from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import ddim
 from codes.models.diffusion.schedule import NoiseSchedule
-from codes.models.diffusion.tile_plan import TilePlan
-from codes.models.diffusion.tile_runner import TileRunner, is_out_of_memory
-from codes.models.diffusion.tiling import TiledDenoiser
+from codes.models.diffusion.tiling.denoiser import TiledDenoiser
+from codes.models.diffusion.tiling.plan import TilePlan
+from codes.models.diffusion.tiling.runner import TileRunner, is_out_of_memory
 from codes.utils.errors import TesseraError
 
 PROCESS = GaussianDiffusion(NoiseSchedule.named("linear", 100), "start_x", "learned_range").respaced(4)
@@ -256,7 +256,7 @@ def test_no_seam_along_tile_borders(picture: str) -> None:
 
 @pytest.mark.parametrize("picture", ["flat", "gradient"])
 def test_a_plain_average_of_tiles_would_show_seams(picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("codes.models.diffusion.tile_plan.blend_window", lambda size, _: np.ones(size))
+    monkeypatch.setattr("codes.models.diffusion.tiling.plan.blend_window", lambda size, _: np.ones(size))
     plan = TilePlan.cover(112, 160, 48, 12)
     denoiser = NetworkDenoiser(ConvNet(), FIXED, clip_denoised=False)
     x_start = tiled(denoiser, plan)(pictures(112, 160)[picture], torch.tensor([1, 1]), {}).x_start

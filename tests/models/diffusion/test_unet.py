@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from network_helpers import FAMILIES, SMALL, TOLERANCE, fill, golden_network, golden_parameter, noise, small_network
 from pydantic import ValidationError
 
-from codes.models.diffusion.checkpoints import build
-from codes.models.diffusion.networks import NETWORKS
-from codes.models.diffusion.unet import UNetModel
+from codes.models.diffusion.checkpoints.metadata import build
+from codes.models.diffusion.networks.base import NETWORKS
+from codes.models.diffusion.networks.unet import UNetModel
 from codes.utils import console
 
 ADM_GOLDEN = ("adm_plain", "adm_class_updown_neworder", "dlas_num_corruptions2")
@@ -134,6 +134,7 @@ def test_a_map_of_strengths_equals_numbers_where_constant():
 def test_extra_strengths_are_cut_with_one_warning(caplog, monkeypatch):
     monkeypatch.setattr(console, "_warned", set())
     monkeypatch.setattr(logging.getLogger("tessera"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("tessera"), "handlers", [])
     network = conditional()
     extra = torch.cat([FACTORS, torch.ones(2, 1)], dim=1)
     with caplog.at_level(logging.WARNING):
@@ -224,7 +225,7 @@ def test_a_network_of_half_the_precision_runs():
 @pytest.mark.parametrize("updown", [False, True])
 def test_receptive_radius_bounds_what_convolutions_reach(updown, monkeypatch):
     monkeypatch.setattr(torch, "group_norm", lambda x, *_: x)
-    monkeypatch.setattr("codes.models.diffusion.attention.AttentionBlock.forward", lambda _, x: x)
+    monkeypatch.setattr("codes.models.diffusion.networks.attention.AttentionBlock.forward", lambda _, x: x)
     network = small_network(attention_resolutions=[], resblock_updown=updown)
     size = 2 * (network.receptive_radius // 4 + 2) * 4
     x = noise(2, 3, 4 * 4, size).requires_grad_()

@@ -1,0 +1,1 @@
+"""Option files: YAML with line numbers, typed options, registries, plugins."""

@@ -1,0 +1,81 @@
+"""Finding all problems of a recipe at once, though some checks need a recipe that is well-formed.
+
+Where a recipe does not parse, its problems are mended on a copy, a misspelt key by the one that was probably meant and
+anything else by leaving it out, and the copy is checked further. What that brings to light is reported with the rest.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ..utils.errors import ConfigError
+from .yaml_source import Issue, KeyPath, Source
+
+T = TypeVar("T")
+ROUNDS = 8
+
+
+def check_all(
+    source: Source, parse: Callable[[Source], T], check: Callable[[T], object], independent: Collection[str] = ()
+) -> T:
+    """Parse and check; what `parse` returned. Raises one ConfigError with every problem that either finds.
+
+    independent: top-level sections that may be left out without making others seem wrong.
+    """
+    found: list[Issue] = []
+    current = source
+    for _ in range(ROUNDS):
+        try:
+            result = parse(current)
+        except ConfigError as error:
+            if not error.issues:
+                raise
+            new = [issue for issue in error.issues if not _follows(issue, found)]
+            found += new
+            # Where a mistake is followed only by complaints about what was left out, the whole section goes.
+            tops = {issue.path[0] for issue in error.issues if issue.path} & set(independent)
+            sections = [Issue((top,), "") for top in tops]
+            mended = _mended(current.data, new or sections)
+            if mended == current.data:
+                break
+            current = replace(current, data=mended)
+            continue
+        try:
+            check(result)
+        except ConfigError as error:
+            if not error.issues and not found:
+                raise
+            found += [issue for issue in error.issues if not _follows(issue, found)]
+        if not found:
+            return result
+        break
+    raise source.error(found)
+
+
+def _follows(issue: Issue, found: Sequence[Issue]) -> bool:
+    """Whether an issue lies in a section from which something was left out, so that it may come of that alone."""
+    sections = {known.path[:-1] or known.path for known in found if known.meant is None}
+    return any(issue.path[: len(section)] == section for section in sections)
+
+
+def _mended(data: Any, issues: Sequence[Issue]) -> Any:
+    for issue in issues:
+        if issue.path:
+            data = _without(data, issue.path, issue.meant)
+    return data
+
+
+def _without(data: Any, path: KeyPath, meant: str | None) -> Any:
+    """A copy of `data` in which the key at `path` is left out, or named `meant` where that name is free."""
+    key, rest = path[0], path[1:]
+    if isinstance(data, Mapping) and key in data:
+        if rest:
+            return {**data, key: _without(data[key], rest, meant)}
+        renamed = meant if meant and meant not in data else None
+        kept = {name: value for name, value in data.items() if name != key}
+        return kept if renamed is None else {**kept, renamed: data[key]}
+    if isinstance(data, list) and isinstance(key, int) and key < len(data):
+        if rest:
+            return [*data[:key], _without(data[key], rest, meant), *data[key + 1 :]]
+        return [*data[:key], *data[key + 1 :]]
+    return data

@@ -1,0 +1,58 @@
+"""The strength of a corruption, read from a file that is to be restored: `corruption_entropy: [auto, ...]`."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ...images.files import jpeg_table
+from .all import CORRUPTIONS, Jpeg
+from .jpeg_quality import quality_of_pixels, quality_of_table
+
+STEPS = 1000  # strengths that are tried, evenly spaced over [0, 1]
+
+
+class Estimate(NamedTuple):
+    """A strength in [0, 1] and where it comes from, for the log."""
+
+    strength: float
+    reason: str
+
+
+def estimators() -> tuple[str, ...]:
+    """The corruptions whose strength can be read from a file."""
+    return tuple(name for name in CORRUPTIONS.names() if issubclass(CORRUPTIONS.get(name), Jpeg))
+
+
+def strength_of_quality(corruption: type[Jpeg], quality: int) -> float:
+    """The strength at which a corruption saves with a JPEG quality, or comes nearest to it.
+
+    Several strengths share a quality; the middle one is taken. Qualities beyond the corruption's range give 0 or 1.
+    """
+    strengths = np.linspace(0.0, 1.0, STEPS + 1)
+    qualities = np.array([corruption.quality(float(strength)) for strength in strengths])
+    if quality >= qualities.max() or quality <= qualities.min():
+        return float(quality < qualities.max())
+    return float(strengths[np.abs(qualities - quality) == np.abs(qualities - quality).min()].mean())
+
+
+def estimate_strength(path: Path, samples: np.ndarray, corruption: str, default: float) -> Estimate:
+    """The strength of a JPEG corruption for a file and its decoded pixels, uint8 or uint16 RGB (H, W, 3).
+
+    Raises DataError when the file cannot be read any more.
+    """
+    return strength_of_image(jpeg_table(path), samples, corruption, default)
+
+
+def strength_of_image(table: np.ndarray | None, samples: np.ndarray, corruption: str, default: float) -> Estimate:
+    """As `estimate_strength`, by the luminance table (8, 8) of the JPEG behind the pixels, where it is known."""
+    kind = CORRUPTIONS.get(corruption)
+    assert issubclass(kind, Jpeg), f"{corruption} has no estimator; the options should have refused it"
+    if table is not None:
+        quality, exact = quality_of_table(table)
+        reason = f"quality {quality} from its quantisation tables" + ("" if exact else ", which are not standard ones")
+        return Estimate(strength_of_quality(kind, quality), reason)
+    found = quality_of_pixels(samples)
+    if found is None:
+        return Estimate(default, "no sure trace of JPEG compression, so auto_default is taken")
+    return Estimate(strength_of_quality(kind, found), f"about quality {found} by the 8x8 blocks of its pixels")

@@ -1,0 +1,1 @@
+"""Measuring: metrics of images, and the evaluators of a recipe."""

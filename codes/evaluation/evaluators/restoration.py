@@ -1,0 +1,125 @@
+"""How well a network restores held-out images: PSNR, SSIM, consistency, LPIPS, seams, and a picture to look at."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from pydantic import Field
+
+from ...config.yaml_source import Issue
+from ...graph.graph import StepContext
+from ...images.canvas import RamCanvas
+from ...images.consistency import consistency
+from ...images.files import quantise, resize_bicubic, to_rgb, to_tensor
+from ...images.picture_grid import picture_grid
+from ...models.diffusion.networks.base import DiffusionNetwork
+from ...utils.console import get_logger
+from ...utils.errors import ConfigError
+from ..metrics import fidelity, mean_fidelity, seam_score
+from .base import EVALUATORS, Evaluation, Evaluator
+from .feature_networks import FeatureNetwork, FeatureNetworkOptions
+from .measuring import measuring, weights_in_words
+from .restoring import Pixels, Restored, Restorer, RestoringOptions
+
+logger = get_logger(__name__)
+PICTURES = 8  # images in the picture to look at
+
+
+class RestorationOptions(RestoringOptions):
+    """Options of `restoration`."""
+
+    max_images: int | None = Field(
+        8, ge=1, description="At most this many images of the dataset, the first ones; ~: all."
+    )
+    crop_border: int = Field(
+        0, ge=0, description="Pixels left out on every side by PSNR and SSIM; papers on super-resolution take `scale`."
+    )
+    luma: bool = Field(True, description="Also PSNR and SSIM on BT.601 luma (psnr_y, ssim_y), as papers report them.")
+    lpips: FeatureNetworkOptions | None = Field(
+        None, description="The network of LPIPS: a TorchScript file, or vgg16_lpips to download it once; ~: no LPIPS."
+    )
+
+    def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
+        issues = super().problems(networks)
+        if "lq" not in self.dataset.provides():
+            issues.append(Issue(("dataset", "skip_lq"), "must be false: the evaluation needs lq and its ground truth"))
+        if self.lpips is not None:
+            issues += [Issue(("lpips", *issue.path), issue.message) for issue in self.lpips.problems()]
+        return issues
+
+
+@EVALUATORS.register("restoration")
+class RestorationEvaluator(Evaluator):
+    """Restores the dataset's lq and compares with its hq; bicubic upsampling stands beside as the plain baseline."""
+
+    Options = RestorationOptions
+
+    def __init__(self, options: RestorationOptions) -> None:
+        self.options = options
+        self.lpips = None if options.lpips is None else FeatureNetwork(options.lpips, "lpips", lpips=True)
+        self.restorer = Restorer(options)
+        self.baseline: dict[int, dict[str, float]] = {}  # position -> numbers of bicubic upsampling, which never change
+
+    def evaluate(self, context: StepContext) -> Evaluation:
+        name, use_ema = self.options.for_network, self.options.measures_ema
+        logger.info("restoration by %s: %s", name, weights_in_words(name, context, use_ema))
+        pictures: list[list[Pixels]] = []
+        rows: list[dict[str, float]] = []
+        with measuring(context, use_ema) as own:
+            for found in self.restorer.all(own, "restoration"):
+                bicubic = self._bicubic(found)
+                rows.append({**self._measured(found, own), **self._of_baseline(found, bicubic)})
+                if len(pictures) < PICTURES:
+                    pictures.append([bicubic, found.image, found.truth])
+        means = {key: value for key, value in mean_fidelity(rows).items() if math.isfinite(value)}
+        metrics = {**means, "images": float(len(rows))}
+        return Evaluation(metrics, {"bicubic_restored_truth": picture_grid(pictures)})
+
+    def _measured(self, found: Restored, context: StepContext) -> dict[str, float]:
+        metrics = self._fidelity(found, found.image)
+        consistency = self._consistency(found)
+        seam = self._seam(found, context)
+        if self.lpips is not None:
+            with self.lpips.on(context.device):
+                metrics["lpips"] = self.lpips.distance(found.truth, found.image)
+        extra = {"consistency": consistency, "seam": seam}
+        return {**metrics, **{key: value for key, value in extra.items() if value is not None}}
+
+    def _fidelity(self, found: Restored, image: Pixels) -> dict[str, float]:
+        try:
+            return fidelity(found.truth, image, crop_border=self.options.crop_border, with_luma=self.options.luma)
+        except ValueError as error:
+            raise ConfigError(f"restoration: crop_border: {found.item['HQ_path']}: {error}") from None
+
+    def _of_baseline(self, found: Restored, bicubic: Pixels) -> dict[str, float]:
+        if found.position not in self.baseline:
+            numbers = self._fidelity(found, bicubic)
+            self.baseline[found.position] = {f"bicubic_{key}": value for key, value in numbers.items()}
+        return self.baseline[found.position]
+
+    def _bicubic(self, found: Restored) -> Pixels:
+        height, width = found.truth.shape[:2]
+        return quantise(resize_bicubic(to_rgb(found.item["lq"], self.restorer.n1_to_1), height, width))
+
+    def _consistency(self, found: Restored) -> float | None:
+        """Agreement with lq in dB, see `consistency`; None where hq is no whole multiple of lq."""
+        n1_to_1 = self.restorer.n1_to_1
+        try:
+            return consistency(RamCanvas(to_tensor(found.image, n1_to_1)), found.item["lq"], n1_to_1=n1_to_1)
+        except ValueError:
+            return None
+
+    def _seam(self, found: Restored, context: StepContext) -> float | None:
+        """The seam score at the borders of the tiles; None where they move, where one covers the image, or without."""
+        injector = self.restorer.tiled
+        if injector is None or injector.options.tile_jitter:
+            return None
+        height, width = found.truth.shape[:2]
+        engine = injector.engine(context)
+        plan = engine.plan(height, width, injector.options.output_scale_factor)
+        rows, columns = _borders(plan.ys, plan.tile[0]), _borders(plan.xs, plan.tile[1])
+        return seam_score(found.image, rows, columns, engine.network.multiple_of)
+
+
+def _borders(origins: Sequence[int], side: int) -> list[int]:
+    """Where tiles begin and end along an axis."""
+    return sorted({border for origin in origins for border in (origin, origin + side)})

@@ -1,0 +1,1 @@
+"""A training or inference step as a graph of injectors and losses over a write-once state."""

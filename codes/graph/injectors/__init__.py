@@ -1,0 +1,1 @@
+"""One file an injector or a few of a kind; each registers itself."""

@@ -1,0 +1,1 @@
+"""One file a loss or a few of a kind; each registers itself."""

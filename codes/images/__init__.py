@@ -1,0 +1,1 @@
+"""Reading and writing image files, colour profiles, EXIF, and canvases of any size."""

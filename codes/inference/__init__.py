@@ -1,0 +1,1 @@
+"""Using a trained network: restoring, generating, sweeps, evaluation, the library entry."""

@@ -1,0 +1,94 @@
+"""Two folders of images compared: PSNR and SSIM of every result against the ground truth of the same name."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...evaluation.metrics import fidelity, mean_fidelity
+from ...images.files import find_images, read_samples
+from ...utils.console import get_logger, progress
+from ...utils.errors import DataError
+from ...utils.files import write_text
+from .run import DIGITS, table
+
+logger = get_logger(__name__)
+
+
+@dataclass
+class Comparison:
+    """The numbers of every image by its name below the folder, and what could not be compared."""
+
+    images: dict[str, dict[str, float]] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)  # one line each: file and reason
+
+    @property
+    def mean(self) -> dict[str, float]:
+        return mean_fidelity(list(self.images.values()))
+
+
+def compare_folders(results: Path, truth: Path, *, crop_border: int, with_luma: bool) -> Comparison:
+    """Compare every image of `results` with that of the same name and sub-folder in `truth`, whatever the suffixes.
+
+    Either may be one file. Raises DataError for a folder that is missing or empty, or names that occur twice. An image
+    without a partner, of another size or damaged is told in `failed`; truth without a result only in the log.
+    """
+    found, wanted = _by_name(results), _by_name(truth)
+    if results.is_file() and truth.is_file():
+        wanted = {next(iter(found)): next(iter(wanted.values()))}
+    comparison = Comparison()
+    for name, file in progress(found.items(), len(found), "compared"):
+        if name not in wanted:
+            comparison.failed.append(f"{file}: no ground truth of this name in {truth}")
+            continue
+        try:
+            pair = read_samples(wanted[name]), read_samples(file)
+            comparison.images[name] = fidelity(*pair, crop_border=crop_border, with_luma=with_luma)
+        except (DataError, ValueError) as error:
+            text = str(error)
+            comparison.failed.append(text if isinstance(error, DataError) else f"{file}: {text}")
+    unused = [name for name in wanted if name not in found]
+    if unused:
+        logger.warning("%d of %d images in %s have no result, %s first", len(unused), len(wanted), truth, unused[0])
+    return comparison
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """One line for each image, and the mean."""
+    mean = comparison.mean
+    rows = [(name, *_shown(numbers, mean)) for name, numbers in comparison.images.items()]
+    title = f"mean of {len(rows)}"
+    return table(("image", *mean), [*rows, (title, *_shown(mean, mean))])
+
+
+def write_comparison(file: Path, comparison: Comparison) -> None:
+    """JSON with `mean`, `images` and `failed`; a PSNR that is infinite is written as null."""
+    numbers = {
+        "mean": _finite(comparison.mean),
+        "images": {name: _finite(values) for name, values in comparison.images.items()},
+        "failed": comparison.failed,
+    }
+    write_text(file, json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
+
+
+def _by_name(place: Path) -> dict[str, Path]:
+    """Name below the folder without suffix -> file."""
+    files, _ = find_images(place)
+    if not files:
+        raise DataError(f"{place}: no images in it")
+    result: dict[str, Path] = {}
+    root = place if place.is_dir() else place.parent
+    for file in files:
+        name = file.relative_to(root).with_suffix("").as_posix()
+        if name in result:
+            raise DataError(f"{file} and {result[name]} have the same name; keep one of them")
+        result[name] = file
+    return result
+
+
+def _shown(numbers: Mapping[str, float], columns: Mapping[str, float]) -> list[str]:
+    return [f"{numbers[name]:.{DIGITS}g}" if name in numbers else "-" for name in columns]
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if value == float("inf") else value for name, value in numbers.items()}

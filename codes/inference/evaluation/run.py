@@ -1,0 +1,115 @@
+"""Evaluating apart from training: trained weights, the evaluators of a recipe, a table and a file of numbers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...config.yaml_source import Issue, Source
+from ...evaluation.evaluators.base import Evaluation, EvaluatorOptions, build_evaluators
+from ...graph.graph import StepContext
+from ...images.files import write_image
+from ...models.diffusion.checkpoints.metadata import read_metadata
+from ...recipe.networks import Trained, load_trained
+from ...recipe.recipe import Recipe
+from ...runtime.devices import autocast_for, choose_device
+from ...utils.console import get_logger
+from ...utils.errors import ConfigError
+from ...utils.files import write_text
+
+logger = get_logger(__name__)
+DIGITS = 5  # significant ones of a number in a table
+
+
+class RecipeEvaluation:
+    """The evaluators of a recipe with the weights that `path` names; without any, those of the experiment `name`.
+
+    Building it loads networks and data; it raises ConfigError or DataError when something does not fit.
+    """
+
+    def __init__(self, recipe: Recipe, source: Source) -> None:
+        options = recipe.eval.evaluators
+        if not options:
+            raise ConfigError(f"{source.file}: eval.evaluators is missing; there is nothing to evaluate")
+        self.recipe = recipe
+        self.root = Path(recipe.path.results or Path("results") / recipe.name)
+        self.device = choose_device(recipe.device, recipe.gpu_ids)
+        names = list(dict.fromkeys(name for section in options.values() for name in section.network_names()))
+        named = _with_weights(recipe, names)
+        self.trained = {name: load_trained(name, named, self.device) for name in names}
+        _check(options, self.trained, source)
+        self.evaluators = build_evaluators(options, source)
+
+    def run(self) -> dict[str, Evaluation]:
+        """Run every evaluator; numbers go to evaluation.json, pictures beside it. Returns them by name."""
+        found: dict[str, Evaluation] = {}
+        for name, evaluator in self.evaluators.items():
+            found[name] = evaluator.evaluate(self._context())
+            for key, image in found[name].images.items():
+                write_image(self.root / f"{name}_{key}.png", image)
+            # After each, so that what comes later cannot lose it.
+            numbers = {done: dict(evaluation.metrics) for done, evaluation in found.items()}
+            write_text(self.root / "evaluation.json", json.dumps(numbers, indent=2) + "\n")
+        logger.info("written: %s", self.root / "evaluation.json")
+        return found
+
+    def _context(self) -> StepContext:
+        recipe = self.recipe
+        trained_seed = recipe.train.manual_seed if recipe.train else 0
+        return StepContext(
+            networks={name: trained.network for name, trained in self.trained.items()},
+            device=self.device,
+            seed=trained_seed if recipe.seed is None else recipe.seed,
+            positions=(0,),
+            autocast=autocast_for(self.device, recipe.arithmetic),
+            processes={name: trained.process for name, trained in self.trained.items() if trained.process},
+            on_event=logger.warning,
+        )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns, the first to the left, with a line under the header; ends with a newline."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = [
+        "  ".join(text.ljust(width) if column == 0 else text.rjust(width)
+                  for column, (text, width) in enumerate(zip(row, widths, strict=True)))
+        for row in (header, ["-" * width for width in widths], *rows)
+    ]  # fmt: skip
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def evaluation_table(found: Mapping[str, Evaluation]) -> str:
+    """One line for each number of each evaluator."""
+    rows = [
+        (name, key, f"{value:.{DIGITS}g}")
+        for name, evaluation in found.items()
+        for key, value in evaluation.metrics.items()
+    ]
+    return table(("evaluator", "number", "value"), rows)
+
+
+def _with_weights(recipe: Recipe, names: Sequence[str]) -> Recipe:
+    """The recipe with `auto` for every network whose weights it does not name."""
+    pretrain = {**dict.fromkeys(names, "auto"), **recipe.path.pretrain}
+    return recipe.model_copy(update={"path": recipe.path.model_copy(update={"pretrain": pretrain})})
+
+
+def _check(options: Mapping[str, EvaluatorOptions], trained: Mapping[str, Trained], source: Source) -> None:
+    """Raise ConfigError for evaluators that do not fit the networks, or want weights that were not loaded."""
+    networks = {name: found.network for name, found in trained.items()}
+    issues = [
+        Issue(("eval", "evaluators", name, *issue.path), issue.message)
+        for name, section in options.items()
+        for issue in section.problems(networks)
+    ]
+    for name, section in options.items():
+        found = trained[section.for_network]
+        metadata = read_metadata(found.file)
+        averaged = metadata.kind == "ema" if metadata else "ema" in found.file.stem
+        if averaged and not section.measures_ema:
+            message = (
+                f"use_ema: false, but {found.file} holds averaged weights; "
+                f"name the file without _ema in path.pretrain_model_{section.for_network}"
+            )
+            issues.append(Issue(("eval", "evaluators", name), message))
+    if issues:
+        raise source.error(issues)

@@ -1,0 +1,311 @@
+"""Restoration as a library: `from tessera import Restorer`, or `from codes import Restorer` in a checkout."""
+
+import json
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast, get_args
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from ..config.options import issues_of
+from ..config.yaml_source import Issue
+from ..graph.graph import StepContext
+from ..graph.injectors.gaussian_diffusion_inference import (
+    GaussianDiffusionInferenceInjector,
+    GaussianDiffusionInferenceOptions,
+)
+from ..images.canvas import RamCanvas
+from ..images.colour_fix import ColourFix, fix_colours
+from ..images.files import to_rgb, to_tensor
+from ..images.objects import ImageObject, take_apart
+from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, read_metadata
+from ..models.diffusion.checkpoints.metadata import build_network as network_of
+from ..models.diffusion.networks.base import DiffusionNetwork
+from ..models.diffusion.process_options import ProcessOptions, build_process
+from ..models.diffusion.sampling_options import SamplingOptions
+from ..recipe.networks import place
+from ..runtime.devices import Precision, autocast_for, choose_device
+from ..utils.console import get_logger
+from ..utils.errors import ConfigError
+from ..utils.rng import torch_globals_at
+from .restorer_strengths import Strengths, strength_tensor
+
+logger = get_logger(__name__)
+T = TypeVar("T")
+Progress = Callable[[int, int], object]
+NETWORK = "the network"  # its name in messages
+LOW_RES, STRENGTHS, OUT = "lq", "corruption_entropy", "restored"
+# Those of recipes/diffusion/infer.yml: plausible detail without grain.
+DEFAULTS = SamplingOptions(respaced_timestep_spacing=50, sampler="ddim", eta=1.0, stop_at_snr=20.0)
+
+
+class Restorer:
+    """A trained network, ready to restore images of any size; build one with `Restorer.from_checkpoint`.
+
+    Calls keep nothing between them, and a lock lets only one sample at a time, so a restorer may be shared by threads.
+    It writes no file, configures no logging and leaves torch's global generators as they are.
+    """
+
+    def __init__(
+        self,
+        network: DiffusionNetwork,
+        process: ProcessOptions | None,
+        *,
+        scale: int,
+        corruptions: Sequence[str] | None = None,
+        device: str | torch.device = "auto",
+        precision: Precision = "fp32",
+        options: SamplingOptions = DEFAULTS,
+    ) -> None:
+        """Take over a network: it moves to the device, into evaluation mode.
+
+        process: what it was trained under, or None where `options` say it. scale: output pixels per input pixel.
+        corruptions: the names of its strengths in the order of training; None, and strengths have no names.
+        Raises ConfigError for what does not fit.
+        """
+        if type(scale) is not int or scale < 1:
+            raise ConfigError(f"scale: expected a whole number of at least 1, found {scale!r}")
+        if precision not in get_args(Precision):
+            raise ConfigError(f"precision: expected one of {', '.join(get_args(Precision))}, found {precision!r}")
+        if "low_res" not in network.cond_names or "y" in network.cond_names:
+            takes = ", ".join(sorted(network.cond_names)) or "no condition"
+            raise ConfigError(f"the network restores no images: it takes {takes}, expected low_res and no classes")
+        self.scale = scale
+        self.num_strengths = _num_strengths(network)
+        self.corruptions = None if corruptions is None else tuple(corruptions)
+        if self.corruptions is not None and len(self.corruptions) != self.num_strengths:
+            raise ConfigError(
+                f"corruptions: {len(self.corruptions)} names ({', '.join(self.corruptions) or 'none'}), but the "
+                f"network was trained with {self.num_strengths}; name each, in the order of training"
+            )
+        self.device = _device(device)
+        self.precision = precision
+        self.process = _buildable(process)
+        self.options = options
+        self.network = place(network, self.device).eval().requires_grad_(False)
+        self._lock = threading.RLock()
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        device: str | torch.device = "auto",
+        *,
+        precision: Precision = "fp32",
+        tile: int | None = None,
+        tile_overlap: int | None = None,
+        tile_batch_size: int = 4,
+        corruptions: Sequence[str] | None = None,
+        scale: int | None = None,
+    ) -> Self:
+        """Load a .safetensors checkpoint of `tessera-train`, which knows its network and its process.
+
+        device: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps. precision: fp32, bf16 or fp16.
+        tile: side in output pixels; None is the size of training, 0 never tiles. tile_overlap: None is a quarter of it.
+        corruptions, scale: as in the training recipe; None, and the checkpoint says. Raises ConfigError, one line.
+        """
+        metadata = read_metadata(path)
+        if metadata is None:
+            raise ConfigError(
+                f"{path}: does not say what network it holds; use a .safetensors file of tessera-train, or build the "
+                "network and pass it to Restorer(network, process, scale=...)"
+            )
+        scale = _recorded_scale(metadata) if scale is None else scale
+        if scale is None:
+            raise ConfigError(f"{path}: does not record its scale, as older checkpoints do not; pass scale=2, say")
+        with torch_globals_at("cpu", 0, "network"):
+            network = network_of(metadata)
+        load_into(network, path, strict=True)
+        if corruptions is None:
+            corruptions = _recorded_corruptions(metadata, _num_strengths(network))
+        tiling = {"tile": tile, "tile_overlap": tile_overlap, "tile_batch_size": tile_batch_size}
+        return cls(
+            network,
+            ProcessOptions.model_validate_json(json.dumps(dict(metadata.process))) if metadata.process else None,
+            scale=scale,
+            corruptions=corruptions,
+            device=device,
+            precision=precision,
+            options=_changed(DEFAULTS, tiling),
+        )
+
+    def __call__(
+        self,
+        image: T,
+        strengths: Strengths = None,
+        *,
+        steps: int | str | Sequence[int] | None = None,
+        sampler: str | None = None,
+        eta: float | None = None,
+        stop_at_snr: float | None = None,
+        options: SamplingOptions | Mapping[str, Any] | None = None,
+        color_fix: ColourFix = "none",
+        seed: int = 0,
+        name: str | None = None,
+        sample: int = 0,
+        auto_default: float = 0.2,
+        progress: Progress | None = None,
+    ) -> T:
+        """Restore one image; the result is of the same kind, `scale` times the size.
+
+        image: NumPy (H, W) or (H, W, 1..4), a tensor (1..4, H, W), uint8, uint16 or floats in [0, 1]; or a Pillow
+        image of any mode. strengths: see `strength_tensor`; None is 0 for all: the image is taken as clean.
+        steps, sampler, eta, stop_at_snr: None leaves them as in `options`; a stop_at_snr of math.inf stops nowhere.
+        options: keys of the sampling injector that change `self.options`, or SamplingOptions in their place.
+        color_fix: none, mean, wavelet or lowfreq: colours taken from the input, see `fix_colours`.
+        seed, name, sample: the noise depends on them; with the recipe's seed, the file's name and the number of the
+        sample from 0 it is that of `tessera-test`.
+        progress: called with (tiles done, tiles in all); what it raises ends the call and reaches the caller.
+        Raises TypeError or ValueError for an unsuitable image or strength, ConfigError for options.
+        """
+        if color_fix not in get_args(ColourFix):
+            raise ConfigError(f"color_fix: expected one of {', '.join(get_args(ColourFix))}, found {color_fix!r}")
+        taken = take_apart(image)
+        short = {"respaced_timestep_spacing": steps, "sampler": sampler, "eta": eta, "stop_at_snr": stop_at_snr}
+        node = self._node(self._sampling(options, {key: value for key, value in short.items() if value is not None}))
+        factor = strength_tensor(strengths, self.num_strengths, self.corruptions, taken, auto_default)
+        planes = [to_tensor(plane, True) for plane in _planes(taken)]
+        restored = self._sample(planes, factor, node, name, self._context(seed, sample, progress))
+        if color_fix != "none":
+            fix_colours(RamCanvas(restored[0]), planes[0], color_fix)
+        rgb, *alpha = (to_rgb(tensor, True) for tensor in restored)
+        return cast(T, taken.rebuild(rgb, _alpha(taken, self.scale, alpha)))
+
+    def _sampling(self, options: SamplingOptions | Mapping[str, Any] | None, short: dict[str, Any]) -> SamplingOptions:
+        base = options if isinstance(options, SamplingOptions) else self.options
+        chosen = _changed(base, {**(options if isinstance(options, Mapping) else {}), **short})
+        if getattr(chosen, "canvas", "ram") != "ram":
+            raise ConfigError("options: canvas: disk writes files; a Restorer works in memory, so use ram")
+        if not chosen.use_ema:
+            raise ConfigError("options: use_ema: a Restorer samples from the weights of its file; load another one")
+        if "resume_seconds" in chosen.model_fields_set:
+            raise ConfigError("options: resume_seconds is for test.py; a Restorer keeps nothing on disk")
+        return chosen
+
+    def _node(self, sampling: SamplingOptions) -> GaussianDiffusionInferenceOptions:
+        """The options of the injector that a recipe would have."""
+        keys = {"low_res": LOW_RES}
+        if self.num_strengths:
+            keys["corruption_factor"] = STRENGTHS
+        node = GaussianDiffusionInferenceOptions(
+            **{name: getattr(sampling, name) for name in sampling.model_fields_set},
+            type="gaussian_diffusion_inference",
+            generator=NETWORK,
+            output_scale_factor=self.scale,
+            model_input_keys=keys,
+            out=OUT,
+        )
+        issues = node.problems({NETWORK: self.network})
+        if issues:
+            raise ConfigError(_in_one_line(issues))
+        return node
+
+    def _context(self, seed: int, sample: int, progress: Progress | None) -> StepContext:
+        def on_step(_: str, done: int, total: int) -> None:
+            if progress is not None:
+                progress(done, total)
+
+        return StepContext(
+            networks={NETWORK: self.network},
+            device=self.device,
+            seed=seed,
+            positions=(0,),
+            autocast=autocast_for(self.device, self.precision),
+            processes={NETWORK: self.process} if self.process else {},
+            on_step=on_step,
+            on_event=logger.warning,
+            sample=sample,
+        )
+
+    def _sample(
+        self,
+        planes: Sequence[Tensor],
+        factor: Tensor | None,
+        node: GaussianDiffusionInferenceOptions,
+        name: str | None,
+        context: StepContext,
+    ) -> list[Tensor]:
+        """Restore images (3, h, w) in [-1, 1] under the same strengths and noise: (3, H, W)."""
+        state: dict[str, Any] = {} if factor is None else {STRENGTHS: factor}
+        if name is not None:
+            state["LQ_path"] = [name]
+        states = [{**state, LOW_RES: plane[None]} for plane in planes]
+        with self._lock:
+            results = GaussianDiffusionInferenceInjector(node).many(states, [context] * len(states))
+        return [result[OUT][0] for result in results]
+
+
+def _planes(image: ImageObject) -> list[np.ndarray]:
+    """What is restored of an image, float32 (H, W, 3): its colours and, where it varies, its transparency as gray."""
+    if image.alpha is None or np.ptp(image.alpha) == 0:
+        return [image.rgb]
+    return [image.rgb, np.repeat(image.alpha[..., None], 3, axis=2)]
+
+
+def _alpha(image: ImageObject, scale: int, restored: Sequence[np.ndarray]) -> np.ndarray | None:
+    """float32 (H, W): the restored transparency, (H, W, 3), or that which is the same everywhere."""
+    if restored:
+        return restored[0].mean(axis=2)
+    if image.alpha is None:
+        return None
+    return np.full([side * scale for side in image.alpha.shape], image.alpha.flat[0])
+
+
+def _changed(base: SamplingOptions, changes: Mapping[str, Any]) -> SamplingOptions:
+    """Options with some keys set anew. Raises ConfigError, one line."""
+    if not changes:
+        return base
+    values = {name: getattr(base, name) for name in base.model_fields_set}
+    if "sampler" in changes:
+        values.pop("use_ddim", None)
+    values |= {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
+    if values.get("stop_at_snr") == math.inf:
+        values["stop_at_snr"] = None
+    if "eta" not in changes and values.get("sampler") != "ddim" and not values.get("use_ddim"):
+        values.pop("eta", None)  # it belongs to ddim alone
+    try:
+        return SamplingOptions.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_in_one_line(issues_of(SamplingOptions, error, values))) from None
+
+
+def _in_one_line(issues: Sequence[Issue]) -> str:
+    return "; ".join(f"options: {'.'.join(map(str, issue.path))}: {issue.message}" for issue in issues)
+
+
+def _num_strengths(network: DiffusionNetwork) -> int:
+    """How many strengths a network is told."""
+    taken = "corruption_factor" in network.cond_names
+    return (getattr(network.options, "num_corruptions", None) or 0) if taken else 0
+
+
+def _buildable(process: ProcessOptions | None) -> ProcessOptions | None:
+    try:
+        if process is not None:
+            build_process(process)
+    except ValueError as error:
+        raise ConfigError(f"process: {error}") from None
+    return process
+
+
+def _device(device: str | torch.device) -> torch.device:
+    kind, colon, index = str(device).partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (colon and not index.isdecimal()):
+        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, found {str(device)!r}")
+    return choose_device(kind, [int(index)] if colon else None)
+
+
+def _recorded_scale(metadata: CheckpointMetadata) -> int | None:
+    scale = metadata.data.get("scale")
+    return scale if isinstance(scale, int) else None
+
+
+def _recorded_corruptions(metadata: CheckpointMetadata, count: int) -> tuple[str, ...] | None:
+    """The names of the strengths, where as many are recorded as the network takes."""
+    names = metadata.data.get("corruptions")
+    return tuple(map(str, names)) if isinstance(names, list) and len(names) == count else None

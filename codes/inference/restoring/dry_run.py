@@ -1,0 +1,146 @@
+"""What a test run would do, how long it would take and what memory it needs: everything is read, nothing is written."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from ...config.yaml_source import Source
+from ...models.diffusion.engine import AutocastDenoiser, Engine
+from ...recipe.recipe import Recipe
+from ...runtime.devices import Ranks
+from ...utils.console import counted, format_seconds, get_logger, progress
+from ...utils.errors import EXIT_OK, TesseraError
+from .job import Job
+from .records import Records
+from .setup import Setup
+from .summary import display_size, name_below
+from .tester import earlier_results
+from .work_plan import Planned, plan_images, tile_plan
+
+logger = get_logger(__name__)
+FLOAT_BYTES = 4
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One batch of tiles through the network: seconds a pixel of them, and the device memory it took (0: unknown)."""
+
+    seconds: float
+    device_bytes: int
+
+
+def dry_run(recipe: Recipe, source: Source) -> int:
+    """Read every image, time one batch of tiles a result, and tell. The exit code is 0 even where images are broken."""
+    setup = Setup(recipe, source, Ranks())
+    if not setup.nodes:
+        raise TesseraError(f"{source.file}: no image is restored by this recipe, so there is nothing to estimate")
+    images = plan_images(setup)
+    earlier = earlier_results(setup, Records(setup.root), images)
+    timings = {key: timed(engine) for key, engine in setup.engines.items()}
+    readable = 0
+    total = 0.0
+    for image in progress(images, len(images), "reading"):
+        name = name_below(setup, image.phase, image.source)
+        try:
+            job = Job(setup, image)
+        except (TesseraError, OSError, RuntimeError, ValueError, MemoryError) as error:
+            logger.error("%s: would fail: %s", name, str(error).removeprefix(f"{image.source}: "))
+            continue
+        readable += 1
+        seconds = 0.0 if image.order in earlier else _seconds(setup, image, timings, len(job.units))
+        total += seconds
+        logger.info("%s", _line(setup, image, name, len(job.units), seconds, image.order in earlier))
+    broken = [entry for dataset in setup.datasets.values() for entry in dataset.report().failed]
+    for rejected in broken:
+        logger.error("%s: would fail: %s", rejected.path, rejected.reason)
+    _tell_total(setup, len(images) + len(broken), readable, len(earlier), total, timings.values())
+    return EXIT_OK
+
+
+def timed(engine: Engine) -> Timing:
+    """The second of two batches of tiles of noise through the network as it is sampled.
+
+    Where the device runs out of memory the batch halves, as it would while sampling.
+    """
+    side = engine.options.tile or engine.network.image_size
+    plan = engine.plan(side, side, 1)
+    batch = engine.options.tile_batch_size
+    while True:
+        try:
+            return _timed(engine, batch, *plan.tile)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise TesseraError(
+                    f"{engine.device} has no memory for one tile of {plan.tile[1]}x{plan.tile[0]} pixels; "
+                    "while sampling tiles would shrink, so no time can be told"
+                ) from None
+        batch //= 2
+
+
+@torch.no_grad()
+def _timed(engine: Engine, batch: int, height: int, width: int) -> Timing:
+    network, device = engine.network, engine.device
+    cuda = device.type == "cuda"
+    x = torch.zeros(batch, network.in_channels, height, width, device=device)
+    cond = {"low_res": x} if "low_res" in network.cond_names else {}
+    if network.null_label is not None or "y" in network.cond_names:
+        cond["y"] = torch.zeros(batch, dtype=torch.int64, device=device)
+    denoiser = AutocastDenoiser(engine.denoiser(), engine.autocast)
+    t = torch.full((batch,), engine.process.num_timesteps - 1, device=device)
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = 0.0
+    for _ in range(2):  # the first one warms up
+        start = time.monotonic()
+        denoiser(x, t, cond)
+        if cuda:
+            torch.cuda.synchronize(device)
+        seconds = time.monotonic() - start
+    return Timing(seconds / (batch * height * width), torch.cuda.max_memory_allocated(device) if cuda else 0)
+
+
+def _seconds(setup: Setup, image: Planned, timings: dict[str, Timing], states: int) -> float:
+    total = 0.0
+    for key, size in image.sizes.items():
+        plan, engine = tile_plan(setup, key, size), setup.engines[key]
+        pixels = len(plan) * plan.tile[0] * plan.tile[1] * states
+        total += pixels * engine.process.num_timesteps * timings[key].seconds
+    return total
+
+
+def _line(setup: Setup, image: Planned, name: str, states: int, seconds: float, earlier: bool) -> str:
+    size = next(iter(image.sizes.values()))
+    text = f"{name}: {display_size(image.low_res)} -> {display_size(size)}, {counted(image.tiles, 'tile')}"
+    if states > 1:
+        text += f" x {states} (samples, transparency)"
+    if earlier:
+        return f"{text}; done already"
+    return f"{text}, {_canvas_memory(setup, image, states)}, about {format_seconds(seconds)}"
+
+
+def _canvas_memory(setup: Setup, image: Planned, states: int) -> str:
+    """What its canvases take, in memory or on disk: two of float32, which some samplers have hold x_start as well."""
+    found = {"ram": 0.0, "disk": 0.0}
+    for key, (height, width) in image.sizes.items():
+        engine = setup.engines[key]
+        channels = engine.network.in_channels * (2 if engine.options.build_rule().remembers_x_start else 1)
+        found[engine.options.canvas] += states * height * width * 2 * FLOAT_BYTES * channels
+    words = {"ram": "memory", "disk": "disk"}
+    return ", ".join(f"{value / GIB:.2f} GiB of {words[kind]}" for kind, value in found.items() if value)
+
+
+def _tell_total(
+    setup: Setup, images: int, readable: int, earlier: int, total: float, timings: Iterable[Timing]
+) -> None:
+    logger.info(
+        "%d of %d images can be read, %d are done already; about %s in all on one %s",
+        readable, images, earlier, format_seconds(total), setup.device.type,
+    )  # fmt: skip
+    device_bytes = max(timing.device_bytes for timing in timings)
+    if device_bytes:
+        logger.info("device memory: %.2f GiB for a batch of tiles, whatever the size of an image", device_bytes / GIB)
+    else:
+        logger.info("device memory: that of one batch of tiles, whatever the size of an image")

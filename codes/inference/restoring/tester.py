@@ -1,0 +1,262 @@
+"""A test run: every image of the datasets through the injectors, the results as files and as a page to compare."""
+
+import errno
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...config.yaml_source import Source
+from ...images.files import write_image
+from ...recipe.recipe import Recipe
+from ...runtime.devices import Ranks
+from ...runtime.interrupt import StopRequest
+from ...runtime.rank_messages import Exchange
+from ...utils.console import StepLine, counted, format_seconds, get_logger, log_to_file, stop_logging_to
+from ...utils.errors import ConfigError, DataError, Interrupted, TesseraError
+from ...utils.files import write_json
+from .job import Job, Written, read_item
+from .measure import measured, truth_digest
+from .records import Records, Restored
+from .setup import Setup
+from .summary import spoken, write_summary
+from .work_plan import Planned, groups, plan_images, share_of
+
+logger = get_logger(__name__)
+# Errors of one image; the rest goes on.
+OF_ONE_IMAGE = (TesseraError, OSError, RuntimeError, ValueError, LookupError, MemoryError)
+# Errors of the place that results are written to, which every further image would meet as well.
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@dataclass
+class Outcome:
+    """What a test run did."""
+
+    done: list[Restored] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)  # one line each: file and reason
+    seconds: float = 0.0
+
+    @property
+    def new(self) -> int:
+        """Images that this run restored."""
+        return sum(not row.earlier for row in self.done)
+
+
+class Tester:
+    """Runs the injectors of a recipe on whole images and writes `results/<name>/`.
+
+    Building it loads the networks and reads the headers of the data; it raises ConfigError or DataError when something
+    does not fit. Several ranks share the images; each restores and writes its own, and rank 0 the summary.
+    """
+
+    def __init__(self, recipe: Recipe, source: Source, ranks: Ranks | None = None) -> None:
+        self.ranks = ranks or Ranks()
+        self.setup = Setup(recipe, source, self.ranks)
+        self.root = self.setup.root
+        self.records = Records(self.root)
+        self.exchange = Exchange(self.ranks)
+
+    def run(self) -> Outcome:
+        """Restore every image, then write the page. Raises Interrupted after a signal, with all finished work kept.
+
+        Raises OSError when nothing more can be written. Every rank returns what all of them did.
+        """
+        start = time.monotonic()
+        handler = log_to_file(self.root / "test.log") if self.ranks.first else None
+        try:
+            with StopRequest() as stop:
+                outcome, trouble = self._run_all(stop)
+                outcome.seconds = time.monotonic() - start
+                stopped = any(self.exchange.gathered(stop.requested))
+                if trouble is not None:
+                    raise trouble
+                if self.ranks.first:
+                    self._finish(outcome)
+                    if not stopped:
+                        self._evaluate()
+                if stopped or stop.requested:
+                    done = counted(outcome.new, "image")
+                    raise Interrupted(f"stopped after {done}; what is finished or begun is kept in {self.root}")
+        finally:
+            if handler is not None:
+                stop_logging_to(handler)
+        return outcome
+
+    def _run_all(self, stop: StopRequest) -> tuple[Outcome, OSError | None]:
+        """What all ranks did, and what kept one of them from writing."""
+        images = self.exchange.from_first(plan_images(self.setup) if self.ranks.first else [])
+        earlier = self.exchange.from_first(self._earlier(images) if self.ranks.first else {})
+        todo = [image for image in images if image.order not in earlier]
+        if self.ranks.first:
+            self.records.clean(todo)
+            self._announce(images, todo)
+        self.exchange.from_first(None)  # nobody begins before the leftovers are gone
+        own = Outcome()
+        trouble = self._restore_all(share_of(todo, self.ranks.rank, self.ranks.world_size), own, stop)
+        parts = self.exchange.gathered((own.done, own.failed, trouble))
+        done = [*earlier.values(), *(row for part in parts for row in part[0])]
+        failed = [str(rejected) for data in self.setup.datasets.values() for rejected in data.report().failed]
+        failed += [line for part in parts for line in part[1]]
+        listed = {image.order: number for number, image in enumerate(images)}
+        outcome = Outcome(sorted(done, key=lambda row: listed[row.order]), failed)
+        return outcome, next((part[2] for part in parts if part[2] is not None), None)
+
+    def _earlier(self, images: Sequence[Planned]) -> dict[tuple[str, int], Restored]:
+        """What need not be restored again; measured again where the ground truth is another."""
+        found = earlier_results(self.setup, self.records, images)
+        for image in images:
+            row = found.get(image.order)
+            if row is None or row.truth == truth_digest(self.setup, row.phase, row.position):
+                continue
+            with suppress(DataError):  # an input that is damaged by now; its result is still there
+                found[image.order] = measured(self.setup, row, *read_item(self.setup, row.phase, row.position))
+                self.records.put(found[image.order], image.target)
+        return found
+
+    def _announce(self, images: Sequence[Planned], todo: Sequence[Planned]) -> None:
+        if len(todo) < len(images):
+            logger.info(
+                "%d of %d images are restored already (output.skip_existing: %s)",
+                len(images) - len(todo), len(images), str(self.setup.output.skip_existing).lower(),
+            )  # fmt: skip
+        kept = [image for image in todo if image.key and self.records.scratch(image).is_dir()]
+        if kept:
+            logger.info("going on with %s where an earlier run was interrupted", counted(len(kept), "image"))
+
+    def _restore_all(self, images: Sequence[Planned], outcome: Outcome, stop: StopRequest) -> OSError | None:
+        """Restore the images of this rank; the error that kept it from writing, if one did."""
+        at_once = min((node.tile_batch_size for node in self.setup.nodes), default=1)
+        count = 0
+        for group in groups(images, at_once):
+            if stop.requested:
+                return None
+            numbers = f"{count + 1}" if len(group) == 1 else f"{count + 1}-{count + len(group)}"
+            count += len(group)
+            try:
+                self._restore_group(group, f"{numbers}/{len(images)}", outcome, stop)
+            except Interrupted:
+                return None
+            except OSError as error:
+                return error
+        return None
+
+    def _restore_group(self, group: Sequence[Planned], title: str, outcome: Outcome, stop: StopRequest) -> None:
+        """Restore images together; when that fails, each on its own. Raises Interrupted, and OSError of the disk."""
+        jobs = [job for image in group if (job := self._attempt(image, outcome, stop, self._read, image)) is not None]
+        try:
+            if len(jobs) > 1:
+                self._restore(jobs, title, outcome, stop)
+                return
+        except OF_ONE_IMAGE as error:
+            self._raise_if_general(error, stop)
+            logger.debug("%s: together: %s; now one by one", title, error)
+            finished = {row.order for row in outcome.done}
+            jobs = [job for job in jobs if job.image.order not in finished]
+        for job in jobs:
+            self._attempt(job.image, outcome, stop, self._restore, [job], title, outcome, stop)
+
+    def _attempt(self, image: Planned, outcome: Outcome, stop: StopRequest, work: Any, *arguments: Any) -> Any:
+        """What `work` returns, or None after noting why it failed for this image."""
+        try:
+            return work(*arguments)
+        except OF_ONE_IMAGE as error:
+            self._raise_if_general(error, stop)
+            reason = str(error).removeprefix(f"{image.source}: ")
+            logger.error("%s: not restored: %s", image.source, reason, exc_info=logger.isEnabledFor(10))
+            outcome.failed.append(f"{image.source}: {reason}")
+            return None
+
+    @staticmethod
+    def _raise_if_general(error: BaseException, stop: StopRequest) -> None:
+        """Raise again what is not the fault of one image."""
+        if stop.requested:
+            raise Interrupted("stopped between two batches of tiles") from None
+        if isinstance(error, Interrupted | ConfigError) or getattr(error, "errno", None) in OF_THE_DISK:
+            raise error
+
+    def _read(self, image: Planned) -> Job:
+        return Job(self.setup, image)
+
+    def _restore(self, jobs: Sequence[Job], title: str, outcome: Outcome, stop: StopRequest) -> None:
+        """Sample images together, then write each."""
+        start = time.monotonic()
+        name = jobs[0].image.source.name if len(jobs) == 1 else f"{len(jobs)} images"
+
+        with StepLine(f"{title} {name}") as line:
+
+            def on_step(out: str, done: int, total: int) -> None:
+                if self.ranks.first:
+                    line.show(out, done, total)
+                if stop.requested:
+                    raise Interrupted("stopped between two batches of tiles")
+
+            states = self._sample(jobs, on_step)
+        sampled = time.monotonic() - start
+        pixels = sum(job.image.pixels for job in jobs)
+        for job, results in zip(jobs, states, strict=True):
+            begin = time.monotonic()
+            self.records.forget(job.image)
+            written = job.write(results)
+            row = measured(self.setup, self._row(job, written), job.item, job.traits)
+            seconds = sampled * job.image.pixels / pixels + time.monotonic() - begin
+            self._keep(job.image, replace(row, seconds=seconds), title, outcome)
+
+    def _sample(self, jobs: Sequence[Job], on_step: Any) -> list[list[dict[str, Any]]]:
+        """The states of every job after all injectors, one for each of its units."""
+        states = [state for job in jobs for state in job.states()]
+        contexts = [context for job in jobs for context in job.contexts(self.records, on_step)]
+        ran: list[str] = []
+        for name, step in self.setup.steps.items():
+            if step.options.runs(None, {*states[0], *ran}):
+                states = step.at(None, {*states[0], *ran}).inject_many(states, contexts)
+                ran.append(name)
+        results = iter(states)
+        return [[next(results) for _ in job.units] for job in jobs]
+
+    def _row(self, job: Job, written: Written) -> Restored:
+        image, low_res = job.image, (job.low_res.shape[-2], job.low_res.shape[-1])
+        return Restored(
+            image.phase, image.position, image.source, image.key, written.files, low_res, written.size,
+            self.setup.seed, written.strengths, consistency=written.consistency,
+        )  # fmt: skip
+
+    def _keep(self, image: Planned, row: Restored, title: str, outcome: Outcome) -> None:
+        self.records.put(row, image.target)
+        self.records.finished(image)
+        outcome.done.append(row)
+        target, (height, width) = next(iter(row.files.values())), row.size
+        text = f"{title} {image.source.name} -> {target} ({width}x{height}, {format_seconds(row.seconds)})"
+        logger.info("%s%s", text, spoken(row.metrics))
+
+    def _finish(self, outcome: Outcome) -> None:
+        if self.setup.nodes:
+            write_summary(self.setup, outcome.done, outcome.failed, outcome.seconds)
+
+    def _evaluate(self) -> None:
+        """Run the evaluators: numbers to the log and to evaluation.json, pictures beside it."""
+        context = self.setup.context(0)
+        found = {name: evaluator.evaluate(context) for name, evaluator in self.setup.evaluators.items()}
+        for name, evaluation in found.items():
+            logger.info("evaluation %s: %s", name, "  ".join(f"{k} {v:.4g}" for k, v in evaluation.metrics.items()))
+            for key, image in evaluation.images.items():
+                write_image(self.root / f"{name}_{key}.png", image)
+        if found:
+            numbers = {name: dict(evaluation.metrics) for name, evaluation in found.items()}
+            write_json(self.root / "evaluation.json", numbers)
+
+
+def earlier_results(setup: Setup, records: Records, images: Sequence[Planned]) -> dict[tuple[str, int], Restored]:
+    """The images that need not be restored again, by their order."""
+    found = {}
+    skip = setup.output.skip_existing
+    for image in images if skip is not False else ():
+        files = setup.names.files(image.target)
+        row = records.get(image, files)
+        if row is not None and image.key and row.key == image.key:
+            found[image.order] = row
+        elif skip is True and all(file.is_file() for file in files.values()):
+            bare = Restored(image.phase, image.position, image.source, "", files, image.low_res, earlier=True)
+            found[image.order] = row or replace(bare, size=image.sizes[setup.outputs[0]])
+    return found

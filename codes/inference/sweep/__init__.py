@@ -1,0 +1,1 @@
+"""One image restored under many settings."""

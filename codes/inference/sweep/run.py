@@ -1,0 +1,228 @@
+"""One image at every combination of strengths or sampling options: a grid, a page with sliders, numbers.
+
+Every finished cell is a file, named by what made it. So an interrupted sweep goes on where it stopped, and one with
+more values restores only what is new.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...config.yaml_source import Source, to_yaml
+from ...evaluation.metrics import fidelity
+from ...images.canvas import RamCanvas
+from ...images.consistency import consistency
+from ...images.files import quantise, read_image, to_float, to_tensor, write_image
+from ...recipe.recipe import Recipe
+from ...runtime.interrupt import StopRequest
+from ...utils.console import StepLine, format_seconds, get_logger
+from ...utils.errors import ConfigError, Interrupted
+from ...utils.files import write_text
+from .axes import Axis, Cell, cells, read_axes, spoken
+from .subject import Request, Subject
+
+logger = get_logger(__name__)
+MOST_CELLS = 64  # without --yes
+BICUBIC, TRUTH = "input (bicubic)", "ground truth"
+KEPT = "cells.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A restored cell: its file and what was measured."""
+
+    cell: Cell
+    file: Path
+    seconds: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Everything that the grid, the page and sweep.json tell. `references`: label -> (file, metrics)."""
+
+    title: str
+    axes: Sequence[Axis]
+    finished: Sequence[Finished]
+    references: Mapping[str, tuple[Path, Mapping[str, float]]]
+    facts: Mapping[str, str]
+    options: str
+    root: Path
+
+
+class Sweep:
+    """Restores the cells of a sweep. Building it loads the network and reads the image; errors are raised then."""
+
+    def __init__(self, recipe: Recipe, source: Source, request: Request) -> None:
+        if not request.axes:
+            raise ConfigError("--axis: missing; name what to vary, as in --axis jpeg 0:1:5 or --axis steps 2,8,50")
+        if not recipe.datasets:
+            raise ConfigError(
+                f"{source.file}: datasets: missing; a sweep reads its image as this recipe's data is read"
+            )
+        if not request.image.is_file():
+            raise ConfigError(f"--image {request.image}: no such file")
+        results = Path(recipe.path.results or Path("results") / recipe.name)
+        self.root = request.output or results / f"sweep_{request.image.stem}"
+        self.request = request
+        dataset = next(iter(recipe.datasets.values()))
+        self.axes = read_axes(request.axes, getattr(dataset, "fixed_corruptions", ()))
+        _refuse_many(self.axes, request.yes)
+        self.subject = Subject(recipe, source, request, self.root)
+        self.cells = list(cells(self.axes, self.subject.node, self.subject.setup.output))
+        for cell in self.cells:
+            self.subject.check(cell)
+        self.options = to_yaml(source.data)
+        self.base = self._fingerprint()
+
+    def run(self) -> SweepResult:
+        """Restore what is missing, measure, write sweep.json. Raises Interrupted with all finished cells kept."""
+        kept: Mapping[str, Any] = self._kept()
+        todo = [cell for cell in self.cells if self._key(cell) not in kept]
+        if len(todo) < len(self.cells):
+            logger.info("%d of %d cells are there already", len(self.cells) - len(todo), len(self.cells))
+        with StopRequest() as stop:
+            if todo and self.subject.setup.device.type != "cpu":
+                self.subject.warm_up(todo[0])
+            for number, cell in enumerate(todo, 1):
+                if not stop.requested:
+                    kept = self._restore(cell, f"{number}/{len(todo)}", kept, stop)
+                if stop.requested:
+                    raise Interrupted(
+                        f"stopped; {sum(self._key(cell) in kept for cell in self.cells)} of {len(self.cells)} cells "
+                        f"are kept in {self.root}; the same command goes on from there"
+                    )
+        result = self._result(kept)
+        write_text(self.root / "sweep.json", json.dumps(numbers(result), indent=2) + "\n")
+        return result
+
+    def _restore(self, cell: Cell, title: str, kept: Mapping[str, Any], stop: StopRequest) -> Mapping[str, Any]:
+        """What is kept, with this cell if it was not interrupted."""
+        words = ", ".join(axis.label(cell.values[axis.name]) for axis in self.axes)
+        with StepLine(f"{title} {words}") as line:
+
+            def on_step(out: str, done: int, total: int) -> None:
+                line.show(out, done, total)
+                if stop.requested:
+                    raise Interrupted("stopped between two steps")
+
+            try:
+                pixels, seconds = self.subject.restore(cell, self.axes, on_step)
+            except Interrupted:
+                return kept
+        key = self._key(cell)
+        name = f"{_file_name(words)}-{key[:10]}.png"
+        write_image(self.root / "cells" / name, pixels)
+        logger.info("%s %s: %s", title, words, f"{seconds:.1f} s" if seconds < 60 else format_seconds(seconds))
+        kept = {**kept, key: {"file": name, "seconds": round(seconds, 3)}}
+        write_text(self.root / "cells" / KEPT, json.dumps(kept, indent=1) + "\n")
+        return kept
+
+    def _kept(self) -> dict[str, Any]:
+        """Cells of earlier runs whose files are there: key -> file and seconds."""
+        try:
+            found = json.loads((self.root / "cells" / KEPT).read_text(encoding="utf-8"))
+            return {key: row for key, row in found.items() if (self.root / "cells" / row["file"]).is_file()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            logger.warning("%s: not readable, so every cell is restored anew", self.root / "cells" / KEPT)
+            return {}
+
+    def _fingerprint(self) -> str:
+        """Of everything that decides a cell besides its values: options, image, weights."""
+        files = [self.request.image, *(trained.file for trained in self.subject.setup.trained.values())]
+        stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        facts = [self.options, stats, self.request.crop, self.subject.node.out]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def _key(self, cell: Cell) -> str:
+        return hashlib.sha256(json.dumps([self.base, sorted(cell.values.items())]).encode()).hexdigest()[:24]
+
+    def _result(self, kept: Mapping[str, Any]) -> SweepResult:
+        finished = []
+        for cell in self.cells:
+            row = kept[self._key(cell)]
+            file = self.root / "cells" / row["file"]
+            finished.append(Finished(cell, file, row["seconds"], self._measured(read_image(file).rgb)))
+        images = {BICUBIC: self.subject.bicubic()}
+        if self.subject.truth is not None:
+            images[TRUTH] = self.subject.truth
+        references = {}
+        for label, image in images.items():
+            file = self.root / "cells" / ("bicubic.png" if label == BICUBIC else "truth.png")
+            shown = quantise(image)
+            write_image(file, shown)
+            references[label] = (file, self._measured(to_float(shown)) if label == BICUBIC else {})
+        return SweepResult(
+            self.request.image.name, self.axes, finished, references, self._facts(), self.options, self.root
+        )
+
+    def _measured(self, image: np.ndarray) -> dict[str, float]:
+        truth, small = self.subject.truth, self.subject.low_res
+        found = {} if truth is None else fidelity(to_float(quantise(truth)), image)
+        result = RamCanvas(to_tensor(image, False))
+        return {**found, "consistency": consistency(result, to_tensor(small, False), n1_to_1=False)}
+
+    def _facts(self) -> dict[str, str]:
+        height, width = self.subject.state[self.subject.key].shape[-2:]
+        crop = self.request.crop
+        setup = self.subject.setup
+        where = "" if crop is None else f", from row {crop[0]}, column {crop[1]}"
+        return {
+            "Image": f"{self.request.image}",
+            "Input": f"{width} × {height} pixels{where}; enlarged {self.subject.scale} times",
+            "Weights": "\n".join(str(trained.file) for trained in setup.trained.values()),
+            "Device": f"{setup.device} ({setup.recipe.arithmetic})",
+            "Seed": "varied"
+            if any(axis.kind == "seed" for axis in self.axes)
+            else f"{setup.seed}, the same everywhere",
+        }
+
+
+def numbers(result: SweepResult) -> dict[str, Any]:
+    """sweep.json: axes, and the values, file, seconds and metrics of every cell. Numbers that are infinite are null."""
+    return {
+        "image": result.facts["Image"],
+        "axes": [{"name": axis.name, "values": list(axis.values)} for axis in result.axes],
+        "cells": [
+            {
+                "values": dict(row.cell.values),
+                "file": row.file.relative_to(result.root).as_posix(),
+                "seconds": row.seconds,
+                "metrics": _finite(row.metrics),
+            }
+            for row in result.finished
+        ],
+        "references": {
+            label: {"file": file.relative_to(result.root).as_posix(), "metrics": _finite(metrics)}
+            for label, (file, metrics) in result.references.items()
+        },
+        **{key.lower(): value for key, value in result.facts.items() if key != "Image"},
+    }
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: round(value, 6) if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _refuse_many(axes: Sequence[Axis], yes: bool) -> None:
+    count = math.prod(len(axis.values) for axis in axes)
+    if count > MOST_CELLS and not yes:
+        product = " x ".join(str(len(axis.values)) for axis in axes)
+        raise ConfigError(f"--axis: {product} = {count} cells; more than {MOST_CELLS} need --yes")
+
+
+def _file_name(words: str) -> str:
+    return "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in words.replace(", ", "__"))[:80]
+
+
+def described(values: Mapping[str, Any]) -> str:
+    """`jpeg 0.25, steps 8`."""
+    return ", ".join(f"{name} {spoken(value)}" for name, value in values.items())

@@ -1,0 +1,152 @@
+"""Reading and writing weights as files: safe loading only, wrappers taken off, half precision widened."""
+
+import pickle
+import pickletools
+import struct
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ....utils.errors import ConfigError
+from ....utils.files import atomic_write
+
+SAFETENSORS = ".safetensors"
+PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+# Where several are present the averaged weights come first: they are the ones to sample from.
+WRAPPERS = ("params_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "params", "model", "generator")
+PREFIXES = ("module.", "_orig_mod.")
+NAMING_OPCODES = ("GLOBAL", "STACK_GLOBAL", "INST")
+
+
+class Weights(NamedTuple):
+    """What a file of weights holds."""
+
+    state_dict: dict[str, Tensor]
+    """Bare parameter names; floating-point tensors in float32, on the CPU."""
+    metadata: dict[str, str]
+    """The file's own metadata; empty for pickles."""
+    precision: str
+    """The floating-point type in the file, as in "float16"; several are joined by "+"."""
+    wrapper: str
+    """The keys that led to the weights, as in "state_dict"; empty when they lay bare."""
+
+
+def read_weights(path: str | Path) -> Weights:
+    """Read .safetensors, or a pickle of tensors (.pth, .pt, .ckpt, .bin), without running anything stored in it.
+
+    Raises ConfigError, one line, on a file that is missing, damaged, of another kind, or that would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"checkpoint {path} does not exist; check the path")
+    if path.suffix == SAFETENSORS:
+        content, metadata = _read_safetensors(path)
+    elif path.suffix in PICKLES:
+        content, metadata = _read_pickle(path), {}
+    else:
+        raise ConfigError(f"checkpoint {path} ends in {path.suffix!r}, expected {', '.join((SAFETENSORS, *PICKLES))}")
+    wrapped, wrapper = _unwrapped(content, path)
+    state_dict = _without_prefixes(wrapped)
+    kinds = {str(value.dtype).removeprefix("torch.") for value in state_dict.values() if value.is_floating_point()}
+    widened = {name: value.float() if value.is_floating_point() else value for name, value in state_dict.items()}
+    return Weights(widened, metadata, "+".join(sorted(kinds)), wrapper)
+
+
+def read_safetensors_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a .safetensors file, without reading its tensors. Raises ConfigError on a bad file."""
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"checkpoint {path} does not exist; check the path")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def write_weights(path: str | Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write weights atomically: .safetensors with metadata, or a bare .pth/.pt state dict (which holds no metadata)."""
+    path = Path(path)
+    # Plain layout and storage of their own: safetensors stores neither channels_last nor shared memory.
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state_dict.items()}
+    if path.suffix not in (SAFETENSORS, ".pth", ".pt"):
+        raise ConfigError(f"cannot write a checkpoint as {path.name}; use the ending .safetensors, .pth or .pt")
+    with atomic_write(path) as temporary:
+        if path.suffix == SAFETENSORS:
+            save_file(tensors, str(temporary), dict(metadata))
+        else:
+            torch.save(tensors, temporary)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # Old files use pickle protocols that torch warns about; what it cannot read it refuses anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error) and not _names_code(path):
+            raise _damaged(path, error) from None
+        raise ConfigError(
+            f"checkpoint {path} is refused: it holds more than weights and would run code when loaded; "
+            "if you trust its origin, save model.state_dict() alone in its own program and use that file"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, struct.error) as error:
+        raise _damaged(path, error) from None
+
+
+def _names_code(path: Path) -> bool:
+    """Whether a bare pickle names a function or class beyond torch's own; read as opcodes, nothing is run."""
+    try:
+        with path.open("rb") as file:
+            named = (str(name) for code, name, _ in pickletools.genops(file) if code.name in NAMING_OPCODES)
+            return any(not name.startswith(("torch", "collections ")) for name in named)
+    except (ValueError, OSError):
+        return False
+
+
+def _damaged(path: Path, error: Exception) -> ConfigError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+    return ConfigError(f"checkpoint {path} is damaged, cut short or no checkpoint ({reason}); fetch it again")
+
+
+def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+    """The innermost mapping of names to tensors, and the keys that led to it."""
+    trail: list[str] = []
+    while isinstance(content, Mapping):
+        key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if key is None:
+            tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+            if not tensors:
+                break
+            return tensors, ".".join(trail)
+        trail.append(key)
+        content = content[key]
+    raise ConfigError(
+        f"checkpoint {path} holds no weights: expected a mapping of names to tensors, bare or under one of "
+        f"{', '.join(WRAPPERS)}"
+    )
+
+
+def _without_prefixes(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off what DataParallel and torch.compile put before every name."""
+    names = dict(state_dict)
+    prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in names)), None)
+    while prefix is not None:
+        names = {name.removeprefix(prefix): value for name, value in names.items()}
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in names)), None)
+    return names

@@ -1,0 +1,181 @@
+"""Checkpoints: ours, which carry their options, and those of guided-diffusion, DL-Art-School and PatchDiffusion."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from ....utils.errors import ConfigError
+from ....version import __version__
+from ..networks.base import NETWORKS, DiffusionNetwork
+from .families import Recognised, recognise
+from .files import Weights, read_safetensors_metadata, read_weights, write_weights
+
+SHOWN = 3
+INSPECT = "python codes/scripts/inspect_checkpoint.py"
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """What our own checkpoints say about themselves, so that no option file is needed to use them."""
+
+    which_model: str
+    network: Mapping[str, Any]
+    """Options of the network, as plain JSON values."""
+    kind: Literal["ema", "raw"]
+    iteration: int
+    process: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the diffusion process, as plain JSON values."""
+    tessera_version: str = __version__
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What it was trained on, as plain JSON values: `scale`, and the names of its `corruptions` in their order."""
+
+    @classmethod
+    def of(
+        cls,
+        network: DiffusionNetwork,
+        kind: Literal["ema", "raw"],
+        iteration: int,
+        process: Mapping[str, Any],
+        data: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Describe a network that is about to be saved."""
+        names = [name for name in NETWORKS.names() if NETWORKS.get(name) is type(network)]
+        if not names:
+            raise ConfigError(
+                f"{type(network).__name__} is not registered as a network; decorate it by NETWORKS.register"
+            )
+        return cls(names[0], network.options.model_dump(mode="json"), kind, iteration, process, data=data or {})
+
+    def to_strings(self) -> dict[str, str]:
+        """As safetensors stores it: text to text."""
+        network = {"which_model": self.which_model, "args": dict(self.network)}
+        return {
+            "tessera_version": self.tessera_version,
+            "network": json.dumps(network),
+            "process": json.dumps(dict(self.process)),
+            "data": json.dumps(dict(self.data)),
+            "kind": self.kind,
+            "iteration": str(self.iteration),
+        }
+
+    @classmethod
+    def from_strings(cls, text: Mapping[str, str]) -> Self | None:
+        """The inverse of `to_strings`; None when the text is not ours or not readable."""
+        try:
+            network = json.loads(text["network"])
+            kind: Literal["ema", "raw"] = "ema" if text["kind"] == "ema" else "raw"
+            process, data = json.loads(text["process"]), json.loads(text.get("data", "{}"))
+            version, iteration = text["tessera_version"], int(text["iteration"])
+            return cls(network["which_model"], network["args"], kind, iteration, process, version, data)
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What loading did. `mismatched` maps a name to (shape found, shape expected)."""
+
+    path: Path
+    loaded: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    precision: str = "float32"
+    wrapper: str = ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every parameter of the network came from the file and nothing was left over."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def describe(self) -> str:
+        """What did not fit, with counts and the first names; one line."""
+        shapes = [f"{name}: found {list(a)}, expected {list(b)}" for name, (a, b) in self.mismatched.items()]
+        groups = (("missing", self.missing), ("unexpected", self.unexpected), ("of another shape", shapes))
+        return "; ".join(f"{len(names)} {word} ({_first(names)})" for word, names in groups if names)
+
+
+def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], metadata: CheckpointMetadata) -> None:
+    """Write weights atomically. `.safetensors` carries the metadata; `.pth` is a bare state dict for DL-Art-School."""
+    write_weights(path, state_dict, metadata.to_strings())
+
+
+def read_metadata(path: str | Path) -> CheckpointMetadata | None:
+    """What one of our checkpoints says about itself; None for a file that is not ours. Raises ConfigError."""
+    if Path(path).suffix != ".safetensors":
+        return None
+    return CheckpointMetadata.from_strings(read_safetensors_metadata(path))
+
+
+def build_network(metadata: CheckpointMetadata) -> DiffusionNetwork:
+    """A new network, with fresh weights, from the options in a checkpoint's metadata. Raises ConfigError."""
+    return build(metadata.which_model, metadata.network)
+
+
+def build(which_model: str, options: Mapping[str, Any]) -> DiffusionNetwork:
+    """A registered network from plain JSON options. Raises ConfigError on a name or option it does not know."""
+    network = NETWORKS.get(which_model)
+    try:
+        parsed = network.Options.model_validate_json(json.dumps(dict(options)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"options of {which_model} do not fit: {where} {first['msg']}".replace("  ", " ")) from None
+    return network(parsed)
+
+
+def load_into(network: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:
+    """Copy a file's weights into a network.
+
+    strict: every name and shape must match, else ConfigError says which do not and what the file seems to be.
+    Otherwise what matches is loaded and the report names the rest; ConfigError when nothing matches.
+    """
+    path = Path(path)
+    weights = read_weights(path)
+    expected = network.state_dict()
+    found = weights.state_dict
+    common = [name for name in expected if name in found]
+    fitting = [name for name in common if found[name].shape == expected[name].shape]
+    mismatched = {
+        name: (tuple(found[name].shape), tuple(expected[name].shape)) for name in common if name not in set(fitting)
+    }
+    report = LoadReport(
+        path=path,
+        loaded=len(fitting),
+        missing=tuple(name for name in expected if name not in found),
+        unexpected=tuple(name for name in found if name not in expected),
+        mismatched=mismatched,
+        precision=weights.precision,
+        wrapper=weights.wrapper,
+    )
+    if not fitting or (strict and not report.complete):
+        raise ConfigError(f"{path} does not fit the network: {report.describe()}; {_hint(path, weights)}")
+    with torch.no_grad():
+        for name in fitting:
+            expected[name].copy_(found[name])
+    return report
+
+
+def identify(weights: Weights) -> Recognised | None:
+    """What network a file's weights belong to: by our metadata, else by names and shapes; None when unknown."""
+    metadata = CheckpointMetadata.from_strings(weights.metadata)
+    if metadata is None:
+        return recognise(weights.state_dict)
+    return Recognised(f"Tessera {metadata.tessera_version}", metadata.which_model, dict(metadata.network), {})
+
+
+def _hint(path: Path, weights: Weights) -> str:
+    recognised = identify(weights)
+    if recognised is None:
+        return "the file holds no network of the ADM or PatchDiffusion families"
+    return f"the file holds {recognised.which_model} ({recognised.family}); its options: {INSPECT} {path}"
+
+
+def _first(names: tuple[str, ...] | list[str]) -> str:
+    return ", ".join([*names[:SHOWN], *(["..."] if len(names) > SHOWN else [])])

@@ -1,0 +1,243 @@
+"""From a trained network to an image of any size: pad, plan tiles, draw the noise, run a sampler."""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...images.canvas import Canvas, CanvasWindow, RamCanvas
+from ...images.canvas_store import CanvasStore, DiskStore, RamStore
+from ...utils.errors import ConfigError, TesseraError
+from .denoiser import Denoiser, NetworkDenoiser, Prediction
+from .guidance import ClassifierFree, Clipped, DynamicThreshold, EpsilonScaled, SplitDenoiser
+from .networks.base import DiffusionNetwork
+from .noise import CanvasNoise, NoiseField
+from .process import GaussianDiffusion
+from .sampling_options import SamplingOptions
+from .tiling.canvas_sampling import SampledImage, sample_images
+from .tiling.denoiser import TiledDenoiser, reflect_pad
+from .tiling.plan import TilePlan, padded_size
+from .tiling.runner import TileRunner
+
+
+class AutocastDenoiser:
+    """Runs a denoiser under mixed precision; what is not finite is computed again in float32.
+
+    `on_event` is told of the first such repeat. Raises TesseraError where float32 does not help either: the image
+    would be black.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        on_event: Callable[[str], None] | None = None,
+    ) -> None:
+        self.denoiser = denoiser
+        self.autocast = autocast
+        self.on_event = on_event
+        self.repeats = 0
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
+        with self.autocast():
+            prediction = self.denoiser(x_t, t, cond)
+        if _finite(prediction):
+            return prediction
+        self.repeats += 1
+        if self.repeats == 1 and self.on_event:
+            self.on_event("the network overflowed in this precision: such tiles are computed again in float32")
+        with torch.autocast(x_t.device.type, enabled=False):
+            prediction = self.denoiser(x_t, t, cond)
+        if not _finite(prediction):
+            raise TesseraError(
+                f"the network's answer is not finite at t={int(t.max())} even in float32; its weights are broken, "
+                "or the input holds values that are not finite"
+            )
+        return prediction
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to sample.
+
+    `cond`: network argument -> tensor (1, ...); those of 4 dimensions are spatial, 1/n of the size of the image. The
+    noise follows from `seed`. `scratch`: a folder of this image alone, where an interrupted run finds its state again.
+    """
+
+    cond: Mapping[str, Tensor]
+    height: int
+    width: int
+    seed: int
+    scratch: Path | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network ready to sample: on its device, in evaluation mode, under a process that may be respaced.
+
+    `experts`: further networks, which with `network` as the first share the steps by signal-to-noise ratio, split at
+    `snr_splits` (descending): the first serves what lies above the first split.
+    """
+
+    network: DiffusionNetwork
+    process: GaussianDiffusion
+    options: SamplingOptions
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager[Any]]
+    experts: tuple[DiffusionNetwork, ...] = ()
+    snr_splits: tuple[float, ...] = ()
+
+    def denoiser(self) -> Denoiser:
+        """The network or networks with epsilon scaling and guidance; x_start is clipped only after what
+        extrapolates."""
+        options = self.options
+        extrapolates = options.guidance_scale != 1.0 or options.epsilon_scale != 1.0
+        clip = options.clip_denoised and not options.dynamic_threshold
+        denoiser = self._networks(clip and not extrapolates)
+        if options.epsilon_scale != 1.0:
+            denoiser = EpsilonScaled(denoiser, self.process, options.epsilon_scale)
+        if options.guidance_scale != 1.0:
+            denoiser = ClassifierFree(
+                denoiser,
+                self.process,
+                options.guidance_scale,
+                num_classes=self.network.null_label,
+                low_res_strength=options.guidance_low_res,
+                rescale=options.guidance_rescale,
+            )
+        return Clipped(denoiser, self.process) if clip and extrapolates else denoiser
+
+    def _networks(self, clip: bool) -> Denoiser:
+        each = [NetworkDenoiser(network, self.process, clip) for network in (self.network, *self.experts)]
+        return SplitDenoiser(each, self.snr_splits, self.process.schedule) if self.experts else each[0]
+
+    def plan(self, height: int, width: int, scale: int) -> TilePlan:
+        """The tiles of an output of (height, width) pixels, which is padded to what network and scale ask for."""
+        align = math.lcm(self.network.multiple_of, scale)
+        padded = padded_size(height, width, self.network.minimum_size, align)
+        chosen = self.options.tile
+        tile = max(align, self.network.image_size // align * align) if chosen is None else chosen
+        if tile == 0:
+            return TilePlan.cover(*padded, tile=max(padded), overlap=0, align=align)
+        overlap = tile // 4 if self.options.tile_overlap is None else self.options.tile_overlap
+        return TilePlan.cover(*padded, tile=tile, overlap=overlap // align * align, align=align)
+
+    def restore(
+        self,
+        requests: Sequence[Request],
+        scale: int,
+        on_progress: Callable[[float], None] | None = None,
+        on_event: Callable[[str], None] | None = None,
+    ) -> list[Canvas]:
+        """Sample images of any sizes together; each a canvas (C, height, width) in [-1, 1].
+
+        `scale`: pixels of the result per pixel of low_res. `on_progress` is told the share done, in (0, 1]; what it
+        raises ends the sampling, and a request with `scratch` goes on there the next time.
+        """
+        plans = [self.plan(request.height, request.width, scale) for request in requests]
+        if self.options.dynamic_threshold and any(len(plan) > 1 for plan in plans):
+            return [
+                self._at_once(request, plan, on_event, on_progress)
+                for request, plan in zip(requests, plans, strict=True)
+            ]
+        images = [self._image(request, plan, on_event) for request, plan in zip(requests, plans, strict=True)]
+        denoiser = self.denoiser()
+        if self.options.dynamic_threshold:
+            denoiser = DynamicThreshold(denoiser, self.process)
+        runner = self._runner(denoiser, on_event)
+        try:
+            sample_images(images, runner, self.process, self.options.build_rule(), on_progress)
+        except BaseException:
+            for image in images:
+                image.store.keep()
+            raise
+        return [self._result(image.store, request) for image, request in zip(images, requests, strict=True)]
+
+    def _image(self, request: Request, plan: TilePlan, on_event: Callable[[str], None] | None) -> SampledImage:
+        channels = self.network.in_channels
+        planes = 2 * channels if self.options.build_rule().remembers_x_start else channels
+        return SampledImage(
+            cond=request.cond,
+            scales=_scales(request),
+            plan=plan,
+            noise=NoiseField(request.seed, channels),
+            store=self._store(request, (planes, plan.height, plan.width), on_event),
+            zero_start=self.options.noise_type == "zero",
+            jitter=self.options.tile_jitter,
+        )
+
+    def _runner(self, denoiser: Denoiser, on_event: Callable[[str], None] | None) -> TileRunner:
+        return TileRunner(
+            AutocastDenoiser(denoiser, self.autocast, on_event),
+            self.process.eps_from_x_start,
+            tile_batch_size=self.options.tile_batch_size,
+            device=self.device,
+            low_res_upsampling=self.network.low_res_upsampling,
+            smaller_plan=lambda old: old.smaller(self.network.minimum_size),
+            on_event=on_event,
+        )
+
+    def _store(
+        self, request: Request, shape: tuple[int, int, int], on_event: Callable[[str], None] | None
+    ) -> CanvasStore:
+        key = self._key(request, shape)
+        if self.options.canvas == "ram":
+            return RamStore(shape, request.scratch, key, self.options.resume_seconds, on_event)
+        if request.scratch is None:
+            raise ConfigError("canvas: disk needs a folder for its files, which only test.py has; use canvas: ram here")
+        return DiskStore(request.scratch, key, shape)
+
+    def _key(self, request: Request, shape: tuple[int, int, int]) -> str:
+        """What an interrupted state must agree in to be continued; the scratch folder answers for the rest."""
+        ignored = {"tile_batch_size", "resume_seconds"}
+        said = [self.options.model_dump_json(exclude=ignored), str(request.seed), str(shape), str(self.snr_splits)]
+        said += [f"{name}{tuple(value.shape)}" for name, value in request.cond.items()]
+        return hashlib.sha256("|".join([*said, str(self.process.schedule.timesteps.tolist())]).encode()).hexdigest()
+
+    def _result(self, store: CanvasStore, request: Request) -> Canvas:
+        channels = self.network.in_channels
+        if isinstance(store, RamStore):
+            return RamCanvas(store.state.rows(0, store.state.height)[:channels, : request.height, : request.width])
+        return CanvasWindow(store.state, channels, request.height, request.width)
+
+    def _at_once(
+        self,
+        request: Request,
+        plan: TilePlan,
+        on_event: Callable[[str], None] | None,
+        on_progress: Callable[[float], None] | None,
+    ) -> Canvas:
+        """Tiles under dynamic thresholding, which needs the quantile of the whole image at every step."""
+        noise = CanvasNoise((request.seed,), self.network.in_channels, plan.height, plan.width)
+        scales = _scales(request)
+        cond = {
+            name: reflect_pad(value, plan.height // scales[name], plan.width // scales[name])
+            if name in scales
+            else value
+            for name, value in request.cond.items()
+        }
+        start = noise.initial()
+        x_T = self.process.prior_sample(torch.zeros_like(start) if self.options.noise_type == "zero" else start, cond)
+        denoiser = TiledDenoiser(self._runner(self.denoiser(), on_event), plan)
+        whole = DynamicThreshold(denoiser, self.process)
+        result = x_T
+        for step in self.options.build_sampler()(whole, self.process, x_T, cond, noise):
+            result = step.x_t
+            if on_progress:
+                on_progress((step.index + 1) / self.process.num_timesteps)
+        return RamCanvas(result[0, :, : request.height, : request.width])
+
+
+def _scales(request: Request) -> dict[str, int]:
+    """Pixels of the image per pixel of each spatial conditioning."""
+    return {name: max(request.height // value.shape[-2], 1) for name, value in request.cond.items() if value.ndim == 4}
+
+
+def _finite(prediction: Prediction) -> bool:
+    return bool(torch.isfinite(prediction.x_start).all())

@@ -1,0 +1,78 @@
+"""The options that describe a diffusion process, shared by training, inference and the metadata of checkpoints."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ...config.options import Options
+from .process import GaussianDiffusion
+from .schedule import NoiseSchedule
+
+
+class BetaScheduleOptions(Options):
+    """Which noise schedule, and how many steps it has."""
+
+    schedule_name: str = Field(
+        "linear", description="linear, linearX (last beta X at 1000 steps, e.g. linear0.025) or cosine."
+    )
+    num_diffusion_timesteps: int = Field(4000, ge=1, description="Length T of the schedule the network is trained on.")
+
+    @model_validator(mode="after")
+    def _buildable(self) -> Self:
+        # A ValueError here becomes an error of the option.
+        NoiseSchedule.named(self.schedule_name, self.num_diffusion_timesteps)
+        return self
+
+
+class DiffusionArgs(Options):
+    """What the network predicts and how its error is weighted."""
+
+    model_mean_type: Literal["epsilon", "start_x", "v", "previous_x", "residual"] = Field(
+        "epsilon",
+        description="What the network predicts: the noise, the clean image, v, the previous state, or for restoration "
+        "the error of the best guess that low_res and x_t give without it (residual).",
+    )
+    model_var_type: Literal["fixed_small", "fixed_large", "learned", "learned_range"] = Field(
+        "learned_range",
+        description="Variance of a reverse step; the learned kinds need out_channels = 2 * in_channels.",
+    )
+    loss_type: Literal["mse", "l1", "rescaled_mse", "kl", "rescaled_kl"] = Field(
+        "mse", description="Training objective."
+    )
+    weight_schedule: (
+        Literal["uniform", "sqrt_snr", "snr", "snr+1", "truncated_snr", "p2", "min_snr", "clamped_snr"] | None
+    ) = Field(
+        None,
+        description="Weight of the error of x_start by signal-to-noise ratio; ~: the plain error of what is predicted.",
+    )
+    weight_clamp: tuple[float, float] = Field((0.2, 5.0), description="Lowest and highest weight of clamped_snr.")
+    min_snr_gamma: float = Field(5.0, gt=0, description="gamma of min_snr.")
+    residual_std: float = Field(
+        0.12, gt=0, description="residual: how far the clean image lies from the upsampled low_res, RMS in [-1, 1]."
+    )
+    variance_convention: Literal["adm", "patch"] = Field(
+        "adm", description="How a learned range is read: guided-diffusion's (and DLAS's) way, or PatchDiffusion's."
+    )
+
+
+class ProcessOptions(Options):
+    """A whole process: what a checkpoint records so that sampling needs no options of training."""
+
+    beta_schedule: BetaScheduleOptions = Field(BetaScheduleOptions(), description="The noise schedule.")
+    diffusion_args: DiffusionArgs = Field(DiffusionArgs(), description="What the network predicts and the objective.")
+
+
+def build_process(options: ProcessOptions) -> GaussianDiffusion:
+    """The process on its full schedule."""
+    schedule, args = options.beta_schedule, options.diffusion_args
+    return GaussianDiffusion(
+        NoiseSchedule.named(schedule.schedule_name, schedule.num_diffusion_timesteps),
+        model_mean_type=args.model_mean_type,
+        model_var_type=args.model_var_type,
+        loss_type=args.loss_type,
+        weight_schedule=args.weight_schedule,
+        weight_clamp=args.weight_clamp,
+        min_snr_gamma=args.min_snr_gamma,
+        variance_convention=args.variance_convention,
+        residual_std=args.residual_std,
+    )

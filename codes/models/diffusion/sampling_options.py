@@ -1,0 +1,142 @@
+"""How images are sampled, as options: shared by the inference injector and by evaluators (`diffusion_params`)."""
+
+from functools import partial
+from typing import Literal, Self
+
+from pydantic import AliasChoices, Field, field_validator, model_validator
+
+from ...config.options import Options, nested
+from ...config.yaml_source import Issue
+from ...utils.errors import ConfigError
+from .process import GaussianDiffusion
+from .process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, build_process
+from .respacing import Respacing, check_spacing
+from .samplers import SAMPLERS, Rule, Sampler, ddim, rule_named
+
+SamplerName = Literal["ancestral", "ddim", "dpm_solver_pp"]
+
+
+class SamplingOptions(Options):
+    """How images are sampled: shared by the inference injector and by evaluators (`diffusion_params`)."""
+
+    beta_schedule: BetaScheduleOptions | None = Field(
+        None, description="The schedule of training; ~: from the checkpoint."
+    )
+    diffusion_args: DiffusionArgs | None = Field(None, description="The process of training; ~: from the checkpoint.")
+    respaced_timestep_spacing: int | str | tuple[int, ...] | None = Field(
+        None,
+        description="Sampling steps: a count (section rule), counts per section, 'ddimN', 'leadingN', 'linspaceN' or "
+        "'trailingN'; ~ takes every step of training.",
+    )
+    stop_at_snr: float | None = Field(
+        None,
+        gt=0,
+        description="Stop drawing detail where the signal-to-noise ratio reaches this, and take the mean from there: "
+        "about 2 stays close to the input (high PSNR), 100 draws most detail; ~ draws all of it.",
+    )
+    sampler: SamplerName | None = Field(None, description="ancestral (default), ddim or dpm_solver_pp.")
+    use_ddim: bool = Field(False, description="The same as `sampler: ddim`.")
+    eta: float = Field(0.0, ge=0, le=1, description="Noise of DDIM: 0 is deterministic, 1 as noisy as ancestral.")
+    clip_denoised: bool = Field(True, description="Keep every predicted x_start within [-1, 1].")
+    guidance_scale: float = Field(
+        1.0, ge=0, description="Classifier-free guidance: 1 is off; larger follows the condition more than was learned."
+    )
+    guidance_rescale: float = Field(
+        0.0, ge=0, le=1, description="Moves the contrast of guided images back to that of unguided ones by this share."
+    )
+    guidance_low_res: float = Field(
+        1.0, ge=0, le=1, description="Strength of low_res in the null pass of guidance; 1 keeps it as it is."
+    )
+    dynamic_threshold: bool = Field(
+        False, description="Instead of clipping, divide each image by its 0.995 quantile where that exceeds 1."
+    )
+    epsilon_scale: float = Field(1.0, gt=0, description="Divides the predicted noise (about 1.005 is usual); 1 is off.")
+    noise_type: Literal["random", "fixed", "zero"] = Field(
+        "random",
+        description="Start noise: each image's own, one for all, or zero (the steps' noise stays random).",
+    )
+    use_ema: bool = Field(
+        True,
+        validation_alias=AliasChoices("use_ema", "use_ema_model"),
+        description="Use the averaged weights where there are some.",
+    )
+    tile: int | None = Field(
+        None,
+        ge=0,
+        description="Tile side in output pixels; ~: the training size (image_size); 0 never tiles.",
+    )
+    tile_overlap: int | None = Field(
+        None, ge=0, description="Overlap of neighbouring tiles in output pixels; ~ is a quarter of the tile."
+    )
+    tile_batch_size: int = Field(
+        4, ge=1, description="Tiles that the device works on at once; halves by itself when memory runs out."
+    )
+    tile_jitter: bool = Field(
+        False, description="Move the grid of tiles from step to step, so that no border stays in one place."
+    )
+    canvas: Literal["ram", "disk"] = Field(
+        "ram",
+        description="Where the image lies while it is sampled: in memory (about 30 bytes a pixel of the output), or in "
+        "files beside the results (about 24 bytes a pixel), with memory for a row of tiles only.",
+    )
+    resume_seconds: float = Field(
+        10.0,
+        ge=0,
+        description="canvas ram: how often the state of an image under way is written to disk (0: after every step), "
+        "from where an interrupted run goes on. (A canvas on disk goes on at the step where it stopped.)",
+    )
+
+    @field_validator("respaced_timestep_spacing")
+    @classmethod
+    def _spacing_is_one(cls, spacing: Respacing | None) -> Respacing | None:
+        if spacing is not None:
+            check_spacing(spacing)
+        return spacing
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.use_ddim and self.sampler not in (None, "ddim"):
+            raise nested([Issue(("use_ddim",), f"use_ddim: true contradicts sampler: {self.sampler}; remove one")])
+        if self.eta and self.sampler_name != "ddim":
+            raise nested([Issue(("eta",), f"eta belongs to the sampler ddim, found sampler {self.sampler_name}")])
+        if self.guidance_scale == 1.0 and (self.guidance_rescale or self.guidance_low_res != 1.0):
+            raise nested(
+                [Issue(("guidance_scale",), "is 1 (off), so guidance_rescale and guidance_low_res do nothing")]
+            )
+        if self.dynamic_threshold and self.canvas == "disk":
+            raise nested([Issue(("dynamic_threshold",), "needs the whole image at once; use canvas: ram")])
+        if self.tile and self.tile_overlap is not None and self.tile_overlap >= self.tile:
+            raise nested(
+                [Issue(("tile_overlap",), f"must be smaller than the tile of {self.tile}, found {self.tile_overlap}")]
+            )
+        return self
+
+    @property
+    def sampler_name(self) -> SamplerName:
+        return "ddim" if self.use_ddim else self.sampler or "ancestral"
+
+    def build_sampler(self) -> Sampler:
+        return partial(ddim, eta=self.eta) if self.sampler_name == "ddim" else SAMPLERS[self.sampler_name]
+
+    def build_rule(self) -> Rule:
+        return rule_named(self.sampler_name, self.eta)
+
+    def build_process(self, trained: ProcessOptions | None, network: str) -> GaussianDiffusion:
+        """The process of these options, else of training, respaced. Raises ConfigError when neither names one."""
+        schedule = self.beta_schedule or (trained.beta_schedule if trained else None)
+        args = self.diffusion_args or (trained.diffusion_args if trained else None)
+        if schedule is None or args is None:
+            raise ConfigError(
+                f"nothing says under which process {network} was trained (its checkpoint does not record it); "
+                f"set {'beta_schedule' if schedule is None else 'diffusion_args'} where it is sampled"
+            )
+        process = build_process(ProcessOptions(beta_schedule=schedule, diffusion_args=args))
+        spacing = self.respaced_timestep_spacing
+        if spacing is None:
+            if self.stop_at_snr is not None:
+                raise ConfigError(f"sampling from {network}: stop_at_snr needs respaced_timestep_spacing, a step count")
+            return process
+        try:
+            return process.respaced(spacing, self.stop_at_snr)
+        except ValueError as error:
+            raise ConfigError(f"sampling from {network}: {error}") from None

@@ -1,0 +1,1 @@
+"""The whole recipe as typed options, and the checks that need more than one of its sections."""

@@ -1,0 +1,116 @@
+"""Networks of a recipe: as facts for the checks, as modules on a device, with weights from a file."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, read_metadata
+from ..models.diffusion.checkpoints.metadata import build_network as network_of
+from ..models.diffusion.networks.base import NETWORKS, DiffusionNetwork
+from ..models.diffusion.process_options import ProcessOptions
+from ..runtime.experiment import Experiment
+from ..utils.console import get_logger
+from ..utils.errors import ConfigError
+from ..utils.rng import torch_globals_at
+from .recipe import NetworkSection, PathOptions, Recipe
+
+logger = get_logger(__name__)
+
+
+def network_options(section: NetworkSection, checkpointing: bool) -> Any:
+    """The options of the architecture, with the recipe's `checkpointing_enabled`."""
+    return section.args.model_copy(update={"use_checkpoint": True}) if checkpointing else section.args
+
+
+def describe_networks(recipe: Recipe) -> dict[str, DiffusionNetwork]:
+    """The networks on the meta device: their needs and sizes, no memory and no weights."""
+    with torch.device("meta"):
+        return {
+            name: NETWORKS.get(section.which_model_G)(network_options(section, recipe.checkpointing_enabled))
+            for name, section in recipe.networks.items()
+        }
+
+
+def build_network(name: str, recipe: Recipe, seed: int, device: torch.device) -> DiffusionNetwork:
+    """A network with fresh weights that depend on (seed, name) alone; a frozen one stays in evaluation mode."""
+    section = recipe.networks[name]
+    with torch_globals_at("cpu", seed, "network", name):
+        network = NETWORKS.get(section.which_model_G)(network_options(section, recipe.checkpointing_enabled))
+    network.requires_grad_(section.trainable)
+    return place(network, device).train(section.trainable)
+
+
+def place(network: DiffusionNetwork, device: torch.device) -> DiffusionNetwork:
+    """On the device, convolutions in channels_last where that is the fast layout."""
+    network = network.to(device)
+    if device.type != "mps":
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
+    return network
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with trained weights, and what its checkpoint says of the process."""
+
+    network: DiffusionNetwork
+    process: ProcessOptions | None
+    file: Path
+
+
+def find_weights(name: str, recipe: Recipe) -> Path:
+    """The checkpoint that `path` names for a network. Raises ConfigError when it names none."""
+    path: PathOptions = recipe.path
+    named = path.pretrain.get(name)
+    if named is None:
+        raise ConfigError(
+            f"path.pretrain_model_{name}: missing; name a checkpoint file, or `auto` for the newest of path.experiment"
+        )
+    if named == "auto":
+        return Experiment.find(path.experiment or recipe.name).newest_weights(name)
+    if named == "best":
+        return Experiment.find(path.experiment or recipe.name).best_weights(name)
+    if not Path(named).is_file():
+        raise ConfigError(f"path.pretrain_model_{name}: no such file {named}")
+    return Path(named)
+
+
+def load_trained(name: str, recipe: Recipe, device: torch.device) -> Trained:
+    """A network for a test run: built from the recipe's `networks`, else from what its checkpoint records."""
+    file = find_weights(name, recipe)
+    metadata = read_metadata(file)
+    if name in recipe.networks:
+        network = build_network(name, recipe, 0, torch.device("cpu"))
+    elif metadata is not None:
+        network = network_of(metadata)
+    else:
+        raise ConfigError(
+            f"{file}: does not say what network it holds; add networks.{name} to the recipe "
+            f"(`python codes/scripts/inspect_checkpoint.py {file}` writes that block)"
+        )
+    load_into(network, file, strict=recipe.path.strict_load)
+    averaged = metadata.kind == "ema" if metadata else "ema" in file.stem
+    kind = "EMA weights" if averaged else "weights (not averaged)"
+    size = sum(parameter.numel() for parameter in network.parameters())
+    logger.info("%s: %s from %s, %.1f M parameters", name, kind, file, size / 1e6)
+    place(network, device).eval().requires_grad_(False)
+    if recipe.compile:
+        network.compile()
+    return Trained(network, _process(metadata), file)
+
+
+def load_pretrained(name: str, network: DiffusionNetwork, recipe: Recipe) -> None:
+    """Start a training run from the weights that `path` names, if it names some."""
+    if name in recipe.path.pretrain:
+        file = find_weights(name, recipe)
+        load_into(network, file, strict=recipe.path.strict_load)
+        logger.info("%s: starts from %s", name, file)
+
+
+def _process(metadata: CheckpointMetadata | None) -> ProcessOptions | None:
+    """The process that a checkpoint of ours was trained under."""
+    if metadata is None or not metadata.process:
+        return None
+    return ProcessOptions.model_validate_json(json.dumps(dict(metadata.process)))

@@ -1,0 +1,1 @@
+"""Where a run happens: devices, ranks, interruption, the experiment's folder, the command line."""

@@ -1,1 +1,0 @@
-"""What codes/evaluate.py does: a recipe's evaluators, or two folders."""

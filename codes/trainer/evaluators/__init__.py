@@ -1,1 +1,0 @@
-"""Evaluators; each module registers its own."""

@@ -1,1 +1,0 @@
-"""A run that makes images from nothing: its options, its checks, its files."""

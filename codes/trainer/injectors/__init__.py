@@ -1,1 +1,0 @@
-"""Injectors; each module registers its own."""

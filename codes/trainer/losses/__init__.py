@@ -1,1 +1,0 @@
-"""Losses; each module registers its own."""

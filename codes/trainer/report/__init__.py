@@ -1,1 +1,0 @@
-"""The page that compares images, and what it is made of."""

@@ -1,1 +1,0 @@
-"""One image at many settings: cells, grid, charts and the page with sliders."""

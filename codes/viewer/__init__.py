@@ -1,0 +1,1 @@
+"""Every HTML page: comparison, sweep, preview of data."""

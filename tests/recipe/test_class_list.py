@@ -1,0 +1,70 @@
+"""Classes by name: what is found, what is ambiguous, what is nearest, and the files that hold names."""
+
+import json
+
+import pytest
+
+from codes.recipe.class_list import ClassList, classes_beside, read_class_names
+from codes.utils.errors import ConfigError
+
+NAMES = ("tench, Tinca tinca", "crane", "goldfish, Carassius auratus", "crane", "cock")
+FISH = ClassList(6, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [(5, 5), (0, 0), ("tench", 0), ("Tinca Tinca", 0), ("TENCH, tinca tinca", 0), ("cock", 4), ("goldfish", 2)],
+)
+def test_a_class_by_number_or_by_any_of_its_names(wanted, index):
+    assert FISH.index(wanted) == index
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (6, r"no class 6; there are 6, numbered 0 to 5"),
+        ("crane", r"'crane' is the name of the classes 1, 3; give the number"),
+        ("goldfsh", r"no class 'goldfsh' \(did you mean goldfish, Carassius auratus \(2\)\?\)"),
+        ("zzzz", r"no class 'zzzz' \(known: tench, Tinca tinca, crane, "),
+    ],
+)
+def test_what_is_no_class_is_told_with_the_nearest(wanted, said):
+    with pytest.raises(ValueError, match=said):
+        FISH.index(wanted)
+
+
+def test_a_name_equals_more_than_a_part_of_another():
+    assert ClassList(2, ("bird, crane", "crane")).index("crane") == 1
+
+
+def test_folders_differ_and_are_safe_names():
+    classes = ClassList(7, ("a/b", "crane", "Crane", "größe x", "..", "n01440764"))
+    assert classes.folders == ("a_b", "crane-1", "Crane-2", "größe_x", "class-4", "n01440764", "6")
+    assert len({name.casefold() for name in classes.folders}) == 7
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("a.txt", "one\n\n two, deux \n"),
+        ("a.json", json.dumps(["one", "two, deux"])),
+        ("a.json", json.dumps({"1": "two, deux", "0": "one"})),
+        ("a.json", json.dumps({"0": ["n0001", "one"], "1": ["n0002", "two, deux"]})),
+    ],
+)
+def test_files_of_names(tmp_path, file, text):
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    assert read_class_names(tmp_path / file) == ("one", "two, deux")
+
+
+@pytest.mark.parametrize("text", ["", "{", "3", '{"0": "a", "2": "b"}', "[1, 2]", '{"x": "a"}', "[]"])
+def test_files_that_hold_no_names(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ConfigError, match="holds no class names; expected one a line"):
+        read_class_names(tmp_path / "a.json")
+
+
+def test_names_beside_the_weights(tmp_path):
+    assert classes_beside(tmp_path / "1_net.safetensors") == ()
+    (tmp_path / "classes.json").write_text('["ölfaß", "b"]', encoding="utf-8")
+    assert classes_beside(tmp_path / "1_net.safetensors") == ("ölfaß", "b")

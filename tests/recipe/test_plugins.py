@@ -1,0 +1,179 @@
+"""One file of a user's own brings in any of the parts that a recipe names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from door_helpers import train
+from trainer_helpers import fill, merged, recipe_data, write_recipe
+
+from codes.data.corruptions.all import CORRUPTIONS
+from codes.data.datasets import DATASETS
+from codes.evaluation.evaluators.base import EVALUATORS
+from codes.graph.graph import INJECTORS, LOSSES
+from codes.models.diffusion.networks.base import NETWORKS
+from codes.recipe.recipe import import_registered
+
+INJECTOR = '''
+from pydantic import Field
+from codes.graph.graph import INJECTORS, Injector, InjectorOptions
+
+class NegateOptions(InjectorOptions):
+    """Options of `own_negate`."""
+    key: str = Field(description="State key to negate.")
+    out: str = Field(description="State key of the result.")
+
+    def reads(self):
+        return {("key",): self.key}
+
+    def writes(self):
+        return {("out",): self.out}
+
+@INJECTORS.register("own_negate")
+class Negate(Injector):
+    Options = NegateOptions
+
+    def __init__(self, options):
+        self.options = options
+
+    def __call__(self, state, context):
+        return {self.options.out: -state[self.options.key]}
+'''
+LOSS = '''
+from codes.graph.graph import LOSSES, Loss, LossOptions
+
+class BrightnessOptions(LossOptions):
+    """Options of `own_brightness`."""
+
+    def reads(self):
+        return {(): "mse"}
+
+@LOSSES.register("own_brightness")
+class Brightness(Loss):
+    Options = BrightnessOptions
+
+    def __init__(self, options):
+        pass
+
+    def __call__(self, state, context):
+        return state["mse"].square()
+'''
+NETWORK = '''
+from pydantic import Field
+from codes.models.diffusion.networks.base import NETWORKS
+from codes.models.diffusion.networks.unet import UNetModel, UNetOptions
+
+class OwnOptions(UNetOptions):
+    """Options of `own_unet`."""
+    gain: float = Field(1.0, description="Factor of the output.")
+
+@NETWORKS.register("own_unet")
+class Own(UNetModel):
+    Options = OwnOptions
+
+    def forward(self, *args, **kwargs):
+        return self.options.gain * super().forward(*args, **kwargs)
+'''
+DATASET = '''
+from typing import Literal
+from pydantic import Field
+from codes.data.datasets import DATASETS
+from codes.data.imagefolder import ImageFolderDataset
+from codes.data.imagefolder_options import ImageFolderOptions
+
+class OwnOptions(ImageFolderOptions):
+    """Options of `own_folder`."""
+    mode: Literal["own_folder"] = Field("own_folder", description="Upside down.")
+
+@DATASETS.register("own_folder")
+class Own(ImageFolderDataset):
+    Options = OwnOptions
+
+    def item(self, position):
+        found = super().item(position)
+        return {**found, "hq": found["hq"].flip(-2), "lq": found["lq"].flip(-2)}
+'''
+CORRUPTION = '''
+from dataclasses import dataclass
+from codes.data.corruptions.all import CORRUPTIONS, Corruption
+
+@CORRUPTIONS.register("own_dimming")
+@dataclass(frozen=True)
+class Dimming(Corruption):
+    """Darker with more strength."""
+
+    def __call__(self, image, strength, rng):
+        return image * (1 - 0.5 * strength)
+'''
+EVALUATOR = '''
+from codes.evaluation.evaluators.base import EVALUATORS, Evaluation, Evaluator, EvaluatorOptions
+
+class OwnOptions(EvaluatorOptions):
+    """Options of `own_count`."""
+
+@EVALUATORS.register("own_count")
+class Own(Evaluator):
+    Options = OwnOptions
+
+    def __init__(self, options):
+        self.options = options
+
+    def evaluate(self, context):
+        network = context.networks[self.options.for_network]
+        return Evaluation({"tensors": float(len(list(network.parameters())))})
+'''
+PARTS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "injector": (
+        INJECTOR,
+        {
+            "steps": {"generator": {"injectors": {"own": {"type": "own_negate", "key": "hq", "out": "negative"}}}},
+            "logger": {"visuals": ["negative"], "visual_debug_rate": 1},
+        },
+        "",
+    ),
+    "loss": (LOSS, {"steps": {"generator": {"losses": {"own": {"type": "own_brightness"}}}}}, "own "),
+    "network": (NETWORK, {"networks": {"generator": {"which_model_G": "own_unet", "args": {"gain": 0.5}}}}, ""),
+    "dataset": (DATASET, {"datasets": {"train": {"mode": "own_folder"}}}, ""),
+    "corruption": (CORRUPTION, {"datasets": {"train": {"fixed_corruptions": ["jpeg", "own_dimming"]}}}, ""),
+    "evaluator": (
+        EVALUATOR,
+        {"eval": {"evaluators": {"own": {"type": "own_count", "for": "generator"}}}, "train": {"val_freq": 1}},
+        "evaluation own at 1: tensors ",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a plugin brings in stays for the rest of a process; other tests look at everything that is registered."""
+    import_registered()
+    for registry in (INJECTORS, LOSSES, NETWORKS, DATASETS, CORRUPTIONS, EVALUATORS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_plugin_brings_in_a_part(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, changes, expected = PARTS[part]
+    monkeypatch.chdir(tmp_path)
+    data = recipe_data(fill(tmp_path / "im"), merged({"train": {"niter": 1}}, changes))
+    write_recipe(tmp_path / "without.yml", data)
+    code, said = train("-opt", "without.yml", "--check")
+    assert code == 2
+    assert "unknown" in said
+    (tmp_path / "own.py").write_text(text)
+    write_recipe(tmp_path / "with.yml", {**data, "plugins": ["own.py"]})
+    code, said = train("-opt", "with.yml")
+    assert code == 0, said
+    assert expected in said
+    assert list((tmp_path / "experiments/tiny/models").glob("1_generator*"))
+    if part == "injector":
+        assert list((tmp_path / "experiments/tiny/visual_dbg/negative").glob("*.png"))
+
+
+def test_a_part_whose_name_is_taken_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(LOSS.replace('"own_brightness"', '"direct"'))
+    write_recipe(tmp_path / "r.yml", {**recipe_data(fill(tmp_path / "im")), "plugins": ["own.py"]})
+    code, said = train("-opt", "r.yml", "--check")
+    assert code == 2
+    assert "loss 'direct' is registered twice; choose another name" in said

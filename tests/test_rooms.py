@@ -1,0 +1,127 @@
+"""The order of the rooms: who may import whom, and what no file may do."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted((ROOT / "codes").rglob("*.py"))
+ROOMS = {
+    "utils": 0, "config": 1, "images": 2, "data": 3, "models": 3, "runtime": 3, "graph": 4, "evaluation": 5,
+    "recipe": 6, "trainer": 7, "viewer": 7, "inference": 8,
+}  # fmt: skip
+DOORS = 9  # train.py, test.py, evaluate.py and the scripts
+LARGEST_SHARE = 0.20  # of the lines of codes/, that one room may hold
+EVERYWHERE = "version"
+
+
+def parsed(file):
+    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+
+
+def room_of(module):
+    """codes.data.tiles -> data; codes.train -> train; codes -> the empty name."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def module_of(file):
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(module, tree):
+    """Every module of the project that a file imports, by its absolute name, and every foreign one."""
+    package = module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            head = ".".join([*base, *(node.module.split(".") if node.module else [])])
+            yield head, node.lineno
+            for name in node.names:
+                yield f"{head}.{name.name}", node.lineno
+
+
+def test_the_rooms_are_the_known_ones():
+    assert len(FILES) > 50
+    rooms = {file.relative_to(ROOT / "codes").parts[0] for file in FILES}
+    folders = {name for name in rooms if not name.endswith(".py")}
+    assert folders == {*ROOMS, "scripts"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_down_only(file):
+    module = module_of(file)
+    here = room_of(module)
+    level = ROOMS.get(here, DOORS)
+    for name, line in imports(module, parsed(file)):
+        if name.split(".")[0] != "codes" or room_of(name) in ("", here, EVERYWHERE):
+            continue
+        there = ROOMS.get(room_of(name), DOORS)
+        where = f"{file.relative_to(ROOT)}:{line}: imports {name}"
+        assert there < level or (there == level == DOORS), f"{where}, which is not below"
+
+
+def test_the_guard_sees_an_import_upwards():
+    tree = ast.parse("from ....trainer.trainer import Trainer\nfrom .... import data\nimport codes.train")
+    found = {name for name, _ in imports("codes.models.diffusion.networks.unet", tree)}
+    assert {"codes.trainer.trainer", "codes.data", "codes.train"} <= found
+
+
+def test_no_room_outgrows_the_others():
+    lines = {}
+    for file in FILES:
+        room = file.relative_to(ROOT / "codes").parts[0]
+        lines[room] = lines.get(room, 0) + len(file.read_text(encoding="utf-8").splitlines())
+    whole = sum(lines.values())
+    assert {room: count for room, count in lines.items() if count > LARGEST_SHARE * whole} == {}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_what_no_file_may_do(file):
+    tree = parsed(file)
+    # Dropout knows no generator but the global one; inside fork_rng it is afterwards as it was before.
+    forks = [n for n in ast.walk(tree) if isinstance(n, ast.With) and "fork_rng" in ast.unparse(n.items[0])]
+    put_back = {inner for fork in forks for inner in ast.walk(fork)}
+    forbidden = {"torchvision", "diffusers"}
+    for name, line in imports(module_of(file), tree):
+        assert name.split(".")[0] not in forbidden, f"line {line}: imports {name}"
+    for node in ast.walk(tree):
+        line = f"line {getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            assert node.args.kwarg is None, f"{line}: takes **{node.args.kwarg.arg}"
+            defaults = [*node.args.defaults, *node.args.kw_defaults]
+            mutable = [d for d in defaults if isinstance(d, ast.List | ast.Dict | ast.Set)]
+            assert not mutable, f"{line}: a mutable default"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{line}: bare except"
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called != "print", f"{line}: print"
+            if called == "torch.load":
+                safe = [k for k in node.keywords if k.arg == "weights_only" and ast.unparse(k.value) == "True"]
+                assert safe, f"{line}: torch.load without weights_only=True"
+            seeds = called in ("torch.manual_seed", "np.random.seed", "random.seed")
+            assert not seeds or node in put_back, f"{line}: a global generator"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_and_functions_stay_short(file):
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 50, f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+
+
+def test_every_package_is_installed():
+    """pip installs what pyproject.toml lists; a folder that is missing there fails only on the user's machine."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = set(project["tool"]["setuptools"]["packages"])
+    there = {".".join(init.relative_to(ROOT).parent.parts).replace("codes", "tessera", 1) for init in
+             (ROOT / "codes").rglob("__init__.py")}  # fmt: skip
+    assert listed == there
