@@ -19,6 +19,8 @@ NETWORK = {
     "num_head_channels": 8,
 }  # fmt: skip
 
+ESTIMATOR = {"image_size": 32, "model_channels": 8}
+
 
 def name_of(file):
     return str(file.relative_to(ROOT))
@@ -28,8 +30,9 @@ def shrunk(file):
     """Overrides that make a recipe small, for the parts that it has."""
     data = load_source(file).data
     sets = ["device=cpu", "precision=fp32"]
-    for name in data.get("networks", {}):
-        sets += [f"networks.{name}.args.{key}={value}" for key, value in NETWORK.items()]
+    for name, network in data.get("networks", {}).items():
+        small = ESTIMATOR if network.get("which_model_G") == "strength_estimator" else NETWORK
+        sets += [f"networks.{name}.args.{key}={value}" for key, value in small.items()]
     for name, evaluator in data.get("eval", {}).get("evaluators", {}).items():
         if evaluator is None:  # a part of its base that it does without
             continue
