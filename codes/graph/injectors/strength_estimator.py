@@ -27,8 +27,8 @@ class StrengthEstimatorInjectorOptions(InjectorOptions):
         return {("in",): self.in_key}
 
     def writes(self) -> dict[KeyPath, str]:
-        named = {("out",): self.out, ("out_spread",): self.out_spread}
-        return named if self.out_map is None else {**named, ("out_map",): self.out_map}
+        places: dict[KeyPath, str] = {("out_map",): self.out_map} if self.out_map is not None else {}
+        return {("out",): self.out, ("out_spread",): self.out_spread, **places}
 
     def network_inputs(self) -> dict[str, str]:
         return {self.generator: self.in_key}

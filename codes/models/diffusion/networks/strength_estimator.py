@@ -83,6 +83,9 @@ class StrengthEstimator(DiffusionNetwork):
 
     Options: ClassVar[type[StrengthEstimatorOptions]] = StrengthEstimatorOptions
     options: StrengthEstimatorOptions
+    feature_mean: Tensor
+    feature_second: Tensor
+    distance_moments: Tensor
 
     def __init__(self, options: StrengthEstimatorOptions) -> None:
         super().__init__()
