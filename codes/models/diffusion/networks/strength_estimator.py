@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ....config.options import Options
 from .base import NETWORKS, DiffusionNetwork
+from .blocks import zero_init
 
 CELL = 8  # input pixels per side of a place; a JPEG's blocks have the same
 LEAST_PRECISION = 1.0  # that of a strength known to +-1: nothing
@@ -68,9 +69,7 @@ class _Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
-        self.second = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect")
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        self.second = zero_init(nn.Conv2d(channels, channels, 3, padding=1, padding_mode="reflect"))
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = x + self.second(F.silu(self.first(F.silu(x))))
