@@ -9,14 +9,17 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "codes"
 
-from .config.yaml_source import load_source
+from .config.yaml_source import Source, load_source
 from .recipe.checks import check_training
-from .recipe.recipe import read_recipe
+from .recipe.recipe import Recipe, read_recipe
 from .runtime.command_line import common_arguments, main_with
-from .runtime.devices import choose_device, join_ranks, leave_ranks
+from .runtime.devices import choose_device, is_first, join_ranks, leave_ranks
+from .runtime.experiment import Experiment
+from .runtime.run_lock import RunLock
 from .trainer.check_run import check_run
 from .trainer.trainer import Trainer
 from .utils.console import setup_logging
+from .utils.errors import EXIT_OK
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,14 +28,23 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = read_recipe(source, lambda found: check_training(found, source))
     if arguments.check:
         return check_run(recipe, source)
+    if not is_first(arguments.launcher):
+        _train(arguments, recipe, source, None)
+        return EXIT_OK
+    # Rank 0 joins the others only once it has the folder, so none of them begins without it.
+    with RunLock(Experiment.named(recipe.name).root) as lock:
+        _train(arguments, recipe, source, lock)
+    return EXIT_OK
+
+
+def _train(arguments: argparse.Namespace, recipe: Recipe, source: Source, lock: RunLock | None) -> None:
     ranks = join_ranks(arguments.launcher, choose_device(recipe.device, recipe.gpu_ids).type == "cuda")
     try:
         if not ranks.first:
             setup_logging(arguments.debug, quiet=True)
-        Trainer(recipe, source, ranks, arguments.auto_resume).run()
+        Trainer(recipe, source, ranks, arguments.auto_resume, lock).run()
     finally:
         leave_ranks(ranks)
-    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

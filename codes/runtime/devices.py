@@ -41,12 +41,21 @@ class Ranks:
         return self.rank == 0
 
 
+def is_first(launcher: str) -> bool:
+    """Whether this process is rank 0 of those that torchrun started, or alone; known before they join."""
+    return _alone(launcher) or os.environ.get("RANK", "0") == "0"
+
+
+def _alone(launcher: str) -> bool:
+    return launcher == "none" or (launcher == "auto" and "TORCHELASTIC_RUN_ID" not in os.environ)
+
+
 def join_ranks(launcher: str, cuda: bool) -> Ranks:
     """Join the process group that torchrun describes in the environment; alone without a launcher.
 
     `launcher`: none, pytorch, or auto, which is pytorch where torchrun started this process. Raises ConfigError.
     """
-    if launcher == "none" or (launcher == "auto" and "TORCHELASTIC_RUN_ID" not in os.environ):
+    if _alone(launcher):
         return Ranks()
     missing = [
         name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ

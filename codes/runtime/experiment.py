@@ -17,6 +17,8 @@ from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.files import write_text
 from ..version import __version__
+from .run_lock import NAME as LOCK_NAME
+from .run_lock import RunLock
 
 logger = get_logger(__name__)
 PACKAGES = (
@@ -105,9 +107,9 @@ class Experiment:
             f"train first, or name a file in path.pretrain_model_{network}"
         )
 
-    def archive(self) -> None:
-        """Put an earlier run of the same name aside, so that nothing of it is overwritten."""
-        if not self.root.exists() or not any(self.root.iterdir()):
+    def archive(self, lock: RunLock | None = None) -> None:
+        """Put an earlier run of the same name aside, so that nothing of it is overwritten; the lock stays here."""
+        if not self.root.exists() or all(entry.name == LOCK_NAME for entry in self.root.iterdir()):
             return
         stamp = f"{self.root.name}_archived_{time.strftime('%Y%m%d_%H%M%S')}"
         aside = next(
@@ -116,6 +118,8 @@ class Experiment:
             if not (place := self.root.with_name(stamp if number == 1 else f"{stamp}_{number}")).exists()
         )
         self.root.rename(aside)
+        if lock is not None:
+            lock.moved(aside)
         logger.info(
             "%s exists and no resume was asked for: moved to %s (use --auto_resume to continue a run)", self.root, aside
         )

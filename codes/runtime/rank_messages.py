@@ -1,11 +1,16 @@
 """Small objects between the ranks of a test run, which may wait for each other for as long as an image takes."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from ..utils.errors import TesseraError
 from .devices import Ranks
+from .run_lock import RunLock
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)  # one rank may restore for days after another is done
@@ -33,3 +38,23 @@ class Exchange:
         values: list[Any] = [None] * self.ranks.world_size
         dist.all_gather_object(values, value, group=self._group)
         return values
+
+
+@contextmanager
+def held(root: Path, exchange: Exchange) -> Iterator[RunLock | None]:
+    """Hold a folder for all ranks; rank 0 gets the lock itself. Every rank must enter.
+
+    Every rank raises what rank 0 does: ConfigError where another run has the folder, OSError where it cannot be made.
+    """
+    refused: TesseraError | OSError | None = None
+    lock = RunLock(root) if exchange.ranks.first else None
+    with ExitStack() as stack:
+        try:
+            if lock is not None:
+                stack.enter_context(lock)
+        except (TesseraError, OSError) as error:
+            refused = error
+        refused = exchange.from_first(refused)
+        if refused is not None:
+            raise refused
+        yield lock

@@ -26,6 +26,7 @@ from ..runtime.devices import (
 )
 from ..runtime.experiment import Experiment
 from ..runtime.interrupt import StopRequest
+from ..runtime.run_lock import RunLock
 from ..utils.console import format_seconds, get_logger, log_to_file, stop_logging_to
 from ..utils.errors import ConfigError, Interrupted, TesseraError
 from .logs.run_log import RunLog
@@ -46,16 +47,19 @@ class Trainer:
     """A run: networks, data, optimisers and the folder they are saved to.
 
     Building it reads the data and the checkpoint to continue from; it raises ConfigError or DataError when something
-    does not fit. Only rank 0 writes files.
+    does not fit. Only rank 0 writes files, in the folder that `lock` holds.
     """
 
-    def __init__(self, recipe: Recipe, source: Source, ranks: Ranks, auto_resume: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, source: Source, ranks: Ranks, auto_resume: bool, lock: RunLock | None = None
+    ) -> None:
         check_training(recipe, source)
         assert recipe.train is not None
         self.recipe = recipe
         self.source = source
         self.train = recipe.train
         self.ranks = ranks
+        self.lock = lock
         local = ranks.local_rank if ranks.world_size > 1 else None
         self.device = choose_device(recipe.device, recipe.gpu_ids, local)
         self.autocast = autocast_for(self.device, recipe.arithmetic)
@@ -111,7 +115,7 @@ class Trainer:
             remove_leftovers(self.experiment)
             drop_after(self.experiment, self.iteration)
         else:
-            self.experiment.archive()
+            self.experiment.archive(self.lock)
 
     def run(self) -> None:
         """Train to the last iteration. Raises Interrupted after a signal, TesseraError when the run is broken."""
@@ -165,6 +169,7 @@ class Trainer:
         with closing(self._batches()) as batches:
             while self.iteration < self.train.niter:
                 start = time.monotonic()
+                self._still_ours()
                 with self._nothing_lost():
                     batch = next(batches)
                 waited = time.monotonic() - start
@@ -324,4 +329,10 @@ class Trainer:
             raise
 
     def _save(self, final: bool) -> None:
+        self._still_ours()
         self.keeper.save(self.iteration, self.samples, final)
+
+    def _still_ours(self) -> None:
+        """Raise TakenOver when another run has the folder by now."""
+        if self.lock is not None:
+            self.lock.check()

@@ -34,6 +34,10 @@ class DataError(TesseraError):
     exit_code = EXIT_USAGE
 
 
+class TakenOver(TesseraError):
+    """Another run took the folder of this one, which was not heard of for long. Exit code 1, and nothing is written."""
+
+
 class Interrupted(TesseraError):
     """The user (or the machine) asked the run to stop; everything was saved first. Exit code 130."""
 

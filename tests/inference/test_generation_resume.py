@@ -16,6 +16,7 @@ from PIL import Image
 
 import codes
 from codes.inference.generation import run as generation
+from codes.runtime.run_lock import RunLock
 
 DOOR = Path(codes.__file__).parent / "test.py"
 NODE = "steps.sample.injectors.sample"
@@ -193,3 +194,15 @@ def test_two_processes_make_what_one_makes():
     assert np.array_equal(one[1]["arr_0"], two[1]["arr_0"])
     assert np.array_equal(one[1]["arr_1"], two[1]["arr_1"])
     assert Path("results/two/grid.png").read_bytes() == Path("results/made/grid.png").read_bytes()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_second_run_into_the_folder_is_refused_and_changes_nothing():
+    assert generate("generate.num_samples=2")[0] == 0
+    before = times()
+    with RunLock(Path("results/made")):
+        code, said = generate("generate.num_samples=4", "generate.on_change=restart", "seed=9")
+        assert code == 2
+        assert "results/made is in use by another run" in said
+        assert times() == before
+    assert generate("generate.num_samples=4")[0] == 0

@@ -12,6 +12,7 @@ from ...models.diffusion.checkpoints.metadata import read_metadata
 from ...recipe.networks import Trained, load_trained
 from ...recipe.recipe import Recipe
 from ...runtime.devices import autocast_for, choose_device
+from ...runtime.run_lock import RunLock
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
 from ...utils.files import write_text
@@ -40,10 +41,18 @@ class RecipeEvaluation:
         self.evaluators = build_evaluators(options, source)
 
     def run(self) -> dict[str, Evaluation]:
-        """Run every evaluator; numbers go to evaluation.json, pictures beside it. Returns them by name."""
+        """Run every evaluator; numbers go to evaluation.json, pictures beside it. Returns them by name.
+
+        Raises ConfigError when another run has the folder.
+        """
+        with RunLock(self.root) as lock:
+            return self._run(lock)
+
+    def _run(self, lock: RunLock) -> dict[str, Evaluation]:
         found: dict[str, Evaluation] = {}
         for name, evaluator in self.evaluators.items():
             found[name] = evaluator.evaluate(self._context())
+            lock.check()
             for key, image in found[name].images.items():
                 write_image(self.root / f"{name}_{key}.png", image)
             # After each, so that what comes later cannot lose it.

@@ -19,7 +19,8 @@ from ...recipe.networks import Trained, load_trained
 from ...recipe.recipe import Recipe
 from ...runtime.devices import Ranks, autocast_for, choose_device
 from ...runtime.interrupt import StopRequest
-from ...runtime.rank_messages import Exchange
+from ...runtime.rank_messages import Exchange, held
+from ...runtime.run_lock import RunLock
 from ...utils.console import StepLine, format_seconds, get_logger, log_to_file, stop_logging_to
 from ...utils.errors import Interrupted, TesseraError
 from ...version import __version__
@@ -73,9 +74,17 @@ class Generation:
             name: StepGraph(_with_batch(step, self.options.batch_size)) for name, step in recipe.steps.items()
         }
         self.exchange = Exchange(ranks)
+        self.lock: RunLock | None = None
 
     def run(self) -> Generated:
-        """Sample what is missing, then write grid and npz. Raises Interrupted after a signal, with all samples kept."""
+        """Sample what is missing, then write grid and npz. Raises Interrupted after a signal, with all samples kept.
+
+        Raises ConfigError when another run has the folder.
+        """
+        with held(self.root, self.exchange) as self.lock:
+            return self._run()
+
+    def _run(self) -> Generated:
         start = time.monotonic()
         handler = log_to_file(self.root / "test.log") if self.ranks.first else None
         try:
@@ -136,6 +145,8 @@ class Generation:
         def tell(out: str, done: int, total: int) -> None:
             if self.ranks.first:
                 line.show(out, number * total + done, batches * total)
+            if self.lock is not None:
+                self.lock.check()
             if stop.requested:
                 raise Interrupted(f"stopped; the samples that were finished are kept in {self.root}")
 

@@ -12,9 +12,10 @@ from ...images.files import write_image
 from ...recipe.recipe import Recipe
 from ...runtime.devices import Ranks
 from ...runtime.interrupt import StopRequest
-from ...runtime.rank_messages import Exchange
+from ...runtime.rank_messages import Exchange, held
+from ...runtime.run_lock import RunLock
 from ...utils.console import StepLine, counted, format_seconds, get_logger, log_to_file, stop_logging_to
-from ...utils.errors import ConfigError, DataError, Interrupted, TesseraError
+from ...utils.errors import ConfigError, DataError, Interrupted, TakenOver, TesseraError
 from ...utils.files import write_json
 from .job import Job, Written, read_item
 from .measure import measured, truth_digest
@@ -57,12 +58,18 @@ class Tester:
         self.root = self.setup.root
         self.records = Records(self.root)
         self.exchange = Exchange(self.ranks)
+        self.lock: RunLock | None = None
 
     def run(self) -> Outcome:
         """Restore every image, then write the page. Raises Interrupted after a signal, with all finished work kept.
 
-        Raises OSError when nothing more can be written. Every rank returns what all of them did.
+        Raises ConfigError when another run has the folder, OSError when nothing more can be written. Every rank returns
+        what all of them did.
         """
+        with held(self.root, self.exchange) as self.lock:
+            return self._run()
+
+    def _run(self) -> Outcome:
         start = time.monotonic()
         handler = log_to_file(self.root / "test.log") if self.ranks.first else None
         try:
@@ -173,7 +180,7 @@ class Tester:
         """Raise again what is not the fault of one image."""
         if stop.requested:
             raise Interrupted("stopped between two batches of tiles") from None
-        if isinstance(error, Interrupted | ConfigError) or getattr(error, "errno", None) in OF_THE_DISK:
+        if isinstance(error, Interrupted | ConfigError | TakenOver) or getattr(error, "errno", None) in OF_THE_DISK:
             raise error
 
     def _read(self, image: Planned) -> Job:
@@ -189,6 +196,8 @@ class Tester:
             def on_step(out: str, done: int, total: int) -> None:
                 if self.ranks.first:
                     line.show(out, done, total)
+                if self.lock is not None:
+                    self.lock.check()
                 if stop.requested:
                     raise Interrupted("stopped between two batches of tiles")
 

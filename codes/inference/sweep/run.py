@@ -21,6 +21,7 @@ from ...images.consistency import consistency
 from ...images.files import quantise, read_image, to_float, to_tensor, write_image
 from ...recipe.recipe import Recipe
 from ...runtime.interrupt import StopRequest
+from ...runtime.run_lock import RunLock
 from ...utils.console import StepLine, format_seconds, get_logger
 from ...utils.errors import ConfigError, Interrupted
 from ...utils.files import write_text
@@ -82,7 +83,14 @@ class Sweep:
         self.base = self._fingerprint()
 
     def run(self) -> SweepResult:
-        """Restore what is missing, measure, write sweep.json. Raises Interrupted with all finished cells kept."""
+        """Restore what is missing, measure, write sweep.json. Raises Interrupted with all finished cells kept.
+
+        Raises ConfigError when another run has the folder.
+        """
+        with RunLock(self.root) as lock:
+            return self._run(lock)
+
+    def _run(self, lock: RunLock) -> SweepResult:
         kept: Mapping[str, Any] = self._kept()
         todo = [cell for cell in self.cells if self._key(cell) not in kept]
         if len(todo) < len(self.cells):
@@ -91,6 +99,7 @@ class Sweep:
             if todo and self.subject.setup.device.type != "cpu":
                 self.subject.warm_up(todo[0])
             for number, cell in enumerate(todo, 1):
+                lock.check()
                 if not stop.requested:
                     kept = self._restore(cell, f"{number}/{len(todo)}", kept, stop)
                 if stop.requested:
