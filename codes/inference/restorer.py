@@ -260,14 +260,10 @@ def _changed(base: SamplingOptions, changes: Mapping[str, Any]) -> SamplingOptio
     """Options with some keys set anew. Raises ConfigError, one line."""
     if not changes:
         return base
-    values = {name: getattr(base, name) for name in base.model_fields_set}
-    if "sampler" in changes:
-        values.pop("use_ddim", None)
-    values |= {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
+    listed = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
+    values = base.given_for(listed)
     if values.get("stop_at_snr") == math.inf:
         values["stop_at_snr"] = None
-    if "eta" not in changes and values.get("sampler") != "ddim" and not values.get("use_ddim"):
-        values.pop("eta", None)  # it belongs to ddim alone
     try:
         return SamplingOptions.model_validate(values)
     except ValidationError as error:

@@ -9,6 +9,7 @@ from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from ..config.choice import ChoiceOptions, NameIn
 from ..config.options import ONE_OF, OneOf, Options
 from ..config.registry import Registry
 from ..data.datasets import DATASETS
@@ -127,9 +128,19 @@ def _section(title: str, options: type[Options], path: str, level: int = 2) -> I
         for inner, below in _nested(field):
             first = key.partition(" ")[0].strip("`")
             nested.append((f"{path}{first}{below}", inner))
+    yield from _own_rows(options)
     yield "\n"
     for inner_path, inner in nested:
         yield from _section(f"`{inner_path}`", inner, f"{inner_path}.", level if level == 3 else 2)
+
+
+def _own_rows(options: type[Options]) -> Iterator[str]:
+    """The keys that come with the class that another key names."""
+    if not issubclass(options, ChoiceOptions):
+        return
+    for name, key, field in options.own_fields():
+        meaning = _cell(f"With `{options.choice_key}: {name}`: {field.description}")
+        yield f"| `{key}` | {_words(field.annotation, field)} | {_default(field)} | {meaning} |\n"
 
 
 def _key(name: str, field: FieldInfo) -> str:
@@ -174,6 +185,9 @@ def _type(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{_plain(value)}`" for value in inner)
     if origin is Annotated:
+        names = [note for note in inner[1:] if isinstance(note, NameIn)]
+        if names:
+            return " or ".join(f"`{name}`" for name in names[0].registry.names())
         notes = [note for note in inner[1:] if isinstance(note, OneOf)]
         return f"by `{notes[0].key}`" if notes else _type(inner[0])
     if origin in (Union, types.UnionType):

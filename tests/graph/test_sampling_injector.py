@@ -18,9 +18,9 @@ from codes.graph.injectors.gaussian_diffusion_inference import (
     GaussianDiffusionInferenceOptions,
 )
 from codes.images.canvas import Canvas, as_canvas
-from codes.models.diffusion.denoiser import Prediction
 from codes.models.diffusion.engine import AutocastDenoiser
 from codes.models.diffusion.networks.unet import UNetModel
+from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process_options import ProcessOptions
 from codes.utils.errors import ConfigError, Interrupted, TesseraError
 from codes.utils.rng import torch_globals_at

@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from codes.models.diffusion.process import GaussianDiffusion, Prediction
+from codes.models.diffusion.prediction import Prediction
+from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.schedule import NoiseSchedule
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -192,7 +192,7 @@ def test_a_recipe_that_makes_its_low_resolution_knows_the_truth(trained, tmp_pat
         (["--axis", "smapler", "ddim"], "did you mean sampler"),
         (["--axis", "jpeg", "0:2:3"], r"a strength lies in \[0, 1\], found 2"),
         (["--axis", "steps", "2,9999"], "asks for 9999 steps"),
-        (["--axis", "sampler", "ddim,euler"], "sampler euler: sampler: expected 'ancestral'"),
+        (["--axis", "sampler", "ddim,euler"], "sampler euler: sampler: unknown sampler 'euler'"),
         (["--axis", "eta", "0,1", "--axis", "sampler", "ddim,ancestral"], "eta belongs to the sampler ddim"),
         (["--axis", "jpeg", "0:1:9", "--axis", "gaussian_blur", "0:1:9"], "9 x 9 = 81 cells; more than 64 need --yes"),
         (["--axis", "jpeg", "0,1", "--axis", "jpeg", "0,1"], "--axis jpeg: given twice"),

@@ -208,7 +208,7 @@ def test_pictures_of_every_mode():
         ("steps.restore.injectors.detail.respaced_timestep_spacing=0", "respaced_timestep_spacing"),
         ("steps.restore.injectors.detail.respaced_timestep_spacing=101", "ask for 1..100"),
         ("steps.restore.injectors.detail.model_input_keys.low_res=lq", "nothing writes the state key 'lq'"),
-        ("steps.restore.injectors.detail.sampler=ddmi", "found 'ddmi' (did you mean ddim?)"),
+        ("steps.restore.injectors.detail.sampler=ddmi", "unknown sampler 'ddmi' (did you mean ddim?"),
         ("steps.restore.injectors.detail.eta=0.5", "eta belongs to the sampler ddim"),
         ("steps.restore.injectors.detail.generator=gen", "path.pretrain_model_gen: missing"),
     ],

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from door_helpers import train
+from door_helpers import RESTORING, restore, train
+from PIL import Image
 from trainer_helpers import fill, merged, recipe_data, write_recipe
 
 from codes.data.corruptions.all import CORRUPTIONS
@@ -12,6 +14,7 @@ from codes.data.datasets import DATASETS
 from codes.evaluation.evaluators.base import EVALUATORS
 from codes.graph.graph import INJECTORS, LOSSES
 from codes.models.diffusion.networks.base import NETWORKS
+from codes.models.diffusion.samplers import SAMPLERS
 from codes.recipe.recipe import import_registered
 
 INJECTOR = '''
@@ -122,6 +125,20 @@ class Own(Evaluator):
         network = context.networks[self.options.for_network]
         return Evaluation({"tensors": float(len(list(network.parameters())))})
 '''
+SAMPLER = '''
+from pydantic import Field
+from codes.models.diffusion.samplers import SAMPLERS, Sampler
+
+@SAMPLERS.register("own_churn")
+class Churned(Sampler):
+    """DDIM that adds noise after every step but the last."""
+    churn: float = Field(0.0, ge=0, description="Its deviation, over that of the noise that is left.")
+
+    def __call__(self, at):
+        before = float(at.process.schedule.alphas_cumprod_prev[at.t])
+        after = before**0.5 * at.prediction.x_start + (1 - before) ** 0.5 * at.prediction.eps
+        return after + self.churn * (1 - before) ** 0.5 * at.noise() if at.t else after
+'''
 PARTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "injector": (
         INJECTOR,
@@ -147,7 +164,7 @@ PARTS: dict[str, tuple[str, dict[str, Any], str]] = {
 def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a plugin brings in stays for the rest of a process; other tests look at everything that is registered."""
     import_registered()
-    for registry in (INJECTORS, LOSSES, NETWORKS, DATASETS, CORRUPTIONS, EVALUATORS):
+    for registry in (INJECTORS, LOSSES, NETWORKS, DATASETS, CORRUPTIONS, EVALUATORS, SAMPLERS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
@@ -168,6 +185,30 @@ def test_a_plugin_brings_in_a_part(part: str, tmp_path: Path, monkeypatch: pytes
     assert list((tmp_path / "experiments/tiny/models").glob("1_generator*"))
     if part == "injector":
         assert list((tmp_path / "experiments/tiny/visual_dbg/negative").glob("*.png"))
+
+
+def test_a_plugin_brings_in_a_sampler_with_its_options(here: Path) -> None:
+    (here / "own.py").write_text(SAMPLER)
+    (here / "infer.yml").write_text(RESTORING + "plugins: [own.py]\n")
+    detail = "steps.restore.injectors.detail"
+
+    def restored(name: str, *overrides: str) -> np.ndarray:
+        chosen = [f"path.results={name}", *(f"{detail}.{option}" for option in overrides)]
+        code, said = restore("-opt", "infer.yml", "--set", *chosen)
+        assert code == 0, said
+        return np.asarray(Image.open(next(Path(name).rglob("ok.png"))).convert("RGB")).astype(int)
+
+    code, said = restore("-opt", "infer.yml", "--set", f"{detail}.sampler=own_churm")
+    assert code == 2
+    assert "unknown sampler 'own_churm' (did you mean own_churn?" in said
+    for wrong, expected in (("churn=-1", "greater than or equal to 0"), ("chrun=1", "did you mean churn?")):
+        code, said = restore("-opt", "infer.yml", "--set", f"{detail}.sampler=own_churn", f"{detail}.{wrong}")
+        assert code == 2
+        assert f"{detail}.{wrong.partition('=')[0]}" in said
+        assert expected in said
+    ddim, own = restored("a", "sampler=ddim"), restored("b", "sampler=own_churn")
+    assert np.array_equal(ddim, own)
+    assert not np.array_equal(restored("c", "sampler=own_churn", "churn=0.5"), ddim)
 
 
 def test_a_part_whose_name_is_taken_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ PATH_KEYS = ("LQ_path", "HQ_path")
 ALIKE = ("in_channels", "out_channels", "image_size", "multiple_of", "minimum_size", "null_label", "cond_names")
 
 
-class GaussianDiffusionInferenceOptions(SamplingOptions, InjectorOptions):
+class GaussianDiffusionInferenceOptions(InjectorOptions, SamplingOptions):
     """Options of `gaussian_diffusion_inference`."""
 
     generator: str | tuple[str, ...] = Field(

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ...config.options import nested
 from ...config.yaml_source import Issue
-from ...models.diffusion.denoiser import Denoiser, Prediction
+from ...models.diffusion.denoiser import Denoiser
 from ...models.diffusion.engine import Engine
 from ...models.diffusion.networks.backbone import resized
 from ...models.diffusion.networks.base import DiffusionNetwork
+from ...models.diffusion.prediction import Prediction
 from ...models.diffusion.process_options import BetaScheduleOptions, DiffusionArgs
 from ...models.diffusion.sampling_options import SamplerName
 from ...utils.errors import ConfigError
@@ -46,8 +47,7 @@ class RegressionOptions(GaussianDiffusionInferenceOptions):
 
     @model_validator(mode="after")
     def _no_diffusion(self) -> Self:
-        fields = type(self).model_fields
-        wrong = [name for name in fields if name in self.model_fields_set and name not in OWN]
+        wrong = [name for name in self.all_keys() if name in self.model_fields_set and name not in OWN]
         if wrong:
             raise nested([Issue((name,), NO_DIFFUSION) for name in wrong])
         return self

@@ -126,7 +126,7 @@ def _canvas_memory(setup: Setup, image: Planned, states: int) -> str:
     found = {"ram": 0.0, "disk": 0.0}
     for key, (height, width) in image.sizes.items():
         engine = setup.engines[key]
-        channels = engine.network.in_channels * (2 if engine.options.build_rule().remembers_x_start else 1)
+        channels = engine.network.in_channels * (2 if engine.options.rule.remembers_x_start else 1)
         found[engine.options.canvas] += states * height * width * 2 * FLOAT_BYTES * channels
     words = {"ram": "memory", "disk": "disk"}
     return ", ".join(f"{value / GIB:.2f} GiB of {words[kind]}" for kind, value in found.items() if value)

@@ -110,13 +110,13 @@ def _axis(name: str, text: str, corruptions: Sequence[str]) -> Axis:
     if name == "color_fix":
         return Axis(name, name, "colour", values)
     field = SHORT.get(name, name)
-    if field in SamplingOptions.model_fields and field not in NO_AXES:
+    if field in SamplingOptions.all_keys() and field not in NO_AXES:
         return Axis(name, field, "sampling", values)
     raise ConfigError(_unknown(name, corruptions))
 
 
 def _unknown(name: str, corruptions: Sequence[str]) -> str:
-    options = [field for field in SamplingOptions.model_fields if field not in NO_AXES]
+    options = [field for field in SamplingOptions.all_keys() if field not in NO_AXES]
     close = nearest(name, [*corruptions, *options, *SHORT, "seed", "color_fix"])
     hint = f"did you mean {close}? " if close else ""
     listed = ", ".join(corruptions) or "none, because fixed_corruptions is not listed"
@@ -143,18 +143,10 @@ def cells(axes: Sequence[Axis], node: InferenceOptions, output: OutputOptions) -
         sampling = {axis.field: chosen[axis.name] for axis in axes if axis.kind == "sampling"}
         colour = {axis.field: chosen[axis.name] for axis in axes if axis.kind == "colour"}
         words = " ".join(axis.label(chosen[axis.name]) for axis in axes if axis.kind in ("sampling", "colour"))
-        given = {**node.model_dump(exclude_unset=True), "canvas": "ram", **sampling}
-        if "sampler" in sampling:
-            given = _for_sampler(given, keeps_eta="eta" in sampling)
+        given = {**node.given_for(sampling), "canvas": "ram"}
         made = _made(InferenceOptions, given, words)
         fixed = _made(OutputOptions, {**output.model_dump(exclude_unset=True), **colour}, words)
         yield Cell(at, chosen, made, fixed)
-
-
-def _for_sampler(given: Mapping[str, Any], keeps_eta: bool) -> dict[str, Any]:
-    """`use_ddim` gives way to the sampler of the axis; the recipe's `eta` is for ddim alone."""
-    leave = {"use_ddim"} | (set() if keeps_eta or given["sampler"] == "ddim" else {"eta"})
-    return {key: value for key, value in given.items() if key not in leave}
 
 
 def _made(options: Any, given: Mapping[str, Any], words: str) -> Any:

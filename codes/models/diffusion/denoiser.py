@@ -6,7 +6,8 @@ from typing import Protocol
 from torch import Tensor
 
 from .networks.backbone import resized
-from .process import GaussianDiffusion, Prediction
+from .prediction import Prediction
+from .process import GaussianDiffusion
 
 __all__ = ["Denoiser", "NetworkDenoiser", "Prediction", "run_network"]
 

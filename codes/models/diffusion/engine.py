@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from torch import Tensor
 from ...images.canvas import Canvas, CanvasWindow, RamCanvas
 from ...images.canvas_store import CanvasStore, DiskStore, RamStore
 from ...utils.errors import ConfigError, TesseraError
-from .denoiser import Denoiser, NetworkDenoiser, Prediction
+from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import ClassifierFree, Clipped, DynamicThreshold, EpsilonScaled, SplitDenoiser
 from .networks.base import DiffusionNetwork
 from .noise import CanvasNoise, NoiseField
+from .prediction import Prediction
 from .process import GaussianDiffusion
+from .samplers import Moment
 from .sampling_options import SamplingOptions
 from .tiling.canvas_sampling import SampledImage, sample_images
 from .tiling.denoiser import TiledDenoiser, reflect_pad
@@ -152,7 +155,7 @@ class Engine:
             denoiser = DynamicThreshold(denoiser, self.process)
         runner = self._runner(denoiser, on_event)
         try:
-            sample_images(images, runner, self.process, self.options.build_rule(), on_progress)
+            sample_images(images, runner, self.process, self.options.rule, on_progress)
         except BaseException:
             for image in images:
                 image.store.keep()
@@ -161,7 +164,7 @@ class Engine:
 
     def _image(self, request: Request, plan: TilePlan, on_event: Callable[[str], None] | None) -> SampledImage:
         channels = self.network.in_channels
-        planes = 2 * channels if self.options.build_rule().remembers_x_start else channels
+        planes = 2 * channels if self.options.rule.remembers_x_start else channels
         return SampledImage(
             cond=request.cond,
             scales=_scales(request),
@@ -177,6 +180,7 @@ class Engine:
             AutocastDenoiser(denoiser, self.autocast, on_event),
             self.process.eps_from_x_start,
             tile_batch_size=self.options.tile_batch_size,
+            needs_log_variance=self.options.rule.needs_log_variance,
             device=self.device,
             low_res_upsampling=self.network.low_res_upsampling,
             smaller_plan=lambda old: old.smaller(self.network.minimum_size),
@@ -226,12 +230,16 @@ class Engine:
         x_T = self.process.prior_sample(torch.zeros_like(start) if self.options.noise_type == "zero" else start, cond)
         denoiser = TiledDenoiser(self._runner(self.denoiser(), on_event), plan)
         whole = DynamicThreshold(denoiser, self.process)
-        result = x_T
-        for step in self.options.build_sampler()(whole, self.process, x_T, cond, noise):
-            result = step.x_t
+        x, previous, rule, count = x_T, None, self.options.rule, self.process.num_timesteps
+        for index in range(count):
+            t = count - 1 - index
+            with torch.no_grad():
+                prediction = whole(x, torch.tensor([t]), cond)
+                x = rule(Moment(self.process, t, x, prediction, partial(noise, index), previous))
+            previous = prediction.x_start if rule.remembers_x_start else None
             if on_progress:
-                on_progress((step.index + 1) / self.process.num_timesteps)
-        return RamCanvas(result[0, :, : request.height, : request.width])
+                on_progress((index + 1) / count)
+        return RamCanvas(x[0, :, : request.height, : request.width])
 
 
 def _scales(request: Request) -> dict[str, int]:

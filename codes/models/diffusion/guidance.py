@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
-from .process import GaussianDiffusion, Prediction
+from .prediction import Prediction
+from .process import GaussianDiffusion
 from .schedule import DeviceTable, NoiseSchedule, expert_index
 
 
@@ -74,14 +75,13 @@ class ClassifierFree:
         if self.scale == 1.0:
             return given
         null = self.denoiser(x_t, t, null_condition(cond, self.num_classes, self.low_res_strength))
-        eps = null.eps + self.scale * (given.eps - null.eps)
         # Extrapolated as x_start too, not recovered from eps: where little signal is left that would amplify rounding.
         x_start = null.x_start + self.scale * (given.x_start - null.x_start)
         if self.rescale == 0.0:
-            return Prediction(x_start, eps, given.log_variance)
+            return given.at(x_start, lambda: null.eps + self.scale * (given.eps - null.eps))
         factor = _deviation(given.x_start) / _deviation(x_start)
-        x_start = x_start * (1.0 - self.rescale + self.rescale * factor)
-        return Prediction(x_start, self.process.eps_from_x_start(x_t, t, x_start), given.log_variance)
+        rescaled = x_start * (1.0 - self.rescale + self.rescale * factor)
+        return given.at(rescaled, lambda: self.process.eps_from_x_start(x_t, t, rescaled))
 
 
 class Clipped:
@@ -94,7 +94,7 @@ class Clipped:
     def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
         prediction = self.denoiser(x_t, t, cond)
         x_start = prediction.x_start.clamp(-1.0, 1.0)
-        return Prediction(x_start, self.process.eps_from_x_start(x_t, t, x_start), prediction.log_variance)
+        return prediction.at(x_start, lambda: self.process.eps_from_x_start(x_t, t, x_start))
 
 
 def dynamic_threshold(x_start: Tensor, quantile: float = 0.995) -> Tensor:
@@ -123,7 +123,7 @@ class DynamicThreshold:
     def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
         prediction = self.denoiser(x_t, t, cond)
         x_start = dynamic_threshold(prediction.x_start, self.quantile)
-        return Prediction(x_start, self.process.eps_from_x_start(x_t, t, x_start), prediction.log_variance)
+        return prediction.at(x_start, lambda: self.process.eps_from_x_start(x_t, t, x_start))
 
 
 class EpsilonScaled:
@@ -143,7 +143,7 @@ class EpsilonScaled:
         if self.scale == 1.0:
             return prediction
         eps = prediction.eps / self.scale
-        return Prediction(self.process.x_start_from_eps(x_t, t, eps), eps, prediction.log_variance)
+        return prediction.at(self.process.x_start_from_eps(x_t, t, eps), eps)
 
 
 class SplitDenoiser:
@@ -169,7 +169,11 @@ class SplitDenoiser:
             for k, rows in zip(present, order, strict=True)
         ]
         back = torch.cat(order).argsort()
-        return Prediction(*(torch.cat(values)[back] for values in zip(*parts, strict=True)))
+        return Prediction(
+            torch.cat([part.x_start for part in parts])[back],
+            lambda: torch.cat([part.eps for part in parts])[back],
+            lambda: torch.cat([part.log_variance for part in parts])[back],
+        )
 
 
 def _deviation(x: Tensor) -> Tensor:

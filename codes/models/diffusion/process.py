@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .likelihood import discretized_gaussian_log_likelihood, mean_flat, normal_kl
+from .prediction import Lazy, Prediction
 from .respacing import Respacing
 from .schedule import DeviceTable, NoiseSchedule
 from .weights import WeightSchedule, loss_weights
@@ -22,18 +23,6 @@ MeanType = Literal["epsilon", "start_x", "v", "previous_x", "residual"]
 VarianceType = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
 LossType = Literal["mse", "l1", "rescaled_mse", "kl", "rescaled_kl"]
 VarianceConvention = Literal["adm", "patch"]
-
-
-class Prediction(NamedTuple):
-    """What a denoiser says about a noised image, each (B, C, H, W).
-
-    x_start and eps describe one point: x_t = sqrt(abar) x_start + sqrt(1 - abar) eps. log_variance is that of
-    p(x_{t-1} | x_t).
-    """
-
-    x_start: Tensor
-    eps: Tensor
-    log_variance: Tensor
 
 
 class TrainingTerms(NamedTuple):
@@ -166,8 +155,8 @@ class GaussianDiffusion:
         if clip:
             x_start = x_start.clamp(-1.0, 1.0)
         exact = self.model_mean_type == "epsilon" and not clip
-        eps = output if exact else self.eps_from_x_start(x_t, t, x_start)
-        return Prediction(x_start, eps, self._log_variance(variance, x_t, t))
+        eps: Lazy = output if exact else lambda: self.eps_from_x_start(x_t, t, x_start)
+        return Prediction(x_start, eps, lambda: self._log_variance(variance, x_t, t))
 
     def posterior_mean(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
         """Mean of p(x_{t-1} | x_t), the posterior's with the predicted x_start."""
@@ -242,7 +231,7 @@ class GaussianDiffusion:
         main = self._main_term(model_output, prediction, x_start, x_t, t, noise, prior)
         if not self.learns_variance:
             return TrainingTerms(main, main, None, prediction.x_start)
-        frozen = prediction._replace(x_start=prediction.x_start.detach())
+        frozen = prediction.at(prediction.x_start.detach(), lambda: prediction.eps)
         vb = self.variational_term(frozen, x_start, x_t, t)
         scale = self.num_timesteps / 1000.0 if self.loss_type == "rescaled_mse" else 1.0
         return TrainingTerms(main + scale * vb, main, vb, prediction.x_start)

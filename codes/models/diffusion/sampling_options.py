@@ -1,23 +1,31 @@
 """How images are sampled, as options: shared by the inference injector and by evaluators (`diffusion_params`)."""
 
-from functools import partial
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
-from ...config.options import Options, nested
+from ...config.choice import ChoiceOptions, NameIn
+from ...config.options import nested
+from ...config.registry import Registry
 from ...config.yaml_source import Issue
 from ...utils.errors import ConfigError
 from .process import GaussianDiffusion
 from .process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, build_process
 from .respacing import Respacing, check_spacing
-from .samplers import SAMPLERS, Rule, Sampler, ddim, rule_named
+from .samplers import SAMPLERS, Sampler
 
-SamplerName = Literal["ancestral", "ddim", "dpm_solver_pp"]
+SamplerName = Annotated[str, NameIn(SAMPLERS)]
 
 
-class SamplingOptions(Options):
-    """How images are sampled: shared by the inference injector and by evaluators (`diffusion_params`)."""
+class SamplingOptions(ChoiceOptions):
+    """How images are sampled: shared by the inference injector and by evaluators (`diffusion_params`).
+
+    The options of the sampler stand among these.
+    """
+
+    choice_key: ClassVar[str] = "sampler"
+    choices: ClassVar[Registry[Any]] = SAMPLERS
 
     beta_schedule: BetaScheduleOptions | None = Field(
         None, description="The schedule of training; ~: from the checkpoint."
@@ -34,9 +42,8 @@ class SamplingOptions(Options):
         description="Stop drawing detail where the signal-to-noise ratio reaches this, and take the mean from there: "
         "about 2 stays close to the input (high PSNR), 100 draws most detail; ~ draws all of it.",
     )
-    sampler: SamplerName | None = Field(None, description="ancestral (default), ddim or dpm_solver_pp.")
+    sampler: SamplerName | None = Field(None, description="The rule of a step, by name; ~ is ancestral.")
     use_ddim: bool = Field(False, description="The same as `sampler: ddim`.")
-    eta: float = Field(0.0, ge=0, le=1, description="Noise of DDIM: 0 is deterministic, 1 as noisy as ancestral.")
     clip_denoised: bool = Field(True, description="Keep every predicted x_start within [-1, 1].")
     guidance_scale: float = Field(
         1.0, ge=0, description="Classifier-free guidance: 1 is off; larger follows the condition more than was learned."
@@ -97,8 +104,6 @@ class SamplingOptions(Options):
     def _consistent(self) -> Self:
         if self.use_ddim and self.sampler not in (None, "ddim"):
             raise nested([Issue(("use_ddim",), f"use_ddim: true contradicts sampler: {self.sampler}; remove one")])
-        if self.eta and self.sampler_name != "ddim":
-            raise nested([Issue(("eta",), f"eta belongs to the sampler ddim, found sampler {self.sampler_name}")])
         if self.guidance_scale == 1.0 and (self.guidance_rescale or self.guidance_low_res != 1.0):
             raise nested(
                 [Issue(("guidance_scale",), "is 1 (off), so guidance_rescale and guidance_low_res do nothing")]
@@ -111,15 +116,25 @@ class SamplingOptions(Options):
             )
         return self
 
+    @classmethod
+    def chosen_name(cls, data: Mapping[str, Any]) -> Any:
+        return super().chosen_name(data) or ("ddim" if data.get("use_ddim") is True else "ancestral")
+
+    def given_for(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        given = super().given_for(changes)
+        if "sampler" in changes and "use_ddim" not in changes:
+            given.pop("use_ddim", None)  # it gives way to the name
+        return given
+
     @property
-    def sampler_name(self) -> SamplerName:
-        return "ddim" if self.use_ddim else self.sampler or "ancestral"
+    def sampler_name(self) -> str:
+        return str(self.chosen_name(vars(self)))
 
-    def build_sampler(self) -> Sampler:
-        return partial(ddim, eta=self.eta) if self.sampler_name == "ddim" else SAMPLERS[self.sampler_name]
-
-    def build_rule(self) -> Rule:
-        return rule_named(self.sampler_name, self.eta)
+    @property
+    def rule(self) -> Sampler:
+        """The sampler with its options."""
+        rule: Sampler = self.choice()
+        return rule
 
     def build_process(self, trained: ProcessOptions | None, network: str) -> GaussianDiffusion:
         """The process of these options, else of training, respaced. Raises ConfigError when neither names one."""

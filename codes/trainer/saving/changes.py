@@ -21,6 +21,8 @@ def flat(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     if isinstance(value, Options):
         for name, field in type(value).model_fields.items():
             yield from flat(getattr(value, name), (*path, field_keys(name, field)[0]))
+        for name, own in (value.model_extra or {}).items():
+            yield from flat(own, (*path, name))
     elif isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from flat(inner, (*path, str(key)))

@@ -7,22 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reference_sampling import steps_of
 from torch import Tensor
 
 from codes.images.canvas import RamCanvas
 from codes.images.canvas_store import CanvasStore, DiskStore, RamStore
-from codes.models.diffusion.denoiser import Prediction
 from codes.models.diffusion.noise import CanvasNoise, NoiseField
+from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process import GaussianDiffusion
-from codes.models.diffusion.samplers import SAMPLERS, rule_named
+from codes.models.diffusion.samplers import SAMPLERS, Ddim, Moment, Sampler
 from codes.models.diffusion.schedule import NoiseSchedule
 from codes.models.diffusion.tiling.canvas_sampling import SampledImage, sample_images
 from codes.models.diffusion.tiling.denoiser import TiledDenoiser
 from codes.models.diffusion.tiling.plan import TilePlan
 from codes.models.diffusion.tiling.runner import TileRunner, View
+from codes.utils.errors import TesseraError
 
 PROCESS = GaussianDiffusion(NoiseSchedule.named("linear", 100), "start_x", "learned_range").respaced(5)
-SAMPLER_NAMES = list(SAMPLERS)
+RULES: dict[str, Sampler] = {name: SAMPLERS.get(name)() for name in SAMPLERS.names()} | {"ddim": Ddim(eta=0.5)}
+SAMPLER_NAMES = list(RULES)
 Make = Callable[[int, tuple[int, int, int]], CanvasStore]
 
 
@@ -52,7 +55,7 @@ def cond(number: int, height: int, width: int) -> dict[str, Tensor]:
 
 def image(number: int, size: tuple[int, int], sampler: str, make: Make = ram, **changes: bool) -> SampledImage:
     plan = TilePlan.cover(*size, 16, 6, align=2)
-    planes = 6 if rule_named(sampler, 0.5).remembers_x_start else 3
+    planes = 6 if RULES[sampler].remembers_x_start else 3
     scales = {"low_res": 2}
     store = make(planes, (3, *size))
     return SampledImage(cond(number, *size), scales, plan, NoiseField(number, 3), store, **changes)
@@ -63,7 +66,7 @@ def runner(batch: int = 3, denoiser: Blur | None = None) -> TileRunner:
 
 
 def sampled(images: list[SampledImage], sampler: str, batch: int = 3) -> list[Tensor]:
-    sample_images(images, runner(batch), PROCESS, rule_named(sampler, 0.5))
+    sample_images(images, runner(batch), PROCESS, RULES[sampler])
     assert all(one.store.steps_done == 5 for one in images)
     return [one.store.state.rows(0, one.plan.height)[:3].clone() for one in images]
 
@@ -74,8 +77,7 @@ def test_bands_give_what_the_sampler_gives_over_a_tiled_denoiser(sampler: str, s
     subject = image(7, size, sampler)
     tiled = TiledDenoiser(runner(2), subject.plan)
     noise = CanvasNoise((7,), 3, *size)
-    eta = {"eta": 0.5} if sampler == "ddim" else {}
-    *_, last = SAMPLERS[sampler](tiled, PROCESS, noise.initial(), subject.cond, noise, **eta)
+    *_, last = steps_of(RULES[sampler], tiled, PROCESS, noise.initial(), subject.cond, noise)
     torch.testing.assert_close(sampled([subject], sampler)[0], last.x_t[0], rtol=0, atol=0)
 
 
@@ -92,7 +94,7 @@ def test_tiles_of_several_images_fill_the_batches() -> None:
     denoiser = Blur()
     images = [image(number, (26, 30), "ddim") for number in range(3)]
     assert len(images[0].plan) == 6
-    sample_images(images, runner(9, denoiser), PROCESS, rule_named("ddim", 0.0))
+    sample_images(images, runner(9, denoiser), PROCESS, Ddim())
     assert [shape[0] for shape in denoiser.batches] == [9, 9] * 5
 
 
@@ -115,7 +117,7 @@ def interrupted(subject: SampledImage, sampler: str, share: float) -> None:
             raise Stop
 
     with pytest.raises(Stop):
-        sample_images([subject], runner(), PROCESS, rule_named(sampler, 0.5), listen)
+        sample_images([subject], runner(), PROCESS, RULES[sampler], listen)
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
@@ -148,7 +150,7 @@ def test_one_that_was_interrupted_and_new_ones_are_sampled_together(tmp_path: Pa
 
 def test_progress_rises_to_one() -> None:
     told: list[float] = []
-    sample_images([image(0, (40, 58), "ddim")], runner(2), PROCESS, rule_named("ddim", 0.0), told.append)
+    sample_images([image(0, (40, 58), "ddim")], runner(2), PROCESS, Ddim(), told.append)
     assert told == sorted(told)
     assert told[-1] == pytest.approx(1.0)
     assert len(told) > 20
@@ -196,7 +198,7 @@ def test_memory_that_runs_out_shrinks_the_tile_in_the_middle_of_an_image() -> No
         Small(), PROCESS.eps_from_x_start, 4, smaller_plan=lambda plan: plan.smaller(4), on_event=told.append
     )
     images = [image(number, (26, 30), "ddim") for number in range(2)]
-    sample_images(images, subject, PROCESS, rule_named("ddim", 0.0))
+    sample_images(images, subject, PROCESS, Ddim())
     assert all(one.store.steps_done == 5 for one in images)
     assert all(torch.isfinite(one.store.state.rows(0, 26)).all() for one in images)
     assert [line.partition(": ")[2] for line in told] == [
@@ -223,3 +225,22 @@ def test_a_map_of_strengths_is_upsampled_as_if_whole() -> None:
     assert [band.y1 for band in TileRunner(denoiser, PROCESS.eps_from_x_start).bands([view])] == [*plan.ys[1:], 24]
     for found, tile in zip(seen, plan.tiles, strict=True):
         assert torch.equal(found, whole[:, :, tile.y0 : tile.y1, tile.x0 : tile.x1])
+
+
+@pytest.mark.parametrize("size", [(16, 12), (40, 58)])
+def test_a_sampler_that_reads_a_variance_it_has_not_declared_is_told(size: tuple[int, int]) -> None:
+    class Undeclared(Sampler):
+        def __call__(self, at: Moment) -> Tensor:
+            return at.prediction.log_variance
+
+    subject = TileRunner(Blur(), PROCESS.eps_from_x_start, needs_log_variance=Undeclared.needs_log_variance)
+    with pytest.raises(TesseraError, match="must declare needs_log_variance = True"):
+        sample_images([image(0, size, "ddim")], subject, PROCESS, Undeclared())
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm_solver_pp"])
+def test_a_variance_that_is_not_blended_changes_nothing(sampler: str) -> None:
+    subject = image(2, (40, 58), sampler)
+    lean = TileRunner(Blur(), PROCESS.eps_from_x_start, needs_log_variance=False)
+    sample_images([subject], lean, PROCESS, RULES[sampler])
+    assert torch.equal(subject.store.state.rows(0, 40)[:3], sampled([image(2, (40, 58), sampler)], sampler)[0])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusion_helpers import SHAPE, ExactGaussian, linear_process, load_golden, normal
+from reference_sampling import steps_of
 from torch import Tensor
 
 from codes.models.diffusion.denoiser import Denoiser, NetworkDenoiser
@@ -19,7 +20,8 @@ from codes.models.diffusion.guidance import (
     dynamic_threshold,
     null_condition,
 )
-from codes.models.diffusion.process import GaussianDiffusion, Prediction
+from codes.models.diffusion.prediction import Prediction
+from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import SAMPLERS
 from codes.models.diffusion.schedule import NoiseSchedule, expert_index
 
@@ -259,11 +261,13 @@ def test_wrappers_compose_in_any_order_under_every_sampler(order: tuple[str, ...
         denoiser = WRAPPERS[name](denoiser, process)
     cond = {"y": torch.tensor([1, 4])}
     assert_consistent(process, denoiser(normal(0), torch.tensor([1, 3]), cond), normal(0), torch.tensor([1, 3]))
-    for sampler in SAMPLERS.values():
-        steps = list(sampler(denoiser, process, normal(0), cond, lambda i: normal(1 + i)))
+    for name in SAMPLERS.names():
+        rule = SAMPLERS.get(name)()
+        steps = list(steps_of(rule, denoiser, process, normal(0), cond, lambda i: normal(1 + i)))
         assert steps[-1].x_t.shape == SHAPE
         assert steps[-1].x_t.isfinite().all()
-        alone = list(sampler(denoiser, process, normal(0)[1:], {"y": cond["y"][1:]}, lambda i: normal(1 + i)[1:]))[-1]
+        second = {"y": cond["y"][1:]}
+        *_, alone = steps_of(rule, denoiser, process, normal(0)[1:], second, lambda i: normal(1 + i)[1:])
         torch.testing.assert_close(alone.x_t, steps[-1].x_t[1:], rtol=1e-4, atol=1e-5)
 
 
@@ -271,7 +275,7 @@ def test_wrappers_that_change_nothing_keep_the_exact_solution() -> None:
     process = linear_process(1000, "trailing10")
     exact = ExactGaussian(process.schedule)
     wrapped = SplitDenoiser([EpsilonScaled(exact, process, 1.0)] * 2, [0.25], process.schedule)
-    for sampler in SAMPLERS.values():
-        a = list(sampler(exact, process, normal(0), {}, lambda i: normal(1 + i)))[-1].x_t
-        b = list(sampler(wrapped, process, normal(0), {}, lambda i: normal(1 + i)))[-1].x_t
+    for name in SAMPLERS.names():
+        a = list(steps_of(SAMPLERS.get(name)(), exact, process, normal(0), {}, lambda i: normal(1 + i)))[-1].x_t
+        b = list(steps_of(SAMPLERS.get(name)(), wrapped, process, normal(0), {}, lambda i: normal(1 + i)))[-1].x_t
         torch.testing.assert_close(a, b, rtol=0, atol=0)

@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 import torch
 from diffusion_helpers import GOLDEN, SHAPE, ExactGaussian, linear_process, load_golden, normal
+from reference_sampling import steps_of
 from torch import Tensor
 
 from codes.models.diffusion.bound import variational_bound
 from codes.models.diffusion.denoiser import NetworkDenoiser
 from codes.models.diffusion.likelihood import discretized_gaussian_log_likelihood, normal_kl
+from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process import (
     GaussianDiffusion,
     LossType,
     MeanType,
-    Prediction,
     VarianceType,
     check_image_range,
     perturbed_noise,
 )
-from codes.models.diffusion.samplers import ancestral, ddim
+from codes.models.diffusion.samplers import Ancestral, Ddim
 from codes.models.diffusion.schedule import NoiseSchedule
 from codes.models.diffusion.weights import WeightSchedule, loss_weights
 
@@ -132,7 +133,9 @@ def test_every_pair_samples(mean_type: MeanType, var_type: VarianceType) -> None
         return torch.tanh(torch.cat([x, 0.1 * x], dim=1) if process.learns_variance else x)
 
     cond = {"low_res": images(9)[..., ::2, ::2]}
-    steps = list(ancestral(NetworkDenoiser(network, process), process, normal(0), cond, lambda i: normal(1 + i)))
+    steps = list(
+        steps_of(Ancestral(), NetworkDenoiser(network, process), process, normal(0), cond, lambda i: normal(1 + i))
+    )
     assert seen == [[t, t] for t in (99, 79, 59, 39, 19)]
     assert steps[-1].x_t.shape == SHAPE
     assert steps[-1].x_t.isfinite().all()
@@ -195,7 +198,7 @@ def test_a_silent_residual_network_samples_the_gaussian_around_its_prior() -> No
     process = GaussianDiffusion(schedule, "residual", residual_std=0.1)
     cond, x_T = {"low_res": 0.5 * images(2)}, normal(0)
     denoiser = NetworkDenoiser(lambda x, timesteps, low_res: torch.zeros_like(x), process, clip_denoised=False)  # noqa: ARG005
-    *_, last = ddim(denoiser, process, x_T, cond, normal)
+    *_, last = steps_of(Ddim(), denoiser, process, x_T, cond, normal)
     torch.testing.assert_close(last.x_t, cond["low_res"] + 0.1 * x_T, rtol=0, atol=1e-2)
 
 
@@ -383,7 +386,7 @@ def test_bound_of_a_denoiser_that_knows_the_image_is_prior_and_last_step() -> No
     def oracle(x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
         calls.append(int(t[0]))
         prediction = process.predict(process.eps_from_x_start(x_t, t, x_start), x_t, t, clip=False)
-        return prediction._replace(x_start=cond["answer"])
+        return prediction.at(cond["answer"], prediction.eps)
 
     bound = variational_bound(oracle, process, x_start, {"answer": x_start}, lambda i: normal(9 + i))
     assert calls == list(range(19, -1, -1))

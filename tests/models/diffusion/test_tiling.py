@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from reference_sampling import steps_of
 from torch import Tensor, nn
 
-from codes.models.diffusion.denoiser import Denoiser, NetworkDenoiser, Prediction
+from codes.models.diffusion.denoiser import Denoiser, NetworkDenoiser
 from codes.models.diffusion.noise import CanvasNoise
+from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process import GaussianDiffusion
-from codes.models.diffusion.samplers import ddim
+from codes.models.diffusion.samplers import Ddim
 from codes.models.diffusion.schedule import NoiseSchedule
 from codes.models.diffusion.tiling.denoiser import TiledDenoiser
 from codes.models.diffusion.tiling.plan import TilePlan
@@ -269,7 +271,7 @@ def test_no_seam_after_sampling() -> None:
     runner = TileRunner(NetworkDenoiser(ConvNet(), FIXED), FIXED.eps_from_x_start, tile_batch_size=4)
     denoiser = TiledDenoiser(runner, plan)
     noise = CanvasNoise((1, 2), 3, 112, 160)
-    *_, last = ddim(denoiser, FIXED, noise.initial(), {}, noise, eta=1.0)
+    *_, last = steps_of(Ddim(eta=1.0), denoiser, FIXED, noise.initial(), {}, noise)
     assert seam_ratio(last.x_t, plan, 2) <= 1.02
     assert seam_ratio(last.x_t, plan, 3) <= 1.02
 

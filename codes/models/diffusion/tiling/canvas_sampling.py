@@ -18,7 +18,7 @@ from ....images.canvas_store import CanvasStore
 from ....utils.rng import numpy_generator
 from ..noise import INITIAL_STEP, NoiseField
 from ..process import GaussianDiffusion
-from ..samplers import Moment, Rule
+from ..samplers import Moment, Sampler
 from .plan import Tile, TilePlan
 from .runner import Band, TileRunner, View, region_of, upsampled_region
 
@@ -57,7 +57,7 @@ def sample_images(
     images: Sequence[SampledImage],
     runner: TileRunner,
     process: GaussianDiffusion,
-    rule: Rule,
+    rule: Sampler,
     on_progress: Callable[[float], None] | None = None,
 ) -> None:
     """Take every image through all steps that it has not done yet.
@@ -123,7 +123,7 @@ def _band_of(name: str, value: Tensor, band: Tile, image: SampledImage, runner: 
     return region_of(value, band, scale)
 
 
-def _advance(image: SampledImage, band: Band, process: GaussianDiffusion, rule: Rule, index: int, t: int) -> None:
+def _advance(image: SampledImage, band: Band, process: GaussianDiffusion, rule: Sampler, index: int, t: int) -> None:
     """One step for some rows."""
     channels, width = image.noise.channels, image.plan.width
     before = image.store.state.rows(band.y0, band.y1)[None]

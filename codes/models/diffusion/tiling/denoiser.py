@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ....images.canvas import RamCanvas
-from ..denoiser import Prediction
+from ..prediction import Prediction
 from .plan import TilePlan, reflect_indices
 from .runner import Band, TileRunner, View
 
@@ -80,7 +80,7 @@ def _joined(bands: Iterator[Band], x_t: Tensor) -> Prediction:
             else:
                 target[number, :, y0:y1] = value[0]
     assert whole is not None, "a canvas has at least one band"
-    return whole._replace(log_variance=whole.log_variance.expand_as(x_t))
+    return Prediction(whole.x_start, whole.eps, whole.log_variance.expand_as(x_t))
 
 
 def _checked_scales(plan: TilePlan, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> dict[str, int]:

@@ -8,6 +8,7 @@ B images, C channels, (H, W) canvas, (h, w) tile; all in pixels of the output.
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from ....images.canvas import Canvas
 from ....utils.errors import TesseraError
-from ..denoiser import Denoiser, Prediction
+from ..denoiser import Denoiser
+from ..prediction import Lazy, Prediction
 from .plan import Tile, TilePlan, reflect_indices
 
 UPSAMPLING_MARGIN = {"bilinear": 1, "bicubic": 2}  # low-resolution pixels that interpolation reads beyond a region
@@ -42,7 +44,10 @@ class View:
 
 
 class Band(NamedTuple):
-    """The prediction for the rows [y0, y1) of a view, each (1, C, y1 - y0, W), in host memory."""
+    """The prediction for the rows [y0, y1) of a view, each (1, C, y1 - y0, W), in host memory.
+
+    Without a log-variance where the runner does not blend it: whoever reads it is told.
+    """
 
     view: int
     y0: int
@@ -83,9 +88,10 @@ class Item(NamedTuple):
 class TileRunner:
     """Runs `denoiser` on batches of tiles and blends what it predicts.
 
-    x_start and the log-variance are blended; eps follows from x_t and the blended x_start, so that the two agree
-    however the tiles clipped theirs. (The other way round would divide rounding errors by sqrt(alphas_cumprod), which
-    is near 0 at the first steps.) A plan of one tile gives the denoiser's own prediction untouched.
+    x_start and, with `needs_log_variance`, the log-variance are blended; eps follows from x_t and the blended x_start,
+    so that the two agree however the tiles clipped theirs. (The other way round would divide rounding errors by
+    sqrt(alphas_cumprod), which is near 0 at the first steps.) A plan of one tile gives the denoiser's own
+    prediction untouched.
 
     `tile_batch_size` and the tiles come down when the device runs out of memory and stay down. Without gradients.
     """
@@ -93,6 +99,7 @@ class TileRunner:
     denoiser: Denoiser
     eps_from_x_start: Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t, t, x_start) -> eps, pixel by pixel
     tile_batch_size: int = 1  # tiles, of all images together
+    needs_log_variance: bool = True  # whether anybody reads it: blending it costs as much as x_start
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where the denoiser runs
     low_res_upsampling: str = "bilinear"  # how the network upsamples low_res: bilinear | bicubic
     smaller_plan: Callable[[TilePlan], TilePlan | None] | None = None  # the next plan when one tile is too large
@@ -206,56 +213,81 @@ class TileRunner:
     def _blended(self, items: Sequence[Item], prediction: Prediction) -> Iterator[Band]:
         """Add the prediction (N, C, h, w) for N tiles, in the plan's order; the bands that are complete with it."""
         for index, (work, tile) in enumerate(items):
-            own = Prediction(*(value[index : index + 1] for value in prediction))
+            own = prediction.each(partial(_row_on_host, index))
             if work.whole:
-                yield Band(work.number, 0, work.plan.height, Prediction(*(value.to("cpu") for value in own)))
+                variance = partial(_log_variance, own) if self.needs_log_variance else _undeclared
+                yield Band(work.number, 0, work.plan.height, Prediction(own.x_start, partial(_eps, own), variance))
                 continue
             if work.blend is None:
-                work.blend = _RollingBlend(work.plan, own)
+                work.blend = _RollingBlend(work.plan, own, self.needs_log_variance)
             work.blend.add(tile, own)
             if tile.column == len(work.plan.xs) - 1:
                 y0, y1, x_start, log_variance = work.blend.finish_row(tile.row)
                 x_t = work.view.x_t.rows(y0, y1)[None, : work.view.channels]
-                t = torch.tensor([work.view.t])
-                eps = self.eps_from_x_start(x_t, t, x_start)
+                eps = partial(self.eps_from_x_start, x_t, torch.tensor([work.view.t]), x_start)
                 yield Band(work.number, y0, y1, Prediction(x_start, eps, log_variance))
 
 
 class _RollingBlend:
     """Sums weighted predictions over the rows that tiles still reach. Weights add up to 1: nothing is divided."""
 
-    def __init__(self, plan: TilePlan, like: Prediction) -> None:
+    def __init__(self, plan: TilePlan, like: Prediction, needs_log_variance: bool) -> None:
         self.plan = plan
-        self.fixed = like.log_variance.stride()[-2:] == (0, 0)  # expanded: a plane would cost memory for nothing
-        shape = (1, like.x_start.shape[1], plan.tile[0], plan.width)
-        dtype = like.x_start.dtype
-        self.x_start = torch.zeros(shape, dtype=dtype)
-        self.log_variance = torch.zeros((*shape[:2], 1, 1) if self.fixed else shape, dtype=dtype)
-        self._rows = torch.from_numpy(plan.row_weights).to(dtype)
-        self._columns = torch.from_numpy(plan.column_weights).to(dtype)
+        self._rows = torch.from_numpy(plan.row_weights).to(like.x_start.dtype)
+        self._columns = torch.from_numpy(plan.column_weights).to(like.x_start.dtype)
+        self.x_start = self._zeros(like.x_start)
+        self.log_variance: Tensor | None = None  # a plane of its own, or one number per channel
+        self.fixed = False
+        if needs_log_variance:
+            # Expanded from one number: a plane would cost memory for nothing.
+            self.fixed = like.log_variance.stride()[-2:] == (0, 0)
+            self.log_variance = like.log_variance[..., :1, :1] if self.fixed else self._zeros(like.x_start)
+
+    def _zeros(self, like: Tensor) -> Tensor:
+        return torch.zeros((1, like.shape[1], self.plan.tile[0], self.plan.width), dtype=like.dtype)
 
     def add(self, tile: Tile, prediction: Prediction) -> None:
         """Add a tile (1, C, h, w) of the row of tiles under way."""
         weight = self._rows[tile.row][:, None] * self._columns[tile.column]
-        self.x_start[..., tile.x0 : tile.x1].add_(weight * prediction.x_start.to(self.x_start))
+        self.x_start[..., tile.x0 : tile.x1].add_(weight * prediction.x_start)
         if self.fixed:
-            self.log_variance = prediction.log_variance[..., :1, :1].to(self.log_variance)
-        else:
-            columns = self.log_variance[..., tile.x0 : tile.x1]
-            columns.add_(weight * prediction.log_variance.to(columns))
+            self.log_variance = prediction.log_variance[..., :1, :1]
+        elif self.log_variance is not None:
+            self.log_variance[..., tile.x0 : tile.x1].add_(weight * prediction.log_variance)
 
-    def finish_row(self, row: int) -> tuple[int, int, Tensor, Tensor]:
+    def finish_row(self, row: int) -> tuple[int, int, Tensor, Lazy]:
         """The rows [y0, y1) that no later tile reaches, with x_start and log-variance; make room for the next."""
         ys, height = self.plan.ys, self.plan.tile[0]
         y0, y1 = ys[row], ys[row + 1] if row + 1 < len(ys) else self.plan.height
-        count = y1 - y0
-        x_start = self.x_start[:, :, :count].clone()
-        log_variance = self.log_variance if self.fixed else self.log_variance[:, :, :count].clone()
-        for buffer in (self.x_start,) if self.fixed else (self.x_start, self.log_variance):
-            kept = buffer[:, :, count:].clone()
-            buffer[:, :, : height - count] = kept
-            buffer[:, :, height - count :] = 0
-        return y0, y1, x_start, log_variance.expand_as(x_start)
+        x_start = self._taken(self.x_start, y1 - y0, height)
+        if self.log_variance is None:
+            return y0, y1, x_start, _undeclared
+        if self.fixed:
+            return y0, y1, x_start, self.log_variance.expand_as(x_start)
+        return y0, y1, x_start, self._taken(self.log_variance, y1 - y0, height)
+
+    def _taken(self, buffer: Tensor, count: int, height: int) -> Tensor:
+        """The first `count` rows; the others move up, and zeros follow them."""
+        done, kept = buffer[:, :, :count].clone(), buffer[:, :, count:].clone()
+        buffer[:, :, : height - count] = kept
+        buffer[:, :, height - count :] = 0
+        return done
+
+
+def _row_on_host(index: int, value: Tensor) -> Tensor:
+    return value[index : index + 1].to("cpu")
+
+
+def _eps(prediction: Prediction) -> Tensor:
+    return prediction.eps
+
+
+def _log_variance(prediction: Prediction) -> Tensor:
+    return prediction.log_variance
+
+
+def _undeclared() -> Tensor:
+    raise TesseraError("a sampler that reads prediction.log_variance must declare needs_log_variance = True")
 
 
 def region_of(value: Tensor, tile: Tile, scale: int) -> Tensor:
