@@ -158,7 +158,9 @@ class Recipe(Options):
         "fp32", description="Arithmetic of the networks; weights stay in float32."
     )
     compile: bool = Field(False, description="Compile networks with torch.compile: slow to start, then faster.")
-    seed: int | None = Field(None, ge=0, description="Seed of sampling in a test run.")
+    seed: int | None = Field(
+        None, ge=0, description="Seed from which every random draw follows; ~: train.manual_seed, or 0 without `train`."
+    )
     datasets: dict[str, Annotated[DatasetOptions, OneOf(DATASETS, "mode")]] = Field(
         {}, description="The data, by phase."
     )
@@ -198,6 +200,13 @@ class Recipe(Options):
     @property
     def arithmetic(self) -> Literal["fp32", "bf16", "fp16"]:
         return "fp16" if self.fp16 else self.precision
+
+    @property
+    def seed_in_use(self) -> int:
+        """The seed of every draw, in training and afterwards: `seed`, else `train.manual_seed`, else 0."""
+        if self.seed is not None:
+            return self.seed
+        return self.train.manual_seed if self.train else 0
 
     @property
     def first_iteration(self) -> int:

@@ -45,7 +45,9 @@ class TrainOptions(Options):
         True, description="Average over a shorter past at the start: rate min(ema_rate, (1+n)/(10+n))."
     )
     val_freq: int | None = Field(None, ge=1, description="Iterations between evaluations (`eval.evaluators`).")
-    manual_seed: int = Field(0, ge=0, description="Seed from which every random draw of the run follows.")
+    manual_seed: int = Field(
+        0, ge=0, description="Seed from which every random draw of the run follows, where `seed` is not set."
+    )
     default_lr_scheme: Literal["MultiStepLR", "CosineAnnealingLR", "constant"] = Field(
         "MultiStepLR", description="How the learning rate falls."
     )

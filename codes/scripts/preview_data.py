@@ -43,8 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = read_recipe(load_source(arguments.opt, arguments.overrides))
     phase, options = _chosen(recipe, arguments.phase)
     shuffle = phase == "datasets.train" and recipe.train is not None
-    seed = recipe.train.manual_seed if recipe.train else recipe.seed or 0
-    dataset = DATASETS.get(options.mode)(options, seed=seed, shuffle=shuffle)
+    dataset = DATASETS.get(options.mode)(options, seed=recipe.seed_in_use, shuffle=shuffle)
     cards: list[Card] = []
     grids: list[Grid] = []
     if arguments.sweep is None:

@@ -38,7 +38,7 @@ def check_run(recipe: Recipe, source: Source) -> int:
     for phase, options in recipe.datasets.items():
         _read_some(
             f"datasets.{phase}",
-            DATASETS.get(options.mode)(options, seed=recipe.train.manual_seed, shuffle=phase == "train"),
+            DATASETS.get(options.mode)(options, seed=recipe.seed_in_use, shuffle=phase == "train"),
         )
     for name, evaluator in recipe.eval.evaluators.items():
         held_out = getattr(evaluator, "dataset", None)

@@ -65,7 +65,7 @@ class Trainer:
         self.autocast = autocast_for(self.device, recipe.arithmetic)
         self.experiment = Experiment.named(recipe.name)
         self.options = recipe.datasets["train"]
-        self.dataset = DATASETS.get(self.options.mode)(self.options, seed=self.train.manual_seed, shuffle=True)
+        self.dataset = DATASETS.get(self.options.mode)(self.options, seed=recipe.seed_in_use, shuffle=True)
         self.parts = self._build()
         self.evaluators = build_evaluators(recipe.eval.evaluators, source)
         self.iteration, self.samples = recipe.first_iteration, recipe.first_iteration * self.options.batch_size
@@ -88,7 +88,7 @@ class Trainer:
         record_classes(self.experiment.root, self.dataset, self.parts.networks, write=ranks.first)
 
     def _build(self) -> Parts:
-        seed = self.train.manual_seed
+        seed = self.recipe.seed_in_use
         networks = {name: build_network(name, self.recipe, seed, self.device) for name in self.recipe.networks}
         steps = [
             TrainingStep(name, options, self.recipe, networks, self.device)
@@ -217,7 +217,7 @@ class Trainer:
         return StepContext(
             networks=self.parts.networks,
             device=self.device,
-            seed=self.train.manual_seed,
+            seed=self.recipe.seed_in_use,
             positions=range(first, first + share),
             autocast=self.autocast,
             ema_networks={name: average.network for name, average in self.parts.averages.items()},

@@ -2,20 +2,17 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ...config.yaml_source import Issue, Source
 from ...evaluation.evaluators.base import Evaluation, EvaluatorOptions, build_evaluators
-from ...graph.graph import StepContext
 from ...images.files import write_image
 from ...models.diffusion.checkpoints.metadata import read_metadata
-from ...recipe.networks import Trained, load_trained
 from ...recipe.recipe import Recipe
-from ...runtime.devices import autocast_for, choose_device
 from ...runtime.run_lock import RunLock
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
 from ...utils.files import write_text
+from ..run import Run
 
 logger = get_logger(__name__)
 DIGITS = 5  # significant ones of a number in a table
@@ -31,13 +28,10 @@ class RecipeEvaluation:
         options = recipe.eval.evaluators
         if not options:
             raise ConfigError(f"{source.file}: eval.evaluators is missing; there is nothing to evaluate")
-        self.recipe = recipe
-        self.root = Path(recipe.path.results or Path("results") / recipe.name)
-        self.device = choose_device(recipe.device, recipe.gpu_ids)
         names = list(dict.fromkeys(name for section in options.values() for name in section.network_names()))
-        named = _with_weights(recipe, names)
-        self.trained = {name: load_trained(name, named, self.device) for name in names}
-        _check(options, self.trained, source)
+        self.use = Run.of_recipe(_with_weights(recipe, names), names)
+        self.root = self.use.folder
+        _check(options, self.use, source)
         self.evaluators = build_evaluators(options, source)
 
     def run(self) -> dict[str, Evaluation]:
@@ -51,7 +45,7 @@ class RecipeEvaluation:
     def _run(self, lock: RunLock) -> dict[str, Evaluation]:
         found: dict[str, Evaluation] = {}
         for name, evaluator in self.evaluators.items():
-            found[name] = evaluator.evaluate(self._context())
+            found[name] = evaluator.evaluate(self.use.context())
             lock.check()
             for key, image in found[name].images.items():
                 write_image(self.root / f"{name}_{key}.png", image)
@@ -60,19 +54,6 @@ class RecipeEvaluation:
             write_text(self.root / "evaluation.json", json.dumps(numbers, indent=2) + "\n")
         logger.info("written: %s", self.root / "evaluation.json")
         return found
-
-    def _context(self) -> StepContext:
-        recipe = self.recipe
-        trained_seed = recipe.train.manual_seed if recipe.train else 0
-        return StepContext(
-            networks={name: trained.network for name, trained in self.trained.items()},
-            device=self.device,
-            seed=trained_seed if recipe.seed is None else recipe.seed,
-            positions=(0,),
-            autocast=autocast_for(self.device, recipe.arithmetic),
-            processes={name: trained.process for name, trained in self.trained.items() if trained.process},
-            on_event=logger.warning,
-        )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -102,21 +83,20 @@ def _with_weights(recipe: Recipe, names: Sequence[str]) -> Recipe:
     return recipe.model_copy(update={"path": recipe.path.model_copy(update={"pretrain": pretrain})})
 
 
-def _check(options: Mapping[str, EvaluatorOptions], trained: Mapping[str, Trained], source: Source) -> None:
+def _check(options: Mapping[str, EvaluatorOptions], use: Run, source: Source) -> None:
     """Raise ConfigError for evaluators that do not fit the networks, or want weights that were not loaded."""
-    networks = {name: found.network for name, found in trained.items()}
     issues = [
         Issue(("eval", "evaluators", name, *issue.path), issue.message)
         for name, section in options.items()
-        for issue in section.problems(networks)
+        for issue in section.problems(use.networks)
     ]
     for name, section in options.items():
-        found = trained[section.for_network]
-        metadata = read_metadata(found.file)
-        averaged = metadata.kind == "ema" if metadata else "ema" in found.file.stem
+        file = use.weights[section.for_network]
+        metadata = read_metadata(file)
+        averaged = metadata.kind == "ema" if metadata else "ema" in file.stem
         if averaged and not section.measures_ema:
             message = (
-                f"use_ema: false, but {found.file} holds averaged weights; "
+                f"use_ema: false, but {file} holds averaged weights; "
                 f"name the file without _ema in path.pretrain_model_{section.for_network}"
             )
             issues.append(Issue(("eval", "evaluators", name), message))

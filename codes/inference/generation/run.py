@@ -1,7 +1,7 @@
 """Images from nothing: the injectors of a recipe with `generate` over numbered samples, with or without classes."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,26 +10,24 @@ import torch
 from torch import Tensor
 
 from ...config.yaml_source import Source
-from ...graph.graph import StepContext
 from ...graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions, to_unit_range
 from ...graph.step_graph import StepGraph
 from ...graph.step_options import StepOptions
 from ...images.files import to_rgb
-from ...recipe.networks import Trained, load_trained
 from ...recipe.recipe import Recipe
-from ...runtime.devices import Ranks, autocast_for, choose_device
+from ...runtime.devices import Ranks
 from ...runtime.interrupt import StopRequest
 from ...runtime.rank_messages import Exchange, held
 from ...runtime.run_lock import RunLock
 from ...utils.console import StepLine, format_seconds, get_logger, log_to_file, stop_logging_to
 from ...utils.errors import Interrupted, TesseraError
 from ...version import __version__
+from ..run import OnStep, Run
 from .checks import check_generation, class_labels, find_classes, sampling_nodes
 from .record import record, settings_of, take_up
 from .sample_files import FOLDER, SampleFiles
 
 logger = get_logger(__name__)
-OnStep = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -56,18 +54,15 @@ class Generation:
         self.source = source
         self.ranks = ranks
         self.options = recipe.generate
-        self.device = choose_device(recipe.device, recipe.gpu_ids, ranks.local_rank if ranks.world_size > 1 else None)
-        self.root = Path(recipe.path.results or Path("results") / recipe.name)
-        self.seed = recipe.seed or 0
         nodes = sampling_nodes(recipe).values()
         named = dict.fromkeys(name for node in nodes for name in node.generators)
-        self.trained: Mapping[str, Trained] = {name: load_trained(name, recipe, self.device) for name in named}
-        self.weights = {name: trained.file for name, trained in self.trained.items()}
-        networks = {name: trained.network for name, trained in self.trained.items()}
-        self.classes = find_classes(recipe, networks, self.weights)
+        self.use = Run.of_recipe(recipe, named, ranks)
+        self.root = self.use.folder
+        networks = self.use.networks
+        self.classes = find_classes(recipe, networks, self.use.weights)
         check_generation(recipe, source, networks, self.classes)
         self.node = _written_node(recipe, list(nodes))
-        labels = None if self.classes is None else class_labels(self.options, self.classes, self.seed)
+        labels = None if self.classes is None else class_labels(self.options, self.classes, self.use.seed)
         folders = () if self.classes is None else self.classes.folders
         self.files = SampleFiles(self.root, self.options.num_samples, labels, folders)
         self.steps = {
@@ -116,13 +111,13 @@ class Generation:
             chosen = [self.classes.index(name) for name in wanted] if wanted else self.options.classes or "all"
         # The names too, because the files are named by them.
         names = list(self.classes.names) if self.classes else []
-        return {**settings_of(self.recipe, self.weights, self.seed, chosen), "class_names": names}
+        return {**settings_of(self.recipe, self.use.weights, self.use.seed, chosen), "class_names": names}
 
     def _described(self) -> dict[str, object]:
         """What generation.json says besides the settings."""
         return {
             "num_samples": self.options.num_samples,
-            "weights": {name: str(file) for name, file in self.weights.items()},
+            "weights": {name: str(file) for name, file in self.use.weights.items()},
             "recipe": self.source.data,
             "version": __version__,
         }
@@ -156,7 +151,7 @@ class Generation:
         """One batch, written as soon as it is done."""
         labels = self.files.labels
         state: dict[str, object] = {} if labels is None else {"y": torch.from_numpy(labels[list(positions)])}
-        context, ran = self._context(positions, on_step), set[str]()
+        context, ran = self.use.context(tuple(positions), on_step), set[str]()
         for name, step in self.steps.items():
             if step.options.runs(None, {*state, *ran}):
                 state = step.at(None, {*state, *ran}).inject(state, context)
@@ -166,18 +161,6 @@ class Generation:
         assert len(images) == len(positions)
         for position, image in zip(positions, to_unit_range(images, self.node), strict=True):
             self.files.write(position, to_rgb(image, n1_to_1=False))
-
-    def _context(self, positions: Sequence[int], on_step: OnStep) -> StepContext:
-        return StepContext(
-            networks={name: trained.network for name, trained in self.trained.items()},
-            device=self.device,
-            seed=self.seed,
-            positions=tuple(positions),
-            autocast=autocast_for(self.device, self.recipe.arithmetic),
-            processes={name: trained.process for name, trained in self.trained.items() if trained.process},
-            on_step=on_step,
-            on_event=logger.warning,
-        )
 
     def _finish(self, before: int, made: int, start: float) -> Generated:
         """On rank 0: grid and npz from the files, whoever wrote them."""

@@ -137,7 +137,7 @@ def _tell_total(
 ) -> None:
     logger.info(
         "%d of %d images can be read, %d are done already; about %s in all on one %s",
-        readable, images, earlier, format_seconds(total), setup.device.type,
+        readable, images, earlier, format_seconds(total), setup.use.device.type,
     )  # fmt: skip
     device_bytes = max(timing.device_bytes for timing in timings)
     if device_bytes:

@@ -76,8 +76,8 @@ class Job:
         """What the injectors get for each unit; units share no scratch folder."""
         scratch = records.scratch(self.image) if self.image.key else None
         return [
-            self.setup.context(
-                self.image.position, on_step, unit.sample, scratch and scratch / f"{unit.sample}-{unit.plane}"
+            self.setup.use.context(
+                (self.image.position,), on_step, unit.sample, scratch and scratch / f"{unit.sample}-{unit.plane}"
             )
             for unit in self.units
         ]

@@ -1,6 +1,6 @@
 """What a test run works with: networks with their weights, data, the graph, and where results go."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from ...data.corruptions.strength_map import StrengthMap
 from ...data.datasets import DATASETS
 from ...data.imagefolder import ImageFolderDataset
 from ...evaluation.evaluators.base import EVALUATORS
-from ...graph.graph import Injector, StepContext
+from ...graph.graph import Injector
 from ...graph.injectors.gaussian_diffusion_inference import (
     GaussianDiffusionInferenceInjector,
     GaussianDiffusionInferenceOptions,
@@ -18,11 +18,11 @@ from ...graph.injectors.gaussian_diffusion_inference import (
 from ...graph.step_graph import StepGraph
 from ...models.diffusion.engine import Engine
 from ...recipe.checks import check_inference
-from ...recipe.networks import load_trained
 from ...recipe.recipe import Recipe
-from ...runtime.devices import Ranks, autocast_for, choose_device
+from ...runtime.devices import Ranks
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
+from ..run import Run
 from .output_files import OutputNames, clashes
 
 logger = get_logger(__name__)
@@ -39,11 +39,7 @@ class Setup:
     def __init__(self, recipe: Recipe, source: Source, ranks: Ranks) -> None:
         self.recipe = recipe
         self.source = source
-        self.ranks = ranks
         self.output = recipe.output
-        local_rank = ranks.local_rank if ranks.world_size > 1 else None
-        self.device = choose_device(recipe.device, recipe.gpu_ids, local_rank)
-        self.root = Path(recipe.path.results or Path("results") / recipe.name)
         nodes = [node for step in recipe.steps.values() for node in step.injectors.values() if not node.train]
         sampling = [node for node in nodes if isinstance(node, InferenceOptions)]
         self.nodes = [node for node in sampling if "low_res" in node.model_input_keys]
@@ -52,15 +48,16 @@ class Setup:
                 f"{source.file}: neither an injector gaussian_diffusion_inference in steps nor an evaluator in eval, "
                 "so there is nothing to do; for training run train.py"
             )
-        self.trained = {name: load_trained(name, recipe, self.device) for name in self._network_names()}
-        check_inference(recipe, source, {name: trained.network for name, trained in self.trained.items()})
+        self.use = Run.of_recipe(recipe, self._network_names(), ranks)
+        self.root = self.use.folder
+        check_inference(recipe, source, self.use.networks)
         self.outputs = self._outputs()
         self.names = OutputNames(self.output, self.outputs)
         self.steps = {name: StepGraph(step) for name, step in recipe.steps.items()}
         self._refuse_own_results()
         self._refuse_missing_files()
         self.datasets = {
-            phase: DATASETS.get(options.mode)(options, seed=self.seed, shuffle=False)
+            phase: DATASETS.get(options.mode)(options, seed=self.use.seed, shuffle=False)
             for phase, options in recipe.datasets.items()
             if self.nodes
         }
@@ -70,33 +67,6 @@ class Setup:
             name: EVALUATORS.get(options.type)(options) for name, options in recipe.eval.evaluators.items()
         }
 
-    @property
-    def seed(self) -> int:
-        if self.recipe.seed is not None:
-            return self.recipe.seed
-        return self.recipe.train.manual_seed if self.recipe.train else 0
-
-    def context(
-        self,
-        position: int,
-        on_step: Callable[[str, int, int], None] | None = None,
-        sample: int = 0,
-        scratch: Path | None = None,
-    ) -> StepContext:
-        """What injectors get for one state."""
-        return StepContext(
-            networks={name: trained.network for name, trained in self.trained.items()},
-            device=self.device,
-            seed=self.seed,
-            positions=(position,),
-            autocast=autocast_for(self.device, self.recipe.arithmetic),
-            processes={name: trained.process for name, trained in self.trained.items() if trained.process},
-            on_step=on_step,
-            on_event=logger.warning,
-            sample=sample,
-            scratch=scratch,
-        )
-
     def node(self, key: str) -> InferenceOptions:
         """The options of the injector that writes a result."""
         return next(node for node in self.nodes if node.out == key)
@@ -104,7 +74,7 @@ class Setup:
     @cached_property
     def engines(self) -> dict[str, Engine]:
         """Result -> what samples it."""
-        context = self.context(0)
+        context = self.use.context()
         injectors = [_bare(injector) for step in self.steps.values() for injector in step.injectors.values()]
         sampling = [found for found in injectors if isinstance(found, GaussianDiffusionInferenceInjector)]
         restoring = {node.out for node in self.nodes}

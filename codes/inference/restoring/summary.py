@@ -130,8 +130,8 @@ def _summary(setup: Setup, seconds: float, means: Means, measured: int) -> Repor
     return ReportSummary(
         title=setup.recipe.name,
         options=to_yaml(setup.source.data),
-        weights=[str(trained.file) for trained in setup.trained.values()],
-        device=f"{setup.device} ({setup.recipe.arithmetic})",
+        weights=[str(file) for file in setup.use.weights.values()],
+        device=f"{setup.use.device} ({setup.use.precision})",
         seconds=seconds,
         version=__version__,
         mean_metrics=means,

@@ -228,7 +228,7 @@ class Tester:
         image, low_res = job.image, (job.low_res.shape[-2], job.low_res.shape[-1])
         return Restored(
             image.phase, image.position, image.source, image.key, written.files, low_res, written.size,
-            self.setup.seed, written.strengths, consistency=written.consistency,
+            self.setup.use.seed, written.strengths, consistency=written.consistency,
         )  # fmt: skip
 
     def _keep(self, image: Planned, row: Restored, title: str, outcome: Outcome) -> None:
@@ -245,7 +245,7 @@ class Tester:
 
     def _evaluate(self) -> None:
         """Run the evaluators: numbers to the log and to evaluation.json, pictures beside it."""
-        context = self.setup.context(0)
+        context = self.setup.use.context()
         found = {name: evaluator.evaluate(context) for name, evaluator in self.setup.evaluators.items()}
         for name, evaluation in found.items():
             logger.info("evaluation %s: %s", name, "  ".join(f"{k} {v:.4g}" for k, v in evaluation.metrics.items()))

@@ -129,10 +129,10 @@ def _shared_options(setup: Setup) -> str:
         name: {key: node.model_dump(mode="json", exclude=NODE_KEYS) for key, node in step.injectors.items()}
         for name, step in recipe.steps.items()
     }
-    weights = {name: digest_of(trained.file) for name, trained in setup.trained.items()}
+    weights = {name: digest_of(file) for name, file in setup.use.weights.items()}
     networks = {name: section.args.model_dump(mode="json") for name, section in recipe.networks.items()}
     output = recipe.output.model_dump(mode="json", exclude={"skip_existing"})
-    found = (steps, weights, networks, output, recipe.arithmetic, setup.seed, setup.outputs)
+    found = (steps, weights, networks, output, recipe.arithmetic, setup.use.seed, setup.outputs)
     return json.dumps(found, sort_keys=True, default=str)
 
 

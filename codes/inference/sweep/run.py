@@ -25,6 +25,7 @@ from ...runtime.run_lock import RunLock
 from ...utils.console import StepLine, format_seconds, get_logger
 from ...utils.errors import ConfigError, Interrupted
 from ...utils.files import write_text
+from ..run import results_folder
 from .axes import Axis, Cell, cells, read_axes, spoken
 from .subject import Request, Subject
 
@@ -69,8 +70,7 @@ class Sweep:
             )
         if not request.image.is_file():
             raise ConfigError(f"--image {request.image}: no such file")
-        results = Path(recipe.path.results or Path("results") / recipe.name)
-        self.root = request.output or results / f"sweep_{request.image.stem}"
+        self.root = request.output or results_folder(recipe) / f"sweep_{request.image.stem}"
         self.request = request
         dataset = next(iter(recipe.datasets.values()))
         self.axes = read_axes(request.axes, getattr(dataset, "fixed_corruptions", ()))
@@ -96,7 +96,7 @@ class Sweep:
         if len(todo) < len(self.cells):
             logger.info("%d of %d cells are there already", len(self.cells) - len(todo), len(self.cells))
         with StopRequest() as stop:
-            if todo and self.subject.setup.device.type != "cpu":
+            if todo and self.subject.setup.use.device.type != "cpu":
                 self.subject.warm_up(todo[0])
             for number, cell in enumerate(todo, 1):
                 lock.check()
@@ -146,7 +146,7 @@ class Sweep:
 
     def _fingerprint(self) -> str:
         """Of everything that decides a cell besides its values: options, image, weights."""
-        files = [self.request.image, *(trained.file for trained in self.subject.setup.trained.values())]
+        files = [self.request.image, *self.subject.setup.use.weights.values()]
         stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
         facts = [self.options, stats, self.request.crop, self.subject.node.out]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -187,11 +187,11 @@ class Sweep:
         return {
             "Image": f"{self.request.image}",
             "Input": f"{width} × {height} pixels{where}; enlarged {self.subject.scale} times",
-            "Weights": "\n".join(str(trained.file) for trained in setup.trained.values()),
-            "Device": f"{setup.device} ({setup.recipe.arithmetic})",
+            "Weights": "\n".join(map(str, setup.use.weights.values())),
+            "Device": f"{setup.use.device} ({setup.use.precision})",
             "Seed": "varied"
             if any(axis.kind == "seed" for axis in self.axes)
-            else f"{setup.seed}, the same everywhere",
+            else f"{setup.use.seed}, the same everywhere",
         }
 
 

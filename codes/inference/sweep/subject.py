@@ -79,7 +79,7 @@ class Subject:
     def check(self, cell: Cell) -> None:
         """Raise ConfigError for steps that the process of the network does not have, before anything is restored."""
         name = cell.node.generators[0]
-        cell.node.build_process(self.setup.trained[name].process, name)
+        cell.node.build_process(self.setup.use.processes.get(name), name)
 
     def restore(
         self, cell: Cell, axes: Sequence[Axis], on_step: Callable[[str, int, int], None]
@@ -108,7 +108,7 @@ class Subject:
     def _sampled(self, state: Mapping[str, Any], cell: Cell, on_step: Callable[[str, int, int], None]) -> Any:
         nodes = {**self.injectors, "swept": cell.node}
         graph = Graph({name: INJECTORS.get(node.type)(node) for name, node in nodes.items()}, {})
-        context = self.setup.context(0, on_step)
+        context = self.setup.use.context(on_step=on_step)
         if "seed" in cell.values:
             context = replace(context, seed=cell.values["seed"])
         return graph.inject(state, context)[cell.node.out]
