@@ -20,7 +20,8 @@ from ..config.registry import Registry, nearest
 from ..config.yaml_source import Issue, KeyPath
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions
-from ..utils.rng import normal, numpy_generator
+from ..utils.philox import normal_values
+from ..utils.rng import derive_seed, numpy_generator
 from .loss_weight import Weight
 from .switches import Switches, Timing
 
@@ -49,7 +50,7 @@ class StepContext:
         So splitting the batch into micro-batches or over ranks leaves every sample's noise as it is.
         """
         shape = tuple(like.shape[1:])
-        return torch.stack([normal(shape, self.device, self.seed, purpose, position) for position in self.positions])
+        return normal_values([derive_seed(self.seed, purpose, at) for at in self.positions], shape, self.device)
 
     def uniform(self, purpose: str) -> Tensor:
         """(B,) float64 in [0, 1) on the CPU, one draw per sample of the batch."""

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from .philox import normal_values
+
 
 def derive_seed(seed: int, *position: int | str) -> int:
     """A 63-bit seed from a run seed and a position such as ("noise", iteration, sample).
@@ -34,15 +36,8 @@ def torch_generator(device: torch.device | str, seed: int, *position: int | str)
 
 
 def normal(shape: tuple[int, ...], device: torch.device, seed: int, *position: int | str) -> torch.Tensor:
-    """Standard normal float32 values for one position, drawn on the device itself where that is CUDA.
-
-    Elsewhere they come from NumPy's Philox, whose key holds the whole seed; torch's CPU generator keeps 32 bits of
-    it, so a long run would meet the same noise again.
-    """
-    if device.type == "cuda":
-        return torch.randn(shape, generator=torch_generator(device, seed, *position), device=device)
-    values = numpy_generator(seed, *position).standard_normal(shape, dtype=np.float32)
-    return torch.from_numpy(values).to(device)
+    """Standard normal float32 values for one position, the same on every device."""
+    return normal_values((derive_seed(seed, *position),), shape, device)[0]
 
 
 @contextmanager

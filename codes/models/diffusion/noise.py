@@ -3,20 +3,19 @@
 So a picture does not depend on how it was cut into tiles or bands, on padding to the right and below, on the batch it
 was in, or on where an interrupted run was taken up again.
 
-NumPy's counter-based Philox generator draws the values: torch's CPU generator keeps only 32 bits of its seed, few
-enough for blocks of one large restoration to repeat each other.
+A counter-based generator draws the values where they are needed, the same on every device (`utils/philox.py`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ...utils.rng import numpy_generator
+from ...utils.philox import normal_planes
+from ...utils.rng import derive_seed
 
-BLOCK = 64  # pixels; one generator per block: small enough for narrow crops, large enough to hide its set-up time
+CPU = torch.device("cpu")
 INITIAL_STEP = -1  # the position of x_T, before sampling step 0
 
 
@@ -30,24 +29,17 @@ class NoiseField:
     seed: int
     channels: int
 
-    def __call__(self, step: int, y0: int, y1: int, x0: int, x1: int) -> Tensor:
-        """The region [y0, y1) x [x0, x1) of the field of `step`: float32 (channels, y1 - y0, x1 - x0) on the CPU.
+    def __call__(
+        self, step: int, y0: int, y1: int, x0: int, x1: int, device: torch.device = CPU
+    ) -> Tensor:
+        """The region [y0, y1) x [x0, x1) of the field of `step`: float32 (channels, y1 - y0, x1 - x0) on `device`.
 
         Raises ValueError for an empty region.
         """
         if y0 >= y1 or x0 >= x1:
             raise ValueError(f"noise region [{y0}, {y1}) x [{x0}, {x1}) is empty: each end must exceed its start")
-        field = np.empty((self.channels, y1 - y0, x1 - x0), dtype=np.float32)
-        for row in range(y0 // BLOCK, (y1 - 1) // BLOCK + 1):
-            for column in range(x0 // BLOCK, (x1 - 1) // BLOCK + 1):
-                rows, inner_rows = _shared(row * BLOCK, y0, y1)
-                columns, inner_columns = _shared(column * BLOCK, x0, x1)
-                field[:, rows, columns] = self._block(step, row, column)[:, inner_rows, inner_columns]
-        return torch.from_numpy(field)
-
-    def _block(self, step: int, row: int, column: int) -> np.ndarray:
-        rng = numpy_generator(self.seed, "noise", step, row, column)
-        return rng.standard_normal((self.channels, BLOCK, BLOCK), dtype=np.float32)
+        seed = derive_seed(self.seed, "noise", step)
+        return normal_planes((seed,), self.channels, (y0, y1), (x0, x1), device)[0]
 
 
 @dataclass(frozen=True)
@@ -70,9 +62,3 @@ class CanvasNoise:
     def initial(self) -> Tensor:
         """The noise of x_T, independent of every step's: same shape."""
         return self(INITIAL_STEP)
-
-
-def _shared(origin: int, start: int, stop: int) -> tuple[slice, slice]:
-    """Where the block that begins at `origin` meets [start, stop): in the region's coordinates and in the block's."""
-    low, high = max(origin, start), min(origin + BLOCK, stop)
-    return slice(low - start, high - start), slice(low - origin, high - origin)
