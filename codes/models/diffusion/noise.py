@@ -29,9 +29,7 @@ class NoiseField:
     seed: int
     channels: int
 
-    def __call__(
-        self, step: int, y0: int, y1: int, x0: int, x1: int, device: torch.device = CPU
-    ) -> Tensor:
+    def __call__(self, step: int, y0: int, y1: int, x0: int, x1: int, device: torch.device = CPU) -> Tensor:
         """The region [y0, y1) x [x0, x1) of the field of `step`: float32 (channels, y1 - y0, x1 - x0) on `device`.
 
         Raises ValueError for an empty region.
