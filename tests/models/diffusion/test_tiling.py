@@ -270,7 +270,7 @@ def test_no_seam_after_sampling() -> None:
     plan = TilePlan.cover(112, 160, 48, 12)
     runner = TileRunner(NetworkDenoiser(ConvNet(), FIXED), FIXED.eps_from_x_start, tile_batch_size=4)
     denoiser = TiledDenoiser(runner, plan)
-    noise = CanvasNoise((1, 2), 3, 112, 160)
+    noise = CanvasNoise(range(24), 3, 112, 160)  # many, since the ratio of one draw is off by some percent by chance
     *_, last = steps_of(Ddim(eta=1.0), denoiser, FIXED, noise.initial(), {}, noise)
     assert seam_ratio(last.x_t, plan, 2) <= 1.02
     assert seam_ratio(last.x_t, plan, 3) <= 1.02
