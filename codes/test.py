@@ -9,14 +9,14 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     __package__ = "codes"
 
-from .config.yaml_source import Source, load_source
+from .config.yaml_source import load_source
 from .inference.generation.run import Generation
 from .inference.restoring.dry_run import dry_run
 from .inference.restoring.tester import Tester
-from .recipe.recipe import Recipe, read_recipe
+from .recipe.recipe import read_recipe
 from .runtime.command_line import common_arguments, main_with
-from .runtime.devices import Ranks, join_ranks, leave_ranks
-from .utils.console import counted, get_logger, setup_logging
+from .runtime.devices import join_ranks, leave_ranks
+from .utils.console import setup_logging
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
 
 
@@ -35,27 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
         if not ranks.first:
             setup_logging(arguments.debug, quiet=True)
         if recipe.generate is None:
-            return _restore(recipe, source, ranks)
+            return EXIT_FAILED if Tester(recipe, source, ranks).run().failed else EXIT_OK
         Generation(recipe, source, ranks).run()
         return EXIT_OK
     finally:
         leave_ranks(ranks)
-
-
-def _restore(recipe: Recipe, source: Source, ranks: Ranks) -> int:
-    outcome = Tester(recipe, source, ranks).run()
-    logger = get_logger("test")
-    if not ranks.first:
-        return EXIT_FAILED if outcome.failed else EXIT_OK
-    if outcome.failed:
-        logger.error("%s restored, %d failed:", counted(len(outcome.done), "image"), len(outcome.failed))
-        for line in outcome.failed:
-            logger.error("  %s", line)
-        return EXIT_FAILED
-    before = len(outcome.done) - outcome.new
-    earlier = f", {before} of them earlier" if before else ""
-    logger.info("done: %s restored%s", counted(len(outcome.done), "image"), earlier)
-    return EXIT_OK
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ import yaml
 from yaml.reader import ReaderError
 
 from ..utils.errors import ConfigError
+from ..utils.printable import printable
 from .registry import nearest
 
 KeyPath = tuple[str | int, ...]
@@ -62,7 +63,7 @@ class Source:
         located = sorted(
             ((self.where(issue.path), issue) for issue in issues), key=lambda row: (row[0].file, row[0].line)
         )
-        lines = [f"{where}: {format_path(issue.path)}{issue.message}" for where, issue in located]
+        lines = [printable(f"{where}: {format_path(issue.path)}{issue.message}") for where, issue in located]
         return ConfigError("\n".join(dict.fromkeys(lines)), issues)
 
 

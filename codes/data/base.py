@@ -1,7 +1,7 @@
 """What every dataset offers to the trainer: items by position, and a report of what was found."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -10,14 +10,15 @@ import torch
 
 Item = dict[str, torch.Tensor | str]
 MAX_NAMED = 10
+NO_IMAGES = ("system", "other")  # kinds of rejected files that never claimed to be images, in the order they are told
 
 
 @dataclass(frozen=True)
 class Rejected:
     """A file that is not used.
 
-    `kind`: "other" (no image by its extension), "unreadable", "too_small", "too_large", "unmatched" (a pair) or
-    "unlabelled" (of no class).
+    `kind`: "unreadable", "too_small", "too_large", "unmatched" (a pair), "unlabelled" (of no class), or what a search
+    leaves out ("other", "system", "unreachable", "format"; as of `images.search.LeftOut`).
     """
 
     path: Path
@@ -42,21 +43,26 @@ class DataReport:
     @property
     def failed(self) -> tuple[Rejected, ...]:
         """Images that could not be used; files that never claimed to be images are not among them."""
-        return tuple(entry for entry in self.rejected if entry.kind != "other")
+        return failures(self.rejected)
 
     def lines(self) -> list[str]:
         """The report for people, a few lines."""
         (low_h, low_w), (high_h, high_w) = self.smallest, self.largest
         modes = ", ".join(f"{count} {mode}" for mode, count in sorted(self.modes.items()))
-        found = self.usable + len(self.rejected)
+        found = self.usable + sum(entry.kind != "system" for entry in self.rejected)
         sizes = f"smallest {low_w}x{low_h}, largest {high_w}x{high_h} (width x height), {modes}"
         head = f"dataset {self.name}: {self.usable} of {found} files usable; {sizes}"
         return [head, *named(self.rejected)]
 
 
-def named(rejected: tuple[Rejected, ...] | list[Rejected]) -> list[str]:
+def failures(rejected: Sequence[Rejected]) -> tuple[Rejected, ...]:
+    """Those of the rejected files that are images."""
+    return tuple(entry for entry in rejected if entry.kind not in NO_IMAGES)
+
+
+def named(rejected: Sequence[Rejected]) -> list[str]:
     """One line a rejected file, the first few; real failures before files that never were images."""
-    ordered = sorted(rejected, key=lambda entry: entry.kind == "other")
+    ordered = sorted(rejected, key=lambda entry: NO_IMAGES.index(entry.kind) if entry.kind in NO_IMAGES else -1)
     rows = [f"  skipped {entry}" for entry in ordered[:MAX_NAMED]]
     return [*rows, f"  skipped {len(ordered) - MAX_NAMED} more"] if len(ordered) > MAX_NAMED else rows
 

@@ -16,7 +16,7 @@ class Companions:
 
     def __init__(self, place: str, roots: Sequence[str]) -> None:
         path = Path(place).expanduser()
-        files, _ = find_images(path)
+        files = find_images(path).files
         if not files:
             raise DataError(f"{path}: no image; expected an image file, or a folder of them")
         self.place = path

@@ -10,7 +10,7 @@ import torch
 
 from ..images.files import ImageInfo, resize_area, to_float
 from ..utils.console import get_logger, warn_once
-from ..utils.errors import ConfigError, DataError
+from ..utils.errors import ConfigError, DataError, reason_of
 from ..utils.rng import numpy_generator
 from .base import DataReport, Rejected, named
 from .image_options import ImageOptions
@@ -141,11 +141,12 @@ class ImageDataset:
         """The files that `_load` reads."""
         return (self.files[number],)
 
-    def _blame(self, number: int, error: str) -> tuple[Path, str]:
+    def _blame(self, number: int, error: DataError) -> tuple[Path, str]:
         """The damaged file and the reason, of an error that begins with its path."""
         sources = self._sources(number)
-        path = next((source for source in sources if error.startswith(f"{source}: ")), sources[0])
-        return path, error.removeprefix(f"{path}: ")
+        reasons = {source: reason_of(error, source) for source in sources}
+        path = next((source for source, reason in reasons.items() if reason != str(error)), sources[0])
+        return path, reasons[path]
 
     def _scan_folders(self) -> Scan:
         options = self.image_options
@@ -207,5 +208,5 @@ class ImageDataset:
             except DataError as error:
                 if not self.shuffle:
                     raise
-                self.record_unreadable(dict([self._blame(number, str(error))]))
+                self.record_unreadable(dict([self._blame(number, error)]))
         raise DataError(f"dataset {self.image_options.name}: none of its {count} files can be decoded any more")

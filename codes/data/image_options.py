@@ -19,8 +19,8 @@ class ImageOptions(DatasetOptions):
     name: str = Field("images", description="Name in messages and of the folder below results/<experiment>/.")
     paths: str | tuple[str, ...] | None = Field(
         None,
-        description="A folder (searched recursively), an image file, or a list of them. Nothing: the sample "
-        "photographs that come with scikit-image (the held-out one outside of training).",
+        description="A folder (searched recursively, links are followed), an image file, or a list of them. Nothing: "
+        "the sample photographs that come with scikit-image (the held-out one outside of training).",
     )
     weights: tuple[Annotated[float, Field(gt=0.0)], ...] | None = Field(
         None, description="With a list of paths: how many times an epoch each is gone through (1.5: half of it twice)."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..images.files import MAX_PIXELS, ImageInfo, find_images, looks_whole, probe_image, read_samples
-from ..utils.errors import DataError
+from ..utils.errors import DataError, reason_of
 from .base import DataReport, Rejected
 from .index import FolderIndex
 
@@ -53,11 +53,11 @@ def scan(paths: Sequence[str | Path], minimum: int, *, max_pixels: int = MAX_PIX
     rejected: list[Rejected] = []
     for path in paths:
         start = len(files)
-        found, others = find_images(path)
-        rejected += [Rejected(other, reason, "other") for other, reason in others]
+        search = find_images(path)
+        rejected += [Rejected(entry.path, entry.reason, entry.kind) for entry in search.left_out]
         folder = Path(path).expanduser()
         known = FolderIndex(folder) if index and folder.is_dir() else None
-        for file in found:
+        for file in search.files:
             usable = _usable(file, minimum, max_pixels, known)
             if isinstance(usable, Rejected):
                 rejected.append(usable)
@@ -74,7 +74,7 @@ def _usable(file: Path, minimum: int, max_pixels: int, known: FolderIndex | None
     try:
         info = _info(file, max_pixels, known)
     except DataError as error:
-        return Rejected(file, str(error).removeprefix(f"{file}: "), "unreadable")
+        return Rejected(file, reason_of(error, file), "unreadable")
     except OSError as error:
         return Rejected(file, f"cannot be read ({error.strerror or error})", "unreadable")
     if info.height * info.width > max_pixels:

@@ -17,9 +17,9 @@ import numpy as np
 
 from ..images.files import MAX_PIXELS, read_samples, resize_area, to_float, write_image
 from ..utils.console import get_logger, progress
-from ..utils.errors import DataError
+from ..utils.errors import DataError, reason_of
 from ..utils.files import write_text
-from .base import Rejected, named
+from .base import Rejected, failures, named
 from .scan import Scan, scan
 from .windows import gray_deviation, window
 
@@ -60,7 +60,7 @@ class CutReport:
     @property
     def failed(self) -> tuple[Rejected, ...]:
         """Images that could not be cut; files that never claimed to be images are not among them."""
-        return tuple(entry for entry in self.rejected if entry.kind != "other")
+        return failures(self.rejected)
 
 
 def tile_starts(length: int, tile: int, step: int) -> tuple[int, ...]:
@@ -194,7 +194,7 @@ def _cut(job: _Job, settings: TileSettings) -> _Cut | str:
         missing = {corner: file for corner, file in wanted.items() if _is_older(file, status.st_mtime)}
         samples = read_samples(job.source, max_pixels=sys.maxsize) if missing else None
     except DataError as error:
-        return str(error).removeprefix(f"{job.source}: ")
+        return reason_of(error, job.source)
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     written = 0

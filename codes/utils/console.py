@@ -10,9 +10,19 @@ from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
+from .printable import printable
+
 T = TypeVar("T")
 ROOT = "tessera"
 _warned: set[str] = set()
+
+
+class _OneLine(logging.Formatter):
+    """A record is one line, so that a file's name cannot forge another."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 class _ThroughBar(logging.Handler):
@@ -48,7 +58,7 @@ def setup_logging(debug: bool = False, quiet: bool = False) -> None:
     for handler in [*root.handlers]:
         root.removeHandler(handler)
     handler = _ThroughBar(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
     root.propagate = False
@@ -59,7 +69,7 @@ def log_to_file(path: Path) -> logging.Handler:
     """Also append the log to a file, with dates; returns the handler so that the caller can close it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(path, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger(ROOT).addHandler(handler)
     return handler
 
@@ -127,7 +137,7 @@ class StepLine:
     """Progress of one image through its sampling steps: a bar on a terminal, a line every 15 seconds elsewhere."""
 
     def __init__(self, title: str, every_seconds: float = 15.0) -> None:
-        self.title = title
+        self.title = printable(title)
         self.every_seconds = every_seconds
         self._bar: tqdm[None] | None = None
         self._key = ""

@@ -1,7 +1,10 @@
 """Errors that a user can mend; each carries the exit code that the doors return."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from .printable import printable
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -10,9 +13,15 @@ EXIT_INTERRUPTED = 130
 
 
 class TesseraError(Exception):
-    """A run that failed for a reason that can be named in one line. Exit code 1."""
+    """A run that failed for a reason that can be named in one line. Exit code 1.
+
+    What file names and values would do to a terminal is written out in the message (`utils.printable`).
+    """
 
     exit_code = EXIT_FAILED
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class ConfigError(TesseraError):
@@ -26,6 +35,8 @@ class ConfigError(TesseraError):
     def __init__(self, message: str, issues: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.issues = tuple(issues)
+        if issues:
+            self.args = (message,)  # a line for each, which `Source.error` made printable
 
 
 class DataError(TesseraError):
@@ -42,3 +53,8 @@ class Interrupted(TesseraError):
     """The user (or the machine) asked the run to stop; everything was saved first. Exit code 130."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+def reason_of(error: BaseException, path: Path) -> str:
+    """The message of an error about a file without the file's name in front of it."""
+    return printable(str(error)).removeprefix(f"{printable(str(path))}: ")

@@ -72,7 +72,7 @@ def test_flat_tiles_are_left_out(tmp_path):
     assert (report.written, report.flat) == (1, 1)
     again = cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(16, 16, min_std=5))
     assert (again.written, again.existing, again.flat) == (0, 1, 1)
-    assert [path.name for path in find_images(tmp_path / "out")[0]] == ["a_00000_00016.png"]
+    assert [path.name for path in find_images(tmp_path / "out").files] == ["a_00000_00016.png"]
 
 
 @pytest.mark.parametrize("content", [None, "{", "[1]", '{"a": 3}', '{"a": [[1], 2]}'])
@@ -114,9 +114,9 @@ def test_photographs_of_one_name_do_not_overwrite_each_other(tmp_path):
     for number, name in enumerate(("in/a.png", "in/a.jpg", "more/in/a.png")):
         write_image(tmp_path / name, picture(number, 16, 20))
     report = cut_folders([tmp_path / "in", tmp_path / "more" / "in"], tmp_path / "out", TileSettings(16, 16))
-    files, others = find_images(tmp_path / "out")
-    assert (report.written, len(files), others) == (6, 6, [])
-    tops = [quantise(read_image(file).rgb).tobytes() for file in files]
+    found = find_images(tmp_path / "out")
+    assert (report.written, len(found.files), found.left_out) == (6, 6, [])
+    tops = [quantise(read_image(file).rgb).tobytes() for file in found.files]
     assert len(set(tops)) == 6
 
 
@@ -125,7 +125,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
         write_image(tmp_path / "in" / f"{number}.png", picture(number, 30, 45))
     for workers in (1, 2):
         cut_folders([tmp_path / "in"], tmp_path / str(workers), TileSettings(16, 12), workers)
-    first, second = (find_images(tmp_path / name)[0] for name in "12")
+    first, second = (find_images(tmp_path / name).files for name in "12")
     assert [path.name for path in first] == [path.name for path in second]
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(first, second, strict=True))
 
@@ -167,6 +167,6 @@ def test_the_command_tells_by_its_exit_code(tmp_path):
 
 def test_the_sample_photographs_can_be_cut(tmp_path):
     assert main(["--samples", "--output", str(tmp_path / "out"), "--tile", "256", "--step", "256"]) == 0
-    names = {path.name.split("_")[0] for path in find_images(tmp_path / "out")[0]}
+    names = {path.name.split("_")[0] for path in find_images(tmp_path / "out").files}
     assert names == {Path(name).stem.split("_")[0] for name in TRAINING}
     assert HELD_OUT.split(".")[0] not in names

@@ -1,7 +1,6 @@
 """Image files in and out: depths, modes, orientation, profiles, damage, names."""
 
 import io
-import os
 import struct
 import zlib
 
@@ -14,7 +13,6 @@ from PIL import Image, ImageCms
 
 from codes.images.codecs import jpeg_round_trip
 from codes.images.files import (
-    find_images,
     probe_image,
     quantise,
     read_image,
@@ -301,35 +299,6 @@ def test_quality_changes_the_size_of_a_file(tmp_path, colours):
         for quality in (30, 95):
             write_image(tmp_path / f"{quality}{suffix}", colours, quality=quality)
         assert (tmp_path / f"30{suffix}").stat().st_size < (tmp_path / f"95{suffix}").stat().st_size
-
-
-def test_images_are_found_in_natural_order_through_links_and_unicode(tmp_path):
-    for name in (
-        "img10.png",
-        "img2.PNG",
-        "ärger/日本.jpg",
-        "ärger/b1.webp",
-        ".hidden.png",
-        ".cache/x.png",
-        "notes.txt",
-    ):
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "in" / name).touch()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "linked.png").touch()
-    os.symlink(tmp_path / "elsewhere", tmp_path / "in" / "link")
-    os.symlink(tmp_path / "in", tmp_path / "in" / "loop")
-    os.symlink(tmp_path / "gone.png", tmp_path / "in" / "broken.png")
-    files, rejected = find_images(tmp_path / "in")
-    names = [str(file.relative_to(tmp_path / "in")) for file in files]
-    assert names == ["img2.PNG", "img10.png", "link/linked.png", "ärger/b1.webp", "ärger/日本.jpg"]
-    assert [(path.name, reason) for path, reason in rejected] == [
-        ("broken.png", "a broken link"),
-        ("notes.txt", "not an image by its extension (.txt)"),
-    ]
-    assert find_images([tmp_path / "in" / "img10.png"])[0] == [tmp_path / "in" / "img10.png"]
-    with pytest.raises(DataError, match="nowhere: no such file or folder"):
-        find_images(str(tmp_path / "nowhere"))
 
 
 def test_names_with_unicode_are_read_and_written(tmp_path, colours):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...evaluation.metrics import fidelity, mean_fidelity
-from ...images.files import find_images, read_samples
+from ...images.files import MISSING, find_images, read_samples
 from ...utils.console import get_logger, progress
 from ...utils.errors import DataError
 from ...utils.files import write_text
@@ -33,10 +33,11 @@ def compare_folders(results: Path, truth: Path, *, crop_border: int, with_luma: 
     Either may be one file. Raises DataError for a folder that is missing or empty, or names that occur twice. An image
     without a partner, of another size or damaged is told in `failed`; truth without a result only in the log.
     """
-    found, wanted = _by_name(results), _by_name(truth)
+    (found, missing), (wanted, _) = _by_name(results), _by_name(truth)
     if results.is_file() and truth.is_file():
         wanted = {next(iter(found)): next(iter(wanted.values()))}
     comparison = Comparison()
+    comparison.failed += missing
     for name, file in progress(found.items(), len(found), "compared"):
         if name not in wanted:
             comparison.failed.append(f"{file}: no ground truth of this name in {truth}")
@@ -71,9 +72,11 @@ def write_comparison(file: Path, comparison: Comparison) -> None:
     write_text(file, json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
 
 
-def _by_name(place: Path) -> dict[str, Path]:
-    """Name below the folder without suffix -> file."""
-    files, _ = find_images(place)
+def _by_name(place: Path) -> tuple[dict[str, Path], list[str]]:
+    """Name below the folder without suffix -> file; and a line for each picture that cannot be reached or read."""
+    search = find_images(place)
+    files = search.files
+    missing = [f"{entry.path}: {entry.reason}" for entry in search.left_out if entry.kind in MISSING]
     if not files:
         raise DataError(f"{place}: no images in it")
     result: dict[str, Path] = {}
@@ -83,7 +86,7 @@ def _by_name(place: Path) -> dict[str, Path]:
         if name in result:
             raise DataError(f"{file} and {result[name]} have the same name; keep one of them")
         result[name] = file
-    return result
+    return result, missing
 
 
 def _shown(numbers: Mapping[str, float], columns: Mapping[str, float]) -> list[str]:

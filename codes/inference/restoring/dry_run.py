@@ -11,7 +11,7 @@ from ...models.diffusion.engine import AutocastDenoiser, Engine
 from ...recipe.recipe import Recipe
 from ...runtime.devices import Ranks
 from ...utils.console import counted, format_seconds, get_logger, progress
-from ...utils.errors import EXIT_OK, TesseraError
+from ...utils.errors import EXIT_OK, TesseraError, reason_of
 from .job import Job
 from .records import Records
 from .setup import Setup
@@ -47,7 +47,7 @@ def dry_run(recipe: Recipe, source: Source) -> int:
         try:
             job = Job(setup, image)
         except (TesseraError, OSError, RuntimeError, ValueError, MemoryError) as error:
-            logger.error("%s: would fail: %s", name, str(error).removeprefix(f"{image.source}: "))
+            logger.error("%s: would fail: %s", name, reason_of(error, image.source))
             continue
         readable += 1
         seconds = 0.0 if image.order in earlier else _seconds(setup, image, timings, len(job.units))

@@ -15,7 +15,7 @@ from ...runtime.interrupt import StopRequest
 from ...runtime.rank_messages import Exchange, held
 from ...runtime.run_lock import RunLock
 from ...utils.console import StepLine, counted, format_seconds, get_logger, log_to_file, stop_logging_to
-from ...utils.errors import ConfigError, DataError, Interrupted, TakenOver, TesseraError
+from ...utils.errors import ConfigError, DataError, Interrupted, TakenOver, TesseraError, reason_of
 from ...utils.files import write_json
 from .job import Job, Written, read_item
 from .measure import measured, truth_digest
@@ -86,6 +86,8 @@ class Tester:
                 if stopped or stop.requested:
                     done = counted(outcome.new, "image")
                     raise Interrupted(f"stopped after {done}; what is finished or begun is kept in {self.root}")
+                if self.ranks.first:
+                    _tell(outcome)
         finally:
             if handler is not None:
                 stop_logging_to(handler)
@@ -170,7 +172,7 @@ class Tester:
             return work(*arguments)
         except OF_ONE_IMAGE as error:
             self._raise_if_general(error, stop)
-            reason = str(error).removeprefix(f"{image.source}: ")
+            reason = reason_of(error, image.source)
             logger.error("%s: not restored: %s", image.source, reason, exc_info=logger.isEnabledFor(10))
             outcome.failed.append(f"{image.source}: {reason}")
             return None
@@ -254,6 +256,18 @@ class Tester:
         if found:
             numbers = {name: dict(evaluation.metrics) for name, evaluation in found.items()}
             write_json(self.root / "evaluation.json", numbers)
+
+
+def _tell(outcome: Outcome) -> None:
+    """The last lines of the log: what failed, or that nothing did."""
+    if outcome.failed:
+        logger.error("%s restored, %d failed:", counted(len(outcome.done), "image"), len(outcome.failed))
+        for line in outcome.failed:
+            logger.error("  %s", line)
+        return
+    before = len(outcome.done) - outcome.new
+    earlier = f", {before} of them earlier" if before else ""
+    logger.info("done: %s restored%s", counted(len(outcome.done), "image"), earlier)
 
 
 def earlier_results(setup: Setup, records: Records, images: Sequence[Planned]) -> dict[tuple[str, int], Restored]:
