@@ -20,8 +20,8 @@ import sys
 import numpy as np, torch
 import tessera
 from tessera import Restorer
-from tessera.models.diffusion.checkpoints import build
-from tessera.trainer.process_options import BetaScheduleOptions, ProcessOptions
+from tessera.models.diffusion.checkpoints.metadata import build
+from tessera.models.diffusion.process_options import BetaScheduleOptions, ProcessOptions
 assert tessera.__file__.startswith(sys.prefix), tessera.__file__
 assert 'codes' not in sys.modules
 network = build("unet_diffusion", {

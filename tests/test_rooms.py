@@ -1,6 +1,7 @@
 """The order of the rooms: who may import whom, and what no file may do."""
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -12,7 +13,11 @@ ROOMS = {
     "utils": 0, "config": 1, "images": 2, "data": 3, "models": 3, "runtime": 3, "graph": 4, "evaluation": 5,
     "recipe": 6, "trainer": 7, "viewer": 7, "inference": 8,
 }  # fmt: skip
-DOORS = 9  # train.py, test.py, evaluate.py and the scripts
+PICTURED = [
+    "scripts", "inference", "viewer", "trainer", "recipe", "evaluation", "graph", "models", "data", "runtime", "images",
+    "config", "utils",
+]  # fmt: skip
+COMMANDS = 9  # train.py, test.py, evaluate.py and the scripts
 LARGEST_SHARE = 0.20  # of the lines of codes/, that one room may hold
 EVERYWHERE = "version"
 
@@ -53,23 +58,56 @@ def test_the_rooms_are_the_known_ones():
     assert folders == {*ROOMS, "scripts"}
 
 
+def test_the_tests_lie_where_the_code_lies():
+    aside = {"fixtures", "golden", "helpers"}
+    folders = {file.relative_to(ROOT / "tests").parts[0] for file in (ROOT / "tests").glob("*/**/*.py")}
+    assert folders - aside <= {*ROOMS, "scripts"}
+
+
+@pytest.mark.parametrize("text", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_the_picture_of_the_rooms_has_their_order(text):
+    pictured = re.findall(r"^    codes/(\w+)/\S* +\w", (ROOT / text).read_text(encoding="utf-8"), re.MULTILINE)
+    assert pictured == PICTURED
+    levels = [ROOMS[room] for room in pictured[1:]]
+    assert levels == sorted(levels, reverse=True)
+
+
+def test_every_path_in_text_exists():
+    """Paths of the project's own files, in documentation, recipes, code and comments."""
+    path = re.compile(
+        r"(?<![\w/.-])((?:codes|docs|tests|recipes|options|benchmarks)/[\w/.-]*\w\.(?:py|md|yml|json|png))\b"
+    )
+    the_users = {"recipes/mine.yml", "options/mine.yml"}
+    folders = ("codes", "docs", "tests", "recipes", "options", "benchmarks")
+    files = [file for name in folders for file in (ROOT / name).rglob("*") if file.suffix in (".md", ".py", ".yml")]
+    files += ROOT.glob("*.md")
+    stale = [
+        f"{file.relative_to(ROOT)}: {name}"
+        for file in files
+        for name in path.findall(file.read_text(encoding="utf-8"))
+        if name not in the_users and not (ROOT / name).exists()
+    ]
+    assert len(files) > 100
+    assert stale == []
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_go_down_only(file):
     module = module_of(file)
     here = room_of(module)
-    level = ROOMS.get(here, DOORS)
+    level = ROOMS.get(here, COMMANDS)
     for name, line in imports(module, parsed(file)):
         if name.split(".")[0] != "codes" or room_of(name) in ("", here, EVERYWHERE):
             continue
-        there = ROOMS.get(room_of(name), DOORS)
+        there = ROOMS.get(room_of(name), COMMANDS)
         where = f"{file.relative_to(ROOT)}:{line}: imports {name}"
-        assert there < level or (there == level == DOORS), f"{where}, which is not below"
+        assert there < level or (there == level == COMMANDS), f"{where}, which is not below"
 
 
 def test_the_guard_sees_an_import_upwards():
     tree = ast.parse("from ....trainer.trainer import Trainer\nfrom .... import data\nimport codes.train")
-    found = {name for name, _ in imports("codes.models.diffusion.networks.unet", tree)}
-    assert {"codes.trainer.trainer", "codes.data", "codes.train"} <= found
+    imported = {name for name, _ in imports("codes.models.diffusion.networks.unet", tree)}
+    assert {"codes.trainer.trainer", "codes.data", "codes.train"} <= imported
 
 
 def test_no_room_outgrows_the_others():
