@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
+from ..utils.names import problem_with_part
 from .registry import Registry, nearest
 from .yaml_source import Issue, KeyPath, Source
 
@@ -58,13 +59,14 @@ class Options(BaseModel):
         return schema
 
 
-def _is_folder_name(text: str) -> str:
-    if text in ("", ".", "..") or any(sign in text for sign in "/\\\0"):
-        raise ValueError(f"expected the name of a folder, without / or \\, found {text!r}")
+def _is_part_of_a_name(text: str) -> str:
+    if problem := problem_with_part(text):
+        raise ValueError(problem)
     return text
 
 
-FolderName = Annotated[str, AfterValidator(_is_folder_name)]
+FilePart = Annotated[str, AfterValidator(_is_part_of_a_name)]
+"""What becomes a file's or folder's name, or a part of one: so nothing in a recipe leads out of the run's folder."""
 
 
 ONE_OF = "one_of"

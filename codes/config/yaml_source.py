@@ -68,8 +68,9 @@ class Source:
 
 
 def format_path(path: KeyPath) -> str:
-    """('train', 'paths', 0) -> 'train.paths.0: '; nothing for the root."""
-    return f"{'.'.join(map(str, path))}: " if path else ""
+    """('train', 'paths', 0) -> 'train.paths.0: '; nothing for the root. Always one line, whatever a key holds."""
+    keys = (str(key) if str(key).isprintable() else repr(key) for key in path)
+    return f"{'.'.join(keys)}: " if path else ""
 
 
 class _Loader(yaml.SafeLoader):

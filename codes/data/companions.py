@@ -1,4 +1,7 @@
-"""Files that belong to images: a ground truth, a map of strengths. Matched by sub-folder and name."""
+"""Files that belong to images: a ground truth, a map of strengths. Matched by sub-folder and name.
+
+Names match whatever form their accented letters have: macOS writes é as e and an accent, Windows and Linux as one.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -6,6 +9,7 @@ from pathlib import Path
 
 from ..images.files import find_images
 from ..utils.errors import DataError
+from ..utils.names import one_form
 
 
 class Companions:
@@ -20,22 +24,22 @@ class Companions:
         if not files:
             raise DataError(f"{path}: no image; expected an image file, or a folder of them")
         self.place = path
-        self.roots = tuple(roots)
+        self.roots = Roots(roots)
         self.single = files[0] if path.is_file() else None
-        self._files: dict[Path, list[Path]] = defaultdict(list)
+        self._files: dict[str, list[Path]] = defaultdict(list)
         if self.single is None:
             for file in files:
-                self._files[file.relative_to(path).with_suffix("")].append(file)
+                self._files[stem_below(file.relative_to(path))].append(file)
 
     def of(self, image: Path) -> Path | None:
         """The companion of an image: in the same sub-folder, of the same name whatever its suffix; None without one.
 
-        Where several differ in their suffix alone, the one with that of the image is meant. Raises DataError where
-        none has it.
+        Where several differ in their suffix or in the form of their letters alone, the one that is called exactly as
+        the image is meant. Raises DataError where none is.
         """
         if self.single is not None:
             return self.single
-        found = self._files.get(below(image, self.roots).with_suffix(""), [])
+        found = self._files.get(stem_below(self.roots.below(image)), [])
         if len(found) <= 1:
             return found[0] if found else None
         same = [file for file in found if file.name == image.name]
@@ -45,8 +49,25 @@ class Companions:
         return same[0]
 
 
+class Roots:
+    """The folders, and perhaps files, that images were found in; asking takes the same time however many there are."""
+
+    def __init__(self, roots: Sequence[str]) -> None:
+        self._number: dict[Path, int] = {}
+        for number, root in enumerate(roots):
+            self._number.setdefault(Path(root).expanduser(), number)
+
+    def below(self, file: Path) -> Path:
+        """The path of a file relative to the first of the folders that it lies in; its name alone for a file listed."""
+        holding = [folder for folder in file.parents if folder in self._number]
+        return file.relative_to(min(holding, key=self._number.__getitem__, default=file.parent))
+
+
 def below(file: Path, roots: Sequence[str]) -> Path:
-    """The path of a file relative to the folder of `roots` that it was found in; its name alone for a file listed."""
-    folders = (Path(root).expanduser() for root in roots)
-    root = next((root for root in folders if file.is_relative_to(root) and file != root), file.parent)
-    return file.relative_to(root)
+    """`Roots.below` for one file."""
+    return Roots(roots).below(file)
+
+
+def stem_below(path: Path, suffix: str = "") -> str:
+    """What files that belong together share: the sub-folder and the name without its ending, in one form."""
+    return one_form(f"{path.parent.as_posix()}/{path.stem}{suffix}".removeprefix("./"))

@@ -4,14 +4,14 @@ from typing import Any
 
 from pydantic import Field
 
-from ..config.options import FolderName, Options
+from ..config.options import FilePart, Options
 from ..config.registry import Registry
 
 
 class DatasetOptions(Options):
     """Options common to all datasets: `datasets.<phase>`."""
 
-    name: FolderName = Field("dataset", description="Name of the dataset: a folder of results; default: the phase.")
+    name: FilePart = Field("dataset", description="Name of the dataset: a folder of results; default: the phase.")
     mode: str = Field("imagefolder", description="Which kind of dataset: its registered name.")
     n_workers: int = Field(2, ge=0, description="Processes that prepare batches; 0 prepares them in the main process.")
     batch_size: int = Field(1, ge=1, description="Items an iteration, over all ranks together.")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..config.options import nested
+from ..config.options import FilePart, nested
 from ..config.yaml_source import Issue
 from ..images.files import MAX_PIXELS, Alpha
 from .datasets import DatasetOptions
@@ -16,7 +16,7 @@ Positive = Annotated[int, Field(ge=1)]
 class ImageOptions(DatasetOptions):
     """`datasets.<phase>` of image files."""
 
-    name: str = Field("images", description="Name in messages and of the folder below results/<experiment>/.")
+    name: FilePart = Field("images", description="Name in messages and of the folder below results/<experiment>/.")
     paths: str | tuple[str, ...] | None = Field(
         None,
         description="A folder (searched recursively, links are followed), an image file, or a list of them. Nothing: "

@@ -1,7 +1,7 @@
 """`mode: paired`: photographs (hq) and their low-resolution versions (lq) from two folders, matched by name."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +14,7 @@ from ..config.yaml_source import Issue
 from ..images.files import to_float, to_tensor
 from ..utils.errors import DataError
 from .base import Item, Rejected, named
+from .companions import stem_below
 from .datasets import DATASETS
 from .image_dataset import Drawn, ImageDataset
 from .image_options import ImageOptions
@@ -168,22 +169,23 @@ def _matched(hq: Scan, lq: Scan, options: PairedOptions) -> tuple[dict[int, int 
     used: set[int] = set()
     for large, small, hq_path, lq_path in zip(hq.folders, lq.folders, options.path_list, options.lq_list, strict=True):
         names = defaultdict(list)
-        for number in small:
-            names[_key(lq.files[number], lq_path)].append(number)
-        taken = [_key(hq.files[number], hq_path, options.lq_suffix) for number in large]
+        for number, name in zip(small, _keys(lq.files[small.start : small.stop], lq_path), strict=True):
+            names[name].append(number)
+        taken = _keys(hq.files[large.start : large.stop], hq_path, options.lq_suffix)
+        often = Counter(taken)
         for number, name in zip(large, taken, strict=True):
-            unique = len(names[name]) == 1 and taken.count(name) == 1
+            unique = len(names[name]) == 1 and often[name] == 1
             pairs[number] = names[name][0] if unique else None
             used.update(names[name] if unique else ())
     return pairs, [number for number in range(len(lq.files)) if number not in used]
 
 
-def _key(file: Path, root: str, suffix: str = "") -> str:
-    """What the two files of a pair share: the sub-folder and the name."""
+def _keys(files: Sequence[Path], root: str, suffix: str = "") -> list[str]:
+    """What the two files of a pair share, of each file: the sub-folder and the name."""
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        return ""  # two files that are named in the recipe are a pair whatever they are called
-    return (file.relative_to(folder).parent / f"{file.stem}{suffix}").as_posix()
+        return [""] * len(files)  # two files that are named in the recipe are a pair whatever they are called
+    return [stem_below(file.relative_to(folder), suffix) for file in files]
 
 
 def _wrong_size(hq: Scan, hq_number: int, lq: Scan, lq_number: int, scale: int) -> Rejected | None:

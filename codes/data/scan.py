@@ -1,12 +1,14 @@
 """Looking through folders before a run: which files can be used, read from their headers alone."""
 
 import sys
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..images.files import MAX_PIXELS, ImageInfo, find_images, looks_whole, probe_image, read_samples
+from ..utils.console import progress
 from ..utils.errors import DataError, reason_of
 from .base import DataReport, Rejected
 from .index import FolderIndex
@@ -31,8 +33,8 @@ class Scan:
         """The scan without the files that `judge` rejects by their number."""
         verdicts = [judge(number) for number in range(len(self.files))]
         kept = [number for number, verdict in enumerate(verdicts) if verdict is None]
-        ends = [sum(number < folder.stop for number in kept) for folder in self.folders]
-        starts = [sum(number < folder.start for number in kept) for folder in self.folders]
+        ends = [bisect_left(kept, folder.stop) for folder in self.folders]
+        starts = [bisect_left(kept, folder.start) for folder in self.folders]
         return Scan(
             tuple(self.files[number] for number in kept),
             tuple(self.infos[number] for number in kept),
@@ -57,7 +59,7 @@ def scan(paths: Sequence[str | Path], minimum: int, *, max_pixels: int = MAX_PIX
         rejected += [Rejected(entry.path, entry.reason, entry.kind) for entry in search.left_out]
         folder = Path(path).expanduser()
         known = FolderIndex(folder) if index and folder.is_dir() else None
-        for file in search.files:
+        for file in progress(search.files, len(search.files), f"looking at {path}"):
             usable = _usable(file, minimum, max_pixels, known)
             if isinstance(usable, Rejected):
                 rejected.append(usable)

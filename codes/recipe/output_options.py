@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from ..config.options import Options, nested
 from ..config.yaml_source import Issue
 from ..images.colour_fix import ColourFix
+from ..utils.names import problem_with_part
 
 Written = Literal["samples", "mean", "spread"]
 
@@ -53,8 +54,8 @@ class OutputOptions(Options):
     @field_validator("suffix")
     @classmethod
     def _part_of_a_name(cls, text: str) -> str:
-        if any(sign in text for sign in "/\\\0\n"):
-            raise ValueError(f"expected a part of a file's name, without / or \\, found {text!r}")
+        if text and (problem := problem_with_part(f"a{text}a")):  # it stands between a name and an ending
+            raise ValueError(problem)
         return text
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, Field, GetJsonSchemaHandler, ValidationInfo, 
 from pydantic_core import CoreSchema
 
 from ..config.all_problems import check_all
-from ..config.options import ONE_OF, FolderName, OneOf, Options, nested, parse, validate_nested
+from ..config.options import ONE_OF, FilePart, OneOf, Options, nested, parse, validate_nested
 from ..config.plugins import import_plugins, import_submodules
 from ..config.yaml_source import Issue, Source
 from ..data.datasets import DATASETS, DatasetOptions
@@ -17,6 +17,7 @@ from ..evaluation.evaluators.base import EVALUATORS, EvaluatorOptions
 from ..graph.step_options import WITHOUT_EMPTY, StepOptions
 from ..models.diffusion.networks.base import NETWORKS
 from .generation_options import GenerationOptions
+from .name_checks import name_issues
 from .output_options import OutputOptions
 from .train_options import LoggerOptions, TrainOptions
 
@@ -121,8 +122,8 @@ class EvalOptions(Options):
         None,
         description="State keys of the images that a test run writes; ~: all that inference injectors write.",
     )
-    evaluators: Annotated[dict[str, Annotated[EvaluatorOptions, OneOf(EVALUATORS, "type")]], WITHOUT_EMPTY] = Field(
-        {}, description="Evaluations during training; `name: ~` takes one of a `base:` away."
+    evaluators: Annotated[dict[FilePart, Annotated[EvaluatorOptions, OneOf(EVALUATORS, "type")]], WITHOUT_EMPTY] = (
+        Field({}, description="Evaluations during training; `name: ~` takes one of a `base:` away.")
     )
 
     @field_validator("output_state")
@@ -136,7 +137,7 @@ class EvalOptions(Options):
 class Recipe(Options):
     """A whole option file."""
 
-    name: FolderName = Field(description="Name of the experiment: the folder under experiments/ or results/.")
+    name: FilePart = Field(description="Name of the experiment: the folder under experiments/ or results/.")
     model: Literal["extensibletrainer"] = Field("extensibletrainer", description="The trainer; there is one.")
     plugins: tuple[str, ...] = Field((), description="Python files of your own to import, relative to the recipe.")
     scale: int = Field(1, ge=1, description="Upsampling factor from lq to hq; datasets inherit it.")
@@ -161,14 +162,14 @@ class Recipe(Options):
     seed: int | None = Field(
         None, ge=0, description="Seed from which every random draw follows; ~: train.manual_seed, or 0 without `train`."
     )
-    datasets: dict[str, Annotated[DatasetOptions, OneOf(DATASETS, "mode")]] = Field(
+    datasets: dict[FilePart, Annotated[DatasetOptions, OneOf(DATASETS, "mode")]] = Field(
         {}, description="The data, by phase."
     )
-    networks: dict[str, NetworkSection] = Field(
+    networks: dict[FilePart, NetworkSection] = Field(
         {}, description="The networks; a test run can take them from the checkpoint."
     )
     path: PathOptions = Field(PathOptions(), description="Where weights come from.")
-    steps: dict[str, StepOptions] = Field({}, description="The graph: what happens to a batch, in order.")
+    steps: dict[FilePart, StepOptions] = Field({}, description="The graph: what happens to a batch, in order.")
     train: TrainOptions | None = Field(None, description="The training loop; absent in inference recipes.")
     eval: EvalOptions = Field(EvalOptions(), description="What is measured and written.")
     output: OutputOptions = Field(OutputOptions(), description="How a test run writes its results.")
@@ -195,6 +196,13 @@ class Recipe(Options):
         if self.generate is not None and self.train is not None:
             message = "belongs to a recipe for test.py, and `train` to one for train.py; write two recipes"
             raise nested([Issue(("generate",), message)])
+        return self
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Self:
+        evaluators, visuals = list(self.eval.evaluators), self.logger.visuals
+        if issues := [*name_issues(self.datasets, list(self.networks), evaluators, visuals)]:
+            raise nested(issues)
         return self
 
     @property

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ..config.options import Options, nested
+from ..config.options import FilePart, Options, nested
 from ..config.yaml_source import Issue
 
 MOST_SIGMA_REL = 1 / math.sqrt(12)  # of gamma 0 in power_ema.py, the plain mean of everything
@@ -106,7 +106,7 @@ class LoggerOptions(Options):
         "safetensors",
         description="safetensors know their network and process; pth is a bare state dict, as DLAS writes.",
     )
-    visuals: tuple[str, ...] = Field((), description="State keys of images to write as grids.")
+    visuals: tuple[FilePart, ...] = Field((), description="State keys of images to write as grids.")
     visual_debug_rate: int = Field(1000, ge=1, description="Iterations between grids of `visuals`.")
     reverse_n1_to_1: bool = Field(True, description="The visuals are in [-1, 1] (else in [0, 1]).")
     reverse_imagenet_norm: Literal[False] = Field(

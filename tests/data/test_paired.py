@@ -1,5 +1,8 @@
 """Pairs from two folders: matched by name, checked before training, cut and mirrored together."""
 
+import time
+import unicodedata
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,9 @@ from data_helpers import damage, picture
 from codes.config.options import parse
 from codes.config.yaml_source import Source
 from codes.data import PairedDataset, PairedOptions
-from codes.images.files import read_image, resize_area, to_rgb, write_image
+from codes.data.paired import _matched
+from codes.data.scan import Scan
+from codes.images.files import ImageInfo, read_image, resize_area, to_rgb, write_image
 from codes.utils.errors import ConfigError, DataError
 
 
@@ -136,3 +141,33 @@ def test_contradictions_are_named(changes, message):
         parse(PairedOptions, Source("r.yml", {"paths": "a", "paths_lq": "b", **changes}, {}))
     assert message in str(caught.value)
     assert all(field.description for field in PairedOptions.model_fields.values())
+
+
+def test_pairs_match_whatever_form_their_letters_have(tmp_path):
+    for folder, form, side in (("hq", "NFC", 40), ("lq", "NFD", 20)):
+        for name in ("Café", "Zürich"):
+            write_image(tmp_path / folder / f"{unicodedata.normalize(form, name)}.png", picture(1, side, side))
+    data = paired(tmp_path, batch_size=2)
+    assert len(data.files) == 2
+    assert unicodedata.normalize("NFC", data.item(0)["LQ_path"]).replace("/lq/", "/hq/") == data.item(0)["HQ_path"]
+
+
+def test_matching_takes_time_in_proportion_to_the_pairs(tmp_path):
+    def seconds(count):
+        infos = (ImageInfo(16, 16, "RGB", "PNG"),) * count
+        scans = [
+            Scan(tuple(tmp_path / kind / f"p_{number:06d}.png" for number in range(count)), infos, (range(count),), ())
+            for kind in ("hq", "lq")
+        ]
+        options = PairedOptions(paths=str(tmp_path / "hq"), paths_lq=str(tmp_path / "lq"), target_size=8, tile="center")
+        start = time.process_time()
+        pairs, lone = _matched(*scans, options)
+        assert len(pairs) == count
+        assert not lone
+        assert scans[0].without(lambda _: None).files == scans[0].files
+        return time.process_time() - start
+
+    for kind in ("hq", "lq"):
+        (tmp_path / kind).mkdir()
+    seconds(1000)
+    assert seconds(20_000) < 40 * max(seconds(1000), 0.005)  # in proportion it is 20 times as long

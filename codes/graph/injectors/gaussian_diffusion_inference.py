@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ...config.options import nested
+from ...config.options import FilePart, nested
 from ...config.yaml_source import Issue, KeyPath
 from ...images.canvas import Canvas
 from ...models.diffusion.engine import Engine, Request
@@ -46,7 +46,7 @@ class GaussianDiffusionInferenceOptions(InjectorOptions, SamplingOptions):
     )
     model_input_keys: dict[str, str] = Field({}, description="Network argument -> state key, e.g. low_res: hq.")
     undo_n1_to_1: bool = Field(False, description="Write the result in [0, 1] instead of [-1, 1].")
-    out: str = Field(description="State key of the sampled images, (B, C, H, W).")
+    out: FilePart = Field(description="State key of the sampled images, (B, C, H, W).")
 
     @model_validator(mode="after")
     def _experts_and_sizes(self) -> Self:
@@ -160,10 +160,11 @@ class GaussianDiffusionInferenceInjector(Injector):
             height, width = (length * self._scale for length in cond["low_res"].shape[-2:])
         count = len(next(iter(cond.values()))) if cond else len(context.positions[: options.output_batch_size])
         seeds = image_seeds(state, context, count, shared=options.noise_type == "fixed")
+        scratch = context.scratch and context.scratch / options.out  # the results of other injectors lie beside it
         return [
             Request(
                 {name: value[row : row + 1] for name, value in cond.items()}, height, width, seed,
-                context.scratch / str(row) if context.scratch and count > 1 else context.scratch,
+                scratch / str(row) if scratch and count > 1 else scratch,
             )
             for row, seed in enumerate(seeds)
         ]  # fmt: skip

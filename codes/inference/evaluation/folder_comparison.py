@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...data.companions import stem_below
 from ...evaluation.metrics import fidelity, mean_fidelity
 from ...images.files import MISSING, find_images, read_samples
 from ...utils.console import get_logger, progress
@@ -82,7 +83,7 @@ def _by_name(place: Path) -> tuple[dict[str, Path], list[str]]:
     result: dict[str, Path] = {}
     root = place if place.is_dir() else place.parent
     for file in files:
-        name = file.relative_to(root).with_suffix("").as_posix()
+        name = stem_below(file.relative_to(root))
         if name in result:
             raise DataError(f"{file} and {result[name]} have the same name; keep one of them")
         result[name] = file

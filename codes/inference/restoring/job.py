@@ -169,7 +169,9 @@ class Job:
         return self.setup.output.alpha == "restore" and self.alpha is not None and np.ptp(self.alpha) > 0
 
     def _refuse_what_does_not_fit(self) -> None:
-        """Before hours of work whose result no file of this format could hold."""
+        """Before hours of work whose result no file of this name or format could hold."""
+        if problem := self.setup.names.problem(self.image.target):
+            raise DataError(f"{self.image.source}: {problem}; shorten its name, or output.suffix")
         name = WRITERS[self.image.target.suffix.lower()]
         for height, width in self.image.sizes.values():
             if max(height, width) > LARGEST_SIDE.get(name, math.inf):

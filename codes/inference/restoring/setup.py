@@ -23,6 +23,7 @@ from ...recipe.recipe import Recipe
 from ...runtime.devices import Ranks
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
+from ...utils.names import same_file
 from ..run import Run
 from .output_files import OutputNames, clashes
 
@@ -171,7 +172,7 @@ class Setup:
             phase: self.names.plan(self.root / data.options.name, data.files, data.infos, data.options.path_list)
             for phase, data in self.datasets.items()
         }
-        inputs = frozenset(file.resolve() for dataset in self.datasets.values() for file in dataset.files)
+        inputs = frozenset(same_file(file.resolve()) for dataset in self.datasets.values() for file in dataset.files)
         for phase, planned in targets.items():
             for target in planned:
                 clash = clashes(self.names.files(target), inputs)

@@ -275,6 +275,8 @@ def earlier_results(setup: Setup, records: Records, images: Sequence[Planned]) -
     found = {}
     skip = setup.output.skip_existing
     for image in images if skip is not False else ():
+        if setup.names.problem(image.target):
+            continue  # the system cannot even be asked for such a name
         files = setup.names.files(image.target)
         row = records.get(image, files)
         if row is not None and image.key and row.key == image.key:
