@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "codes"
+if not __package__:
+    from scripts.as_module import run_as_module
+
+    run_as_module(__file__)
 
 from .config.yaml_source import load_source
 from .inference.evaluation.folder_comparison import compare_folders, comparison_table, write_comparison

@@ -3,11 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    __package__ = "codes"
+if not __package__:
+    from scripts.as_module import run_as_module
+
+    run_as_module(__file__)
 
 from .config.yaml_source import Source, load_source
 from .recipe.checks import check_training

@@ -45,6 +45,30 @@ def test_every_door_is_a_command_and_every_command_a_main():
         assert stopped.value.code == 0
 
 
+@pytest.mark.parametrize("file", ["evaluate.py", "scripts/make_shapes.py"])
+def test_a_file_started_by_its_path_is_a_module_of_the_package(file, tmp_path):
+    """From any folder, even one that has packages of the same names."""
+    (tmp_path / "codes").mkdir()
+    (tmp_path / "codes" / "__init__.py").write_text("raise ImportError('the wrong one')")
+    code, said = run(sys.executable, str(ROOT / "codes" / file), "--help", folder=tmp_path)
+    assert code == 0, said
+    assert f"usage: {Path(file).name}" in said
+    code, said = run(sys.executable, str(ROOT / "codes" / file), "--nothing", folder=tmp_path)
+    assert code == 2
+    assert "Traceback" not in said
+
+
+def test_only_one_file_moves_the_search_path():
+    """Every program finds its neighbours by `as_module`."""
+    programs = [*(ROOT / "codes").glob("*.py"), *(ROOT / "codes" / "scripts").glob("*.py")]
+    started = [file for file in programs if "run_as_module(__file__)" in file.read_text(encoding="utf-8")]
+    mains = [file for file in programs if 'if __name__ == "__main__"' in file.read_text(encoding="utf-8")]
+    assert started == mains
+    assert len(mains) >= 11
+    touching = [file.name for file in (ROOT / "codes").rglob("*.py") if "sys.path" in file.read_text(encoding="utf-8")]
+    assert touching == ["as_module.py"]
+
+
 def test_every_file_of_the_package_is_shipped():
     setuptools = PROJECT["tool"]["setuptools"]
     shipped = set()

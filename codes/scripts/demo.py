@@ -10,9 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    __package__ = "codes.scripts"
+if not __package__:
+    from as_module import run_as_module
+
+    run_as_module(__file__)
 
 from .. import test, train
 from ..utils.console import format_seconds, get_logger, setup_logging

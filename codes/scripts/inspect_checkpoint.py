@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 if not __package__:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    __package__ = "codes.scripts"
+    from as_module import run_as_module
+
+    run_as_module(__file__)
 
 from ..models.diffusion.checkpoints.families import Recognised
 from ..models.diffusion.checkpoints.files import Weights, read_weights

@@ -7,11 +7,11 @@ python codes/scripts/option_schema.py --markdown > docs/options.md
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    __package__ = "codes.scripts"
+if not __package__:
+    from as_module import run_as_module
+
+    run_as_module(__file__)
 
 from ..recipe.schema import json_schema, markdown
 

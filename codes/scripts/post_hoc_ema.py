@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    __package__ = "codes.scripts"
+if not __package__:
+    from as_module import run_as_module
+
+    run_as_module(__file__)
 
 from ..models.diffusion.checkpoints.metadata import save_checkpoint
 from ..runtime.command_line import main_with

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 if not __package__:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    __package__ = "codes.scripts"
+    from as_module import run_as_module
+
+    run_as_module(__file__)
 
 from ..config.yaml_source import load_source
 from ..data.corruptions.all import CORRUPTIONS

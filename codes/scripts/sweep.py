@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if not __package__:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    __package__ = "codes.scripts"
+    from as_module import run_as_module
+
+    run_as_module(__file__)
 
 from ..config.yaml_source import load_source
 from ..images.files import write_image
