@@ -3,7 +3,7 @@
 Names match whatever form their accented letters have: macOS writes é as e and an accent, Windows and Linux as one.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,6 +61,24 @@ class Roots:
         """The path of a file relative to the first of the folders that it lies in; its name alone for a file listed."""
         holding = [folder for folder in file.parents if folder in self._number]
         return file.relative_to(min(holding, key=self._number.__getitem__, default=file.parent))
+
+
+def image_names(files: Sequence[Path], roots: Sequence[str]) -> tuple[str, ...]:
+    """A name for each file that no other has: its path below the folder of `roots` that it was found in.
+
+    So it does not depend on where that folder lies, nor on the form of accented letters. Of files with the same path below several folders the second and
+    further ones are numbered.
+    """
+    places, seen = Roots(roots), Counter[str]()
+    folders: dict[Path, Path] = {}
+    names = []
+    for file in files:
+        if file.parent not in folders:
+            folders[file.parent] = places.below(file).parent
+        name = one_form((folders[file.parent] / file.name).as_posix())
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}//{seen[name]}")
+    return tuple(names)
 
 
 def below(file: Path, roots: Sequence[str]) -> Path:

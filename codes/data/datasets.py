@@ -1,9 +1,10 @@
 """The registry of dataset modes and what all their options share."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
+from ..config.fingerprint import PLACE_ONLY, SPEED_ONLY, TRAINING_ONLY
 from ..config.options import FilePart, Options
 from ..config.registry import Registry
 
@@ -11,10 +12,16 @@ from ..config.registry import Registry
 class DatasetOptions(Options):
     """Options common to all datasets: `datasets.<phase>`."""
 
-    name: FilePart = Field("dataset", description="Name of the dataset: a folder of results; default: the phase.")
+    name: Annotated[FilePart, PLACE_ONLY] = Field(
+        "dataset", description="Name of the dataset: a folder of results; default: the phase."
+    )
     mode: str = Field("imagefolder", description="Which kind of dataset: its registered name.")
-    n_workers: int = Field(2, ge=0, description="Processes that prepare batches; 0 prepares them in the main process.")
-    batch_size: int = Field(1, ge=1, description="Items an iteration, over all ranks together.")
+    n_workers: Annotated[int, SPEED_ONLY] = Field(
+        2, ge=0, description="Processes that prepare batches; 0 prepares them in the main process."
+    )
+    batch_size: Annotated[int, TRAINING_ONLY] = Field(
+        1, ge=1, description="Items an iteration, over all ranks together."
+    )
 
     def provides(self) -> frozenset[str]:
         """The keys of the tensors of an item: the first state of the graph."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from ..images.files import ImageInfo, resize_area, to_float
 from ..utils.console import get_logger, warn_once
 from ..utils.errors import ConfigError, DataError, reason_of
 from ..utils.rng import numpy_generator
-from .base import DataReport, Rejected, named
+from .base import DataReport, Item, Rejected, named
+from .companions import image_names
 from .image_options import ImageOptions
 from .sample_cache import SampleCache
 from .samples import held_out_photograph, sample_photographs
@@ -70,6 +71,11 @@ class ImageDataset:
     def infos(self) -> tuple[ImageInfo, ...]:
         """What the headers of `files` say."""
         return self._scan.infos
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name for each of `files`, from which what is drawn for it follows: see `image_names`."""
+        return image_names(self.files, self.image_options.path_list)
 
     def sources(self, number: int) -> tuple[Path, ...]:
         """The files that the images of a number in `files` are read from."""
@@ -137,8 +143,13 @@ class ImageDataset:
     def _flipped(self, generator: Generators) -> bool:
         return bool(self.shuffle and not self.image_options.disable_flip and generator("flip").random() < 0.5)
 
+    def _record(self, number: int) -> Item:
+        """What an item says of the file that it is made from."""
+        hq, lq = str(self._sources(number)[0]), str(self._sources(number)[-1])
+        return {"LQ_path": lq, "HQ_path": hq, "GT_path": hq, "image_name": self.names[number]}
+
     def _sources(self, number: int) -> tuple[Path, ...]:
-        """The files that `_load` reads."""
+        """The files that `_load` reads, the hq first."""
         return (self.files[number],)
 
     def _blame(self, number: int, error: DataError) -> tuple[Path, str]:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ..config.fingerprint import CHOICE_ONLY, CONTENT_ONLY, PLACE_ONLY, SPEED_ONLY, TRAINING_ONLY
 from ..config.options import FilePart, nested
 from ..config.yaml_source import Issue
 from ..images.files import MAX_PIXELS, Alpha
@@ -16,13 +17,15 @@ Positive = Annotated[int, Field(ge=1)]
 class ImageOptions(DatasetOptions):
     """`datasets.<phase>` of image files."""
 
-    name: FilePart = Field("images", description="Name in messages and of the folder below results/<experiment>/.")
-    paths: str | tuple[str, ...] | None = Field(
+    name: Annotated[FilePart, PLACE_ONLY] = Field(
+        "images", description="Name in messages and of the folder below results/<experiment>/."
+    )
+    paths: Annotated[str | tuple[str, ...] | None, CONTENT_ONLY] = Field(
         None,
         description="A folder (searched recursively, links are followed), an image file, or a list of them. Nothing: "
         "the sample photographs that come with scikit-image (the held-out one outside of training).",
     )
-    weights: tuple[Annotated[float, Field(gt=0.0)], ...] | None = Field(
+    weights: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...] | None, TRAINING_ONLY] = Field(
         None, description="With a list of paths: how many times an epoch each is gone through (1.5: half of it twice)."
     )
     rgb_n1_to_1: bool = Field(False, description="Images in [-1, 1] instead of [0, 1]; hq and lq alike.")
@@ -55,15 +58,17 @@ class ImageOptions(DatasetOptions):
         description="Transparent images: laid over `white` or `black`, or `crop`: cut to the rectangle that holds "
         "everything visible, then laid over white.",
     )
-    max_pixels: Positive = Field(
+    max_pixels: Annotated[Positive, CHOICE_ONLY] = Field(
         MAX_PIXELS, description="Images of more pixels are left out (protection against decompression bombs)."
     )
     random_seed: int | None = Field(None, description="Seed of this dataset's draws. Nothing: the run's seed.")
-    disable_flip: bool = Field(False, description="Never mirror images; otherwise half of the training items are.")
-    cache_megabytes: int = Field(
+    disable_flip: Annotated[bool, TRAINING_ONLY] = Field(
+        False, description="Never mirror images; otherwise half of the training items are."
+    )
+    cache_megabytes: Annotated[int, SPEED_ONLY] = Field(
         256, ge=0, description="Memory a worker may fill with decoded images; changes the speed only."
     )
-    index: bool = Field(
+    index: Annotated[bool, SPEED_ONLY] = Field(
         True,
         description="Remember the sizes of files in the user's cache folder, so that the next start is faster; files "
         "that changed are read again. Nothing is ever written beside the images.",

@@ -39,7 +39,7 @@ class Traits:
 
 @DATASETS.register("imagefolder")
 class ImageFolderDataset(ImageDataset):
-    """Items `hq`, `lq` (3, H, W) float32, `corruption_entropy` (K,), `LQ_path`, `HQ_path`, `GT_path`.
+    """Items `hq`, `lq` (3, H, W) float32, `corruption_entropy` (K,), the paths and `image_name`.
 
     Without `target_size` an image is cut on the right and at the bottom to a multiple of `scale`, unless `skip_lq`.
     Raises as ImageDataset does, and ConfigError for strengths `auto` in training.
@@ -62,8 +62,7 @@ class ImageFolderDataset(ImageDataset):
         """The item of a position in the endless order."""
         drawn = self._draw(position)
         hq = self._hq(drawn.images[0], drawn.generator)
-        name = str(self.files[drawn.number])
-        item: Item = {"LQ_path": name, "HQ_path": name, "GT_path": name}
+        item = self._record(drawn.number)
         n1_to_1 = self.options.rgb_n1_to_1
         if self.options.skip_lq:
             known = self._known(self.files[drawn.number], drawn.images[0], (hq.shape[0], hq.shape[1]))
@@ -101,7 +100,7 @@ class ImageFolderDataset(ImageDataset):
         samples = quantise(picture.rgb, picture.bit_depth) if self.options.auto_positions else picture.rgb
         rgb = picture.rgb if picture.alpha is None else visible_colours(picture.rgb, picture.alpha)
         known = self._known(path, samples, (rgb.shape[0], rgb.shape[1]))
-        item: Item = {"LQ_path": str(path), "HQ_path": str(path), "GT_path": str(path)}
+        item = self._record(position)
         item |= {"hq": to_tensor(rgb, self.options.rgb_n1_to_1), "corruption_entropy": torch.from_numpy(known)}
         return item, _traits(picture, picture.alpha)
 

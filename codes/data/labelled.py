@@ -73,9 +73,7 @@ class LabelledDataset(ImageDataset):
         file = self.files[drawn.number]
         label = self._labels[file]
         return {
-            "LQ_path": str(file),
-            "HQ_path": str(file),
-            "GT_path": str(file),
+            **self._record(drawn.number),
             "hq": to_tensor(hq, self.options.rgb_n1_to_1),
             "y": torch.tensor(label),
             "class": self.classes[label],

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from ..config.fingerprint import CHOICE_ONLY, CONTENT_ONLY
 from ..config.options import Options
 from ..config.yaml_source import Issue
 from ..images.files import to_float, to_tensor
@@ -36,15 +37,17 @@ class PairedOptions(ImageOptions):
     """`datasets.<phase>` with `mode: paired`."""
 
     mode: Literal["paired"] = Field("paired", description="Two folders of images that belong together by their names.")
-    paths: str | tuple[str, ...] = Field(description="The hq: a folder (searched recursively), a file, or a list.")
-    paths_lq: str | tuple[str, ...] = Field(
+    paths: Annotated[str | tuple[str, ...], CONTENT_ONLY] = Field(
+        description="The hq: a folder (searched recursively), a file, or a list."
+    )
+    paths_lq: Annotated[str | tuple[str, ...], CONTENT_ONLY] = Field(
         description="The lq, as many as `paths`, in the same order. A pair has the same name (suffixes may differ) and "
         "lies in the same sub-folder; the lq has the sides of the hq divided by `scale`, rounded down."
     )
-    lq_suffix: str = Field(
+    lq_suffix: Annotated[str, CONTENT_ONLY] = Field(
         "", description="What names of lq have after those of hq: x2 pairs 0001.png with 0001x2.png."
     )
-    allow_unmatched: bool = Field(
+    allow_unmatched: Annotated[bool, CHOICE_ONLY] = Field(
         False, description="Leave out files without a fitting partner and name them, instead of stopping."
     )
     fixed_parameters: PairedParameters = Field(
@@ -101,13 +104,10 @@ class PairedDataset(ImageDataset):
         """The item of a position in the endless order."""
         drawn = self._draw(position)
         hq, lq = self._cut(drawn)
-        hq_path, lq_path = map(str, self._sources(drawn.number))
         strengths = torch.tensor(self.options.fixed_parameters.corruption_entropy, dtype=torch.float32)
         n1_to_1 = self.options.rgb_n1_to_1
         return {
-            "LQ_path": lq_path,
-            "HQ_path": hq_path,
-            "GT_path": hq_path,
+            **self._record(drawn.number),
             "hq": to_tensor(hq, n1_to_1),
             "lq": to_tensor(lq, n1_to_1),
             "corruption_entropy": strengths,

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ..config.fingerprint import TRAINING_ONLY
 from ..config.options import Options, nested
 from ..config.registry import Registry, nearest
 from ..config.yaml_source import Issue, KeyPath
@@ -88,7 +89,9 @@ class InjectorOptions(Switches, NodeOptions):
     type: str = Field(description="Which injector: its registered name.")
     train: bool = Field(False, description="Runs only in training, not in an evaluation or a test run.")
     eval: bool = Field(False, description="Runs only in an evaluation or a test run, not in training.")
-    no_grad: bool = Field(False, description="What it writes carries no gradient: nothing is learned through it.")
+    no_grad: Annotated[bool, TRAINING_ONLY] = Field(
+        False, description="What it writes carries no gradient: nothing is learned through it."
+    )
 
     @model_validator(mode="after")
     def _runs_somewhere(self) -> Self:

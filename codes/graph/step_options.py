@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import core_schema
 
+from ..config.fingerprint import TRAINING_ONLY
 from ..config.options import OneOf, nested
 from .graph import INJECTORS, LOSSES, InjectorOptions, LossOptions
 from .optimizer_options import OptimizerName, OptimizerParams, optimizer_problems
@@ -35,14 +36,22 @@ WITHOUT_EMPTY = WithoutEmpty()
 class StepOptions(Switches):
     """One step of the graph: `steps.<name>`."""
 
-    training: str | tuple[str, ...] = Field((), description="The network or networks that this step trains.")
-    optimizer: OptimizerName = Field("adamw", description="The optimiser, one of torch.optim.")
-    optimizer_params: OptimizerParams = Field(OptimizerParams(), description="Options of the optimiser.")
-    clip_grad_eps: float | None = Field(None, gt=0, description="Largest norm of the gradient; ~ does not clip.")
+    training: Annotated[str | tuple[str, ...], TRAINING_ONLY] = Field(
+        (), description="The network or networks that this step trains."
+    )
+    optimizer: Annotated[OptimizerName, TRAINING_ONLY] = Field(
+        "adamw", description="The optimiser, one of torch.optim."
+    )
+    optimizer_params: Annotated[OptimizerParams, TRAINING_ONLY] = Field(
+        OptimizerParams(), description="Options of the optimiser."
+    )
+    clip_grad_eps: Annotated[float | None, TRAINING_ONLY] = Field(
+        None, gt=0, description="Largest norm of the gradient; ~ does not clip."
+    )
     injectors: Annotated[dict[str, Annotated[InjectorOptions, OneOf(INJECTORS, "type")]], WITHOUT_EMPTY] = Field(
         {}, description="What this step adds to the state, in order; `name: ~` takes one of a `base:` away."
     )
-    losses: Annotated[dict[str, Annotated[LossOptions, OneOf(LOSSES, "type")]], WITHOUT_EMPTY] = Field(
+    losses: Annotated[dict[str, Annotated[LossOptions, OneOf(LOSSES, "type")]], WITHOUT_EMPTY, TRAINING_ONLY] = Field(
         {}, description="What is minimised; `name: ~` takes one of a `base:` away."
     )
 

@@ -1,11 +1,12 @@
 """When the parts of the graph run: switches that are functions of the iteration and of what ran before alone."""
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from ..config.fingerprint import TRAINING_ONLY
 from ..config.options import Options, nested
 from ..config.yaml_source import Issue
 
@@ -16,9 +17,13 @@ TIMING = ("every", "after", "before")
 class Timing(Options):
     """At which iterations of training something runs; iterations count from 1."""
 
-    every: int = Field(1, ge=1, description="Runs at iterations divisible by this; 1 is every iteration.")
-    after: int = Field(0, ge=0, description="First iteration at which it runs.")
-    before: int | None = Field(None, ge=1, description="Last iteration at which it runs; ~ never ends.")
+    every: Annotated[int, TRAINING_ONLY] = Field(
+        1, ge=1, description="Runs at iterations divisible by this; 1 is every iteration."
+    )
+    after: Annotated[int, TRAINING_ONLY] = Field(0, ge=0, description="First iteration at which it runs.")
+    before: Annotated[int | None, TRAINING_ONLY] = Field(
+        None, ge=1, description="Last iteration at which it runs; ~ never ends."
+    )
 
     @model_validator(mode="after")
     def _ever(self) -> Self:

@@ -158,8 +158,8 @@ class Restorer:
         steps, sampler, eta, stop_at_snr: None leaves them as in `options`; a stop_at_snr of math.inf stops nowhere.
         options: keys of the sampling injector that change `self.options`, or SamplingOptions in their place.
         color_fix: none, mean, wavelet or lowfreq: colours taken from the input, see `fix_colours`.
-        seed, name, sample: the noise depends on them; with the recipe's seed, the file's name and the number of the
-        sample from 0 it is that of `tessera-test`.
+        seed, name, sample: the noise depends on them; with the recipe's seed, the file's path below its input
+        folder and the number of the sample from 0 it is that of `tessera-test`.
         progress: called with (tiles done, tiles in all); what it raises ends the call and reaches the caller.
         Raises TypeError or ValueError for an unsuitable image or strength, ConfigError for options.
         """
@@ -233,7 +233,7 @@ class Restorer:
         """Restore images (3, h, w) in [-1, 1] under the same strengths and noise: (3, H, W)."""
         state: dict[str, Any] = {} if factor is None else {STRENGTHS: factor}
         if name is not None:
-            state["LQ_path"] = [name]
+            state["image_name"] = [name]
         states = [{**state, LOW_RES: plane[None]} for plane in planes]
         with self._lock:
             results = GaussianDiffusionInferenceInjector(node).many(states, [context] * len(states))

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import torch
 
+from ..config.fingerprint import deciding
 from ..graph.graph import StepContext
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions
@@ -16,6 +17,7 @@ from ..recipe.networks import load_trained
 from ..recipe.recipe import Recipe
 from ..runtime.devices import Precision, Ranks, autocast_for, choose_device
 from ..utils.console import get_logger
+from ..utils.files import digest_of
 
 logger = get_logger(__name__)
 OnStep = Callable[[str, int, int], None]
@@ -65,6 +67,19 @@ class Run:
     def autocast(self) -> Callable[[], AbstractContextManager[Any]]:
         """Contexts of the arithmetic."""
         return autocast_for(self.device, self.precision)
+
+    def settings(self, recipe: Recipe, phase: str | None = None) -> dict[str, Any]:
+        """What every result of this run follows from besides its input: option, or weights of a network -> value.
+
+        Of the datasets only that of `phase` counts, which makes the input.
+        """
+        data = {phase: recipe.datasets[phase]} if phase else {}
+        in_use = {"seed": self.seed, "precision": self.precision, "fp16": False, "datasets": data}
+        return deciding(recipe.model_copy(update=in_use)) | self._weight_digests
+
+    @cached_property
+    def _weight_digests(self) -> dict[str, str]:
+        return {f"weights of {name}": digest_of(file) for name, file in self.weights.items()}
 
     def context(
         self,

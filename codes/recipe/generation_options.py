@@ -1,9 +1,10 @@
 """The options of a run that makes images from nothing: `generate`."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ..config.fingerprint import CHOICE_ONLY, REPORT_ONLY, SPEED_ONLY
 from ..config.options import Options, nested
 from ..config.yaml_source import Issue
 
@@ -13,8 +14,12 @@ RANDOM = "random"
 class GenerationOptions(Options):
     """How many images are sampled, of which classes, and what is written beside them: `generate`."""
 
-    num_samples: int = Field(100, ge=1, description="Images in all; those that exist from an earlier run count.")
-    batch_size: int = Field(16, ge=1, description="Images a network call works on at once, on each process.")
+    num_samples: Annotated[int, CHOICE_ONLY] = Field(
+        100, ge=1, description="Images in all; those that exist from an earlier run count."
+    )
+    batch_size: Annotated[int, SPEED_ONLY] = Field(
+        16, ge=1, description="Images a network call works on at once, on each process."
+    )
     classes: int | str | tuple[int | str, ...] | None = Field(
         None,
         description="Classes by name or by number from 0, taken in turn; `random` draws one for each image; ~ takes "
@@ -25,16 +30,18 @@ class GenerationOptions(Options):
         description="File of the names of the classes: one a line, or JSON (a list, or numbers to names); ~: "
         "classes.json beside the weights, which training writes.",
     )
-    on_change: Literal["refuse", "restart"] = Field(
+    on_change: Annotated[Literal["refuse", "restart"], CHOICE_ONLY] = Field(
         "refuse",
         description="The samples that exist were made with other weights, seed or options: `refuse` says with which, "
         "`restart` moves them aside and begins anew.",
     )
-    npz: bool = Field(
+    npz: Annotated[bool, REPORT_ONLY] = Field(
         True, description="Also write all samples as one file, arr_0 uint8 (M, H, W, 3) and the labels as arr_1."
     )
-    grid_rows: int = Field(10, ge=0, description="Rows of grid.png at most, one a class; 0 writes no grid.")
-    grid_columns: int = Field(10, ge=1, description="Columns of grid.png at most.")
+    grid_rows: Annotated[int, REPORT_ONLY] = Field(
+        10, ge=0, description="Rows of grid.png at most, one a class; 0 writes no grid."
+    )
+    grid_columns: Annotated[int, REPORT_ONLY] = Field(10, ge=1, description="Columns of grid.png at most.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,10 +1,11 @@
 """How a test run writes its results: `output`."""
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ..config.fingerprint import CHOICE_ONLY
 from ..config.options import Options, nested
 from ..config.yaml_source import Issue
 from ..images.colour_fix import ColourFix
@@ -27,7 +28,7 @@ class OutputOptions(Options):
         "same", description="Bits a channel: `same` gives 16 for 16-bit inputs where the format holds them (PNG, TIFF)."
     )
     suffix: str = Field("", description="Text after each name, before the file's extension: _2x makes a_2x.png of a.")
-    skip_existing: Literal["same", True, False] = Field(
+    skip_existing: Annotated[Literal["same", True, False], CHOICE_ONLY] = Field(
         "same",
         description="What is not done again. `same`: results that were made from the same file with the same weights, "
         "options and seed; true: whatever result is there, however it was made; false: nothing.",

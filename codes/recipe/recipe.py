@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field, GetJsonSchemaHandler, ValidationInfo, 
 from pydantic_core import CoreSchema
 
 from ..config.all_problems import check_all
+from ..config.fingerprint import CONTENT_ONLY, PLACE_ONLY, REPORT_ONLY, SPEED_ONLY, TRAINING_ONLY
 from ..config.options import ONE_OF, FilePart, OneOf, Options, nested, parse, validate_nested
 from ..config.plugins import import_plugins, import_submodules
 from ..config.yaml_source import Issue, Source
@@ -42,7 +43,9 @@ class NetworkSection(Options):
         validation_alias=AliasChoices("which_model_G", "which_model"),
         description="The architecture: its registered name.",
     )
-    trainable: bool = Field(True, description="false freezes the parameters and keeps the network in evaluation mode.")
+    trainable: Annotated[bool, TRAINING_ONLY] = Field(
+        True, description="false freezes the parameters and keeps the network in evaluation mode."
+    )
     args: Any = Field(default_factory=dict, validate_default=True, description="Options of the architecture.")
 
     @field_validator("which_model_G")
@@ -72,20 +75,24 @@ class NetworkSection(Options):
 class PathOptions(Options):
     """Where weights come from: `path`. A key `pretrain_model_<network>` names the weights of a network."""
 
-    pretrain: dict[str, str] = Field(
+    pretrain: Annotated[dict[str, str], CONTENT_ONLY] = Field(
         {},
         validation_alias=PRETRAIN + "<network>",
         description="Network -> checkpoint file, or of `experiment` `auto`: the newest EMA weights, or `best`: those "
         "that logger.keep_best kept.",
     )
-    experiment: str | None = Field(
+    experiment: Annotated[str | None, CONTENT_ONLY] = Field(
         None, description="Name or folder of the experiment that `auto` and `best` look into; default: `name`."
     )
-    results: str | None = Field(None, description="Folder that a test run writes to; default: results/<name>.")
+    results: Annotated[str | None, PLACE_ONLY] = Field(
+        None, description="Folder that a test run writes to; default: results/<name>."
+    )
     strict_load: bool = Field(
         True, description="Every parameter must be found in the checkpoint, and nothing else in it."
     )
-    resume_state: str | None = Field(None, description="A training_state/<iteration>.state file to continue from.")
+    resume_state: Annotated[str | None, TRAINING_ONLY] = Field(
+        None, description="A training_state/<iteration>.state file to continue from."
+    )
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -122,9 +129,9 @@ class EvalOptions(Options):
         None,
         description="State keys of the images that a test run writes; ~: all that inference injectors write.",
     )
-    evaluators: Annotated[dict[FilePart, Annotated[EvaluatorOptions, OneOf(EVALUATORS, "type")]], WITHOUT_EMPTY] = (
-        Field({}, description="Evaluations during training; `name: ~` takes one of a `base:` away.")
-    )
+    evaluators: Annotated[
+        dict[FilePart, Annotated[EvaluatorOptions, OneOf(EVALUATORS, "type")]], WITHOUT_EMPTY, REPORT_ONLY
+    ] = Field({}, description="Evaluations during training; `name: ~` takes one of a `base:` away.")
 
     @field_validator("output_state")
     @classmethod
@@ -137,28 +144,40 @@ class EvalOptions(Options):
 class Recipe(Options):
     """A whole option file."""
 
-    name: FilePart = Field(description="Name of the experiment: the folder under experiments/ or results/.")
+    name: Annotated[FilePart, PLACE_ONLY] = Field(
+        description="Name of the experiment: the folder under experiments/ or results/."
+    )
     model: Literal["extensibletrainer"] = Field("extensibletrainer", description="The trainer; there is one.")
     plugins: tuple[str, ...] = Field((), description="Python files of your own to import, relative to the recipe.")
     scale: int = Field(1, ge=1, description="Upsampling factor from lq to hq; datasets inherit it.")
-    gpu_ids: tuple[int, ...] | None = Field(
+    gpu_ids: Annotated[tuple[int, ...] | None, SPEED_ONLY] = Field(
         None, description="The CUDA device to use without a launcher: the first of these."
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: CUDA, else MPS, else the CPU.")
-    start_step: int = Field(
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], SPEED_ONLY] = Field(
+        "auto", description="auto: CUDA, else MPS, else the CPU."
+    )
+    start_step: Annotated[int, TRAINING_ONLY] = Field(
         -1, ge=-1, description="Iteration number to start counting from; -1 is not set. A resume always wins."
     )
-    force_start_step: int = Field(-1, ge=-1, description="Older name of start_step; -1 is not set.")
-    use_tb_logger: bool = Field(True, description="Write TensorBoard logs to experiments/<name>/tb_logger.")
-    wandb: bool = Field(False, description="Also log to Weights & Biases (`pip install wandb`).")
-    checkpointing_enabled: bool = Field(
+    force_start_step: Annotated[int, TRAINING_ONLY] = Field(
+        -1, ge=-1, description="Older name of start_step; -1 is not set."
+    )
+    use_tb_logger: Annotated[bool, REPORT_ONLY] = Field(
+        True, description="Write TensorBoard logs to experiments/<name>/tb_logger."
+    )
+    wandb: Annotated[bool, REPORT_ONLY] = Field(
+        False, description="Also log to Weights & Biases (`pip install wandb`)."
+    )
+    checkpointing_enabled: Annotated[bool, SPEED_ONLY] = Field(
         False, description="Recompute activations in the backward pass: less memory, one more forward pass."
     )
     fp16: bool = Field(False, description="Mixed precision in float16; the same as `precision: fp16`.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Arithmetic of the networks; weights stay in float32."
     )
-    compile: bool = Field(False, description="Compile networks with torch.compile: slow to start, then faster.")
+    compile: Annotated[bool, SPEED_ONLY] = Field(
+        False, description="Compile networks with torch.compile: slow to start, then faster."
+    )
     seed: int | None = Field(
         None, ge=0, description="Seed from which every random draw follows; ~: train.manual_seed, or 0 without `train`."
     )
@@ -170,11 +189,13 @@ class Recipe(Options):
     )
     path: PathOptions = Field(PathOptions(), description="Where weights come from.")
     steps: dict[FilePart, StepOptions] = Field({}, description="The graph: what happens to a batch, in order.")
-    train: TrainOptions | None = Field(None, description="The training loop; absent in inference recipes.")
+    train: Annotated[TrainOptions | None, TRAINING_ONLY] = Field(
+        None, description="The training loop; absent in inference recipes."
+    )
     eval: EvalOptions = Field(EvalOptions(), description="What is measured and written.")
     output: OutputOptions = Field(OutputOptions(), description="How a test run writes its results.")
     generate: GenerationOptions | None = Field(None, description="Make images from nothing instead of restoring some.")
-    logger: LoggerOptions = Field(LoggerOptions(), description="What is shown and kept.")
+    logger: Annotated[LoggerOptions, REPORT_ONLY] = Field(LoggerOptions(), description="What is shown and kept.")
 
     @model_validator(mode="before")
     @classmethod

@@ -1,11 +1,13 @@
 """Writing files so that a reader never sees half of one."""
 
+import hashlib
 import json
 import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,12 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, data: Any) -> None:
     """Write a JSON file atomically; numbers that JSON lacks (NaN, infinity) become null."""
     write_text(path, json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+
+
+def digest_of(path: str | Path) -> str:
+    """32 hexadecimal digits of a file's content, read by pieces (BLAKE2b)."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, partial(hashlib.blake2b, digest_size=16)).hexdigest()
 
 
 def _finite(data: Any) -> Any:

@@ -25,6 +25,15 @@ def derive_seed(seed: int, *position: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def image_seed(seed: int, image: int | str | None, sample: int = 0) -> int:
+    """The seed of the noise that an image is sampled with: of its name, or of its number where it has none.
+
+    None is one seed for all images. Further samples (from 1 on) of the same image have seeds of their own.
+    """
+    which = () if image is None else (image,)
+    return derive_seed(seed, "sample", *which, *((sample,) if sample else ()))
+
+
 def numpy_generator(seed: int, *position: int | str) -> np.random.Generator:
     """A NumPy generator for one position."""
     return np.random.Generator(np.random.Philox(derive_seed(seed, *position)))

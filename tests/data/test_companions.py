@@ -6,7 +6,7 @@ from PIL import Image
 
 from codes.config.options import parse
 from codes.config.yaml_source import Source
-from codes.data.companions import Companions, below
+from codes.data.companions import Companions, below, image_names
 from codes.data.corruptions.strength_map import read_strength_map
 from codes.data.imagefolder import ImageFolderDataset, visible_colours
 from codes.utils.errors import DataError
@@ -116,3 +116,13 @@ def test_maps_and_truths_are_for_finished_images():
         options(skip_lq=False, fixed_parameters={"corruption_entropy": [{"map": "x"}, 0.5]})
     with pytest.raises(Exception, match=r"ground_truth: without skip_lq the image itself is the ground truth"):
         options(skip_lq=False, ground_truth="x")
+
+
+def test_names_follow_from_the_place_below_the_input_and_no_two_are_equal(tmp_path):
+    files = [tmp_path / place for place in ("one/a.png", "one/deep/a.png", "two/a.png", "two/b.png", "three/a.png")]
+    roots = [str(tmp_path / place) for place in ("one", "two", "three")]
+    assert image_names(files, roots) == ("a.png", "deep/a.png", "a.png//2", "b.png", "a.png//3")
+    assert image_names([files[3], files[1]], [f"{roots[1]}/", roots[0]]) == ("b.png", "deep/a.png")
+    assert image_names(files[:1], [str(files[0])]) == ("a.png",)  # a file that is listed itself
+    assert image_names([Path("x/y.png"), Path("z.png")], ["."]) == ("x/y.png", "z.png")
+    assert image_names([tmp_path / "onesided/a.png"], [roots[0]]) == ("a.png",)  # not below one/

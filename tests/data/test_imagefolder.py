@@ -47,7 +47,7 @@ def test_an_item_holds_pair_strengths_and_paths(photographs):
     assert item["corruption_entropy"].shape == (2,)
     assert item["hq"].dtype == item["lq"].dtype == item["corruption_entropy"].dtype == torch.float32
     assert item["LQ_path"] == item["HQ_path"] == item["GT_path"]
-    assert set(item) - {"LQ_path", "HQ_path", "GT_path"} == data.state_keys
+    assert set(item) - {"LQ_path", "HQ_path", "GT_path", "image_name"} == data.state_keys
     assert len(data) == 6
 
 

@@ -79,7 +79,7 @@ def state(number: int, height: int, width: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(number)
     hq = torch.rand(1, 3, height, width, generator=generator) * 2 - 1
     entropy = torch.rand(1, 2, generator=generator)
-    return {"hq": hq, "corruption_entropy": entropy, "HQ_path": [f"in/{number}.png"]}
+    return {"hq": hq, "corruption_entropy": entropy, "image_name": [f"{number}.png"]}
 
 
 def test_many_states_of_different_sizes_give_what_each_gives_alone() -> None:

@@ -48,7 +48,7 @@ def test_samples_of_all_classes_in_turn_with_grid_npz_and_record():
     assert record["settings"]["class_names"] == classes
     assert record["grid_rows"] == classes
     assert record["settings"]["seed"] == 0
-    assert len(record["settings"]["weights of generator"]) == 64
+    assert len(record["settings"]["weights of generator"]) == 32
     assert "EMA weights from experiments/tiny/models/2_generator_ema.safetensors" in said
     assert Path("results/made/grid.png").is_file()
 

@@ -1,8 +1,10 @@
 """A run after a run: what is finished is not done again, what was interrupted goes on, what changed is redone."""
 
+import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -301,3 +303,20 @@ def test_an_input_that_was_damaged_later_keeps_its_result_where_nothing_is_redon
     code, said = restore_small()
     assert code == 1
     assert "small/ok.png: not restored: cannot be decoded" in said
+
+
+def test_images_of_one_name_in_several_folders_have_noise_of_their_own_that_the_others_do_not_change():
+    picture(16, 24).save("small/ok.png")
+    for place in ("small/deep/ok.png", "other/ok.png"):
+        Path(place).parent.mkdir(exist_ok=True)
+        shutil.copy("small/ok.png", place)
+    assert restore_small("datasets.test.paths=[small, other]")[0] == 0
+    assert restored_files() == ["deep/ok.png", "ok.png", "ok_png.png"]
+    together = {name: np.asarray(Image.open(PLACE / name)) for name in restored_files()}
+    pairs = itertools.combinations(together.values(), 2)
+    assert all(np.abs(one.astype(int) - other).mean() > 1 for one, other in pairs)
+    shutil.rmtree("results")
+    shutil.move("small", "moved")
+    Path("moved/ok.png").unlink()
+    assert restore_small("datasets.test.paths=moved")[0] == 0
+    assert np.array_equal(np.asarray(Image.open(PLACE / "deep/ok.png")), together["deep/ok.png"])

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from trainer_helpers import fill, make_trainer, read, recipe_data, write_recipe
 
+from codes.config.fingerprint import all_settings
 from codes.train import main
-from codes.trainer.saving.changes import flat, take_changes, to_text
+from codes.trainer.saving.changes import take_changes, to_text
 from codes.utils.errors import ConfigError
 
 STEP = "steps.generator"
@@ -98,7 +99,7 @@ def test_an_option_that_only_another_version_knows_refuses_nothing(recipe: Path)
 
 
 def test_options_are_named_as_a_recipe_names_them(recipe: Path) -> None:
-    names = {".".join(map(str, path)) for path, _ in flat(read(recipe)[0])}
+    names = {".".join(map(str, path)) for path, *_ in all_settings(read(recipe)[0])}
     assert {"networks.generator.which_model_G", f"{DIFFUSION}.in", f"{STEP}.losses.mse.weight"} <= names
     assert f"{DIFFUSION}.model_input_keys.low_res" in names
 

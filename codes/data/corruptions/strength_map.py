@@ -1,10 +1,12 @@
 """A strength for every pixel: a gray picture, painted by hand or computed, that says where an image is damaged."""
 
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
+from ...config.fingerprint import CONTENT_ONLY
 from ...config.options import Options
 from ...images.files import read_image, resample
 
@@ -12,7 +14,7 @@ from ...images.files import read_image, resample
 class StrengthMap(Options):
     """An entry of `corruption_entropy` that differs from place to place."""
 
-    map: str = Field(
+    map: Annotated[str, CONTENT_ONLY] = Field(
         description="A gray image of any size, stretched over each image, or a folder with one for each image (same "
         "sub-folder and name; the suffix may differ). Black is strength 0."
     )

@@ -93,6 +93,6 @@ class BitsPerDimensionEvaluator(Evaluator):
         params, name = options.diffusion_params, options.for_network
         process = params.build_process(context.processes.get(name), name)
         engine = Engine(network, process, params, context.device, context.autocast)
-        draw = partial(normal, tuple(x_start.shape), context.device, context.seed, "bits", item["HQ_path"])
+        draw = partial(normal, tuple(x_start.shape), context.device, context.seed, "bits", item["image_name"])
         bound = variational_bound(AutocastDenoiser(engine.denoiser(), engine.autocast), process, x_start, cond, draw)
         return float(bound.total), float(bound.prior), float(bound.terms[0, 0])

@@ -1,7 +1,6 @@
 """Sampling as an injector: restore or generate the images of a state."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -16,12 +15,11 @@ from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.sampling_options import SamplingOptions
 from ...utils.console import get_logger, warn_once
 from ...utils.errors import ConfigError
-from ...utils.rng import derive_seed
+from ...utils.rng import image_seed
 from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
 from .gaussian_diffusion import conditioning_problems, sampling_problems
 
 logger = get_logger(__name__)
-PATH_KEYS = ("LQ_path", "HQ_path")
 ALIKE = ("in_channels", "out_channels", "image_size", "multiple_of", "minimum_size", "null_label", "cond_names")
 
 
@@ -214,16 +212,9 @@ class GaussianDiffusionInferenceInjector(Injector):
 
 
 def image_seeds(state: State, context: StepContext, count: int, shared: bool) -> list[int]:
-    """A seed per image: of its file name, so that the other files of a folder change nothing, else of its position.
-
-    Further samples of the same image have further seeds.
-    """
-    further = (context.sample,) if context.sample else ()
-    if shared:
-        return [derive_seed(context.seed, "sample", *further)] * count
-    paths = next((state[key] for key in PATH_KEYS if key in state), None)
-    names = [Path(path).name for path in paths] if paths else list(context.positions)
-    return [derive_seed(context.seed, "sample", name, *further) for name in names[:count]]
+    """A seed per image: of its name, so that the other images change nothing, else of its position."""
+    images = state.get("image_name", context.positions)
+    return [image_seed(context.seed, None if shared else image, context.sample) for image in images[:count]]
 
 
 def to_unit_range(image: Tensor, options: InjectorOptions) -> Tensor:

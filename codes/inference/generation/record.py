@@ -1,6 +1,5 @@
 """How the samples of a folder were made, so that only a run that would make the same ones adds to them."""
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -8,38 +7,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ...recipe.recipe import Recipe
-from ...trainer.saving.changes import flat
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
 from ...utils.files import write_text
-from .checks import sampling_nodes
 from .sample_files import FOLDER
 
 logger = get_logger(__name__)
 FILE = "generation.json"
-SPEED_ONLY = ("tile_batch_size", "resume_seconds")  # options of an injector that change no image
-
-
-def settings_of(recipe: Recipe, weights: Mapping[str, Path], seed: int, classes: object) -> dict[str, Any]:
-    """Everything that a sample follows from besides its number: option or weights file -> value."""
-    found: dict[str, Any] = {"seed": seed, "precision": recipe.arithmetic, "classes": classes}
-    for name, file in weights.items():
-        with file.open("rb") as stream:
-            found[f"weights of {name}"] = hashlib.file_digest(stream, "sha256").hexdigest()
-        if name in recipe.networks:
-            section = flat(recipe.networks[name], ("networks", name))
-            found |= {".".join(map(str, path)): value for path, value in section}
-    found["eval.output_state"] = recipe.eval.output_state
-    sampling = sampling_nodes(recipe)
-    for step, options in recipe.steps.items():
-        for name, node in options.injectors.items():
-            path = ("steps", step, "injectors", name)
-            skipped = SPEED_ONLY if path in sampling else ()
-            found |= {".".join(map(str, key)): value for key, value in flat(node, path) if key[-1] not in skipped}
-    # As it will be read again: tuples become lists.
-    result: dict[str, Any] = json.loads(json.dumps(found, default=str))
-    return result
 
 
 def take_up(root: Path, settings: Mapping[str, Any], restart: bool) -> None:

@@ -24,7 +24,7 @@ from ...utils.errors import Interrupted, TesseraError
 from ...version import __version__
 from ..run import OnStep, Run
 from .checks import check_generation, class_labels, find_classes, sampling_nodes
-from .record import record, settings_of, take_up
+from .record import record, take_up
 from .sample_files import FOLDER, SampleFiles
 
 logger = get_logger(__name__)
@@ -108,10 +108,11 @@ class Generation:
         chosen: object = None
         if self.classes is not None:
             wanted = self.options.wanted
-            chosen = [self.classes.index(name) for name in wanted] if wanted else self.options.classes or "all"
-        # The names too, because the files are named by them.
+            chosen = tuple(self.classes.index(name) for name in wanted) if wanted else self.options.classes or "all"
+        in_use = self.options.model_copy(update={"classes": chosen, "class_names": None})
+        # The names of the classes too, because the files are named by them.
         names = list(self.classes.names) if self.classes else []
-        return {**settings_of(self.recipe, self.use.weights, self.use.seed, chosen), "class_names": names}
+        return {**self.use.settings(self.recipe.model_copy(update={"generate": in_use})), "class_names": names}
 
     def _described(self) -> dict[str, object]:
         """What generation.json says besides the settings."""

@@ -14,12 +14,12 @@ from ...evaluation.metrics import fidelity
 from ...images.files import Alpha, quantise, read_samples, to_rgb
 from ...utils.console import get_logger
 from ...utils.errors import DataError
+from ...utils.files import digest_of
 from .job import low_res_shown
 from .output_files import SPREAD
 from .planes import Bicubic
 from .records import Restored
 from .setup import Setup
-from .work_plan import digest_of
 
 logger = get_logger(__name__)
 BICUBIC = "input (bicubic)"

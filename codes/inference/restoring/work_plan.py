@@ -1,26 +1,18 @@
 """Which images a test run restores, in which groups, and on which rank."""
 
-import hashlib
 import heapq
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...config.fingerprint import fingerprint
 from ...data.imagefolder import ImageFolderDataset
 from ...models.diffusion.tiling.plan import TilePlan
 from ...utils.console import progress
 from ...utils.errors import DataError
+from ...utils.files import digest_of
 from .setup import Setup
-
-CHUNK = 2**20
-# What changes the speed, the memory or the place of a result, and not the result.
-NODE_KEYS = {"tile_batch_size", "resume_seconds", "canvas"}
-DATA_KEYS = {
-    "name", "paths", "weights", "n_workers", "batch_size", "cache_megabytes", "index", "max_pixels", "ground_truth",
-    "disable_flip",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,9 +45,10 @@ class Planned:
 
 def plan_images(setup: Setup) -> list[Planned]:
     """Every image of every dataset, in their order."""
-    shared = _shared_options(setup)
+    shared = {phase: fingerprint(setup.use.settings(setup.recipe, phase)) for phase in setup.datasets}
     places = [(phase, position) for phase, data in setup.datasets.items() for position in range(len(data))]
-    return [_planned(setup, *place, shared) for place in progress(places, len(places), "looking at the files")]
+    counted = progress(places, len(places), "looking at the files")
+    return [_planned(setup, phase, position, shared[phase]) for phase, position in counted]
 
 
 def _planned(setup: Setup, phase: str, position: int, shared: str) -> Planned:
@@ -122,41 +115,15 @@ def share_of(images: Sequence[Planned], rank: int, world_size: int) -> list[Plan
     return [images[index] for index in sorted(mine)]
 
 
-def _shared_options(setup: Setup) -> str:
-    """Everything but the image that a result depends on."""
-    recipe = setup.recipe
-    steps = {
-        name: {key: node.model_dump(mode="json", exclude=NODE_KEYS) for key, node in step.injectors.items()}
-        for name, step in recipe.steps.items()
-    }
-    weights = {name: digest_of(file) for name, file in setup.use.weights.items()}
-    networks = {name: section.args.model_dump(mode="json") for name, section in recipe.networks.items()}
-    output = recipe.output.model_dump(mode="json", exclude={"skip_existing"})
-    found = (steps, weights, networks, output, recipe.arithmetic, setup.use.seed, setup.outputs)
-    return json.dumps(found, sort_keys=True, default=str)
-
-
 def _fingerprint(setup: Setup, phase: str, position: int, shared: str) -> str:
-    """32 hexadecimal digits that change with anything that a result depends on."""
+    """32 hexadecimal digits that change with anything that a result depends on; `shared`: those of its phase."""
     dataset, options = setup.datasets[phase], setup.recipe.datasets[phase]
-    file, target = dataset.files[position], setup.targets[phase][position]
+    file = dataset.files[position]
     drawn = not (setup.is_input(phase) and getattr(options, "target_size", None) is None)
     try:
         maps = dataset.map_files(file) if isinstance(dataset, ImageFolderDataset) else {}
         digests = [digest_of(path) for path in (*dataset.sources(position), *maps.values())]
     except (OSError, DataError):
         return ""  # restoring it says what is wrong
-    own = options.model_dump(mode="json", exclude=DATA_KEYS)
     # What is drawn for an image depends on its place in the list; its noise depends on its name alone.
-    found = (shared, own, digests, str(target.relative_to(setup.root)), position if drawn else None)
-    text = json.dumps(found, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-
-
-def digest_of(file: Path) -> str:
-    """BLAKE2b of a file's content, by pieces."""
-    digest = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as stream:
-        while piece := stream.read(CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
+    return fingerprint(shared, digests, dataset.names[position], position if drawn else None)

@@ -4,7 +4,6 @@ Every finished cell is a file, named by what made it. So an interrupted sweep go
 more values restores only what is new.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ...config.fingerprint import fingerprint
 from ...config.yaml_source import Source, to_yaml
 from ...evaluation.metrics import fidelity
 from ...images.canvas import RamCanvas
@@ -24,7 +24,7 @@ from ...runtime.interrupt import StopRequest
 from ...runtime.run_lock import RunLock
 from ...utils.console import StepLine, format_seconds, get_logger
 from ...utils.errors import ConfigError, Interrupted
-from ...utils.files import write_text
+from ...utils.files import digest_of, write_text
 from ..run import results_folder
 from .axes import Axis, Cell, cells, read_axes, spoken
 from .subject import Request, Subject
@@ -146,13 +146,12 @@ class Sweep:
 
     def _fingerprint(self) -> str:
         """Of everything that decides a cell besides its values: options, image, weights."""
-        files = [self.request.image, *self.subject.setup.use.weights.values()]
-        stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        facts = [self.options, stats, self.request.crop, self.subject.node.out]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        setup, image = self.subject.setup, self.request.image
+        settings = setup.use.settings(setup.recipe, self.subject.phase)
+        return fingerprint(settings, image.name, digest_of(image), self.request.crop, self.subject.node.out)
 
     def _key(self, cell: Cell) -> str:
-        return hashlib.sha256(json.dumps([self.base, sorted(cell.values.items())]).encode()).hexdigest()[:24]
+        return fingerprint(self.base, cell.values)[:24]
 
     def _result(self, kept: Mapping[str, Any]) -> SweepResult:
         finished = []

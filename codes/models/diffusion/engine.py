@@ -1,6 +1,5 @@
 """From a trained network to an image of any size: pad, plan tiles, draw the noise, run a sampler."""
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...config.fingerprint import fingerprint
 from ...images.canvas import Canvas, CanvasWindow, RamCanvas
 from ...images.canvas_store import CanvasStore, DiskStore, RamStore
 from ...utils.errors import ConfigError, TesseraError
@@ -199,10 +199,9 @@ class Engine:
 
     def _key(self, request: Request, shape: tuple[int, int, int]) -> str:
         """What an interrupted state must agree in to be continued; the scratch folder answers for the rest."""
-        ignored = {"tile_batch_size", "resume_seconds"}
-        said = [self.options.model_dump_json(exclude=ignored), str(request.seed), str(shape), str(self.snr_splits)]
-        said += [f"{name}{tuple(value.shape)}" for name, value in request.cond.items()]
-        return hashlib.sha256("|".join([*said, str(self.process.schedule.timesteps.tolist())]).encode()).hexdigest()
+        said = {name: tuple(value.shape) for name, value in request.cond.items()}
+        steps = self.process.schedule.timesteps.tolist()
+        return fingerprint(self.options, self.options.canvas, request.seed, shape, self.snr_splits, said, steps)
 
     def _result(self, store: CanvasStore, request: Request) -> Canvas:
         channels = self.network.in_channels

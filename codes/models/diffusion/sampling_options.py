@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from ...config.choice import ChoiceOptions, NameIn
+from ...config.fingerprint import SPEED_ONLY
 from ...config.options import nested
 from ...config.registry import Registry
 from ...config.yaml_source import Issue
@@ -75,18 +76,18 @@ class SamplingOptions(ChoiceOptions):
     tile_overlap: int | None = Field(
         None, ge=0, description="Overlap of neighbouring tiles in output pixels; ~ is a quarter of the tile."
     )
-    tile_batch_size: int = Field(
+    tile_batch_size: Annotated[int, SPEED_ONLY] = Field(
         4, ge=1, description="Tiles that the device works on at once; halves by itself when memory runs out."
     )
     tile_jitter: bool = Field(
         False, description="Move the grid of tiles from step to step, so that no border stays in one place."
     )
-    canvas: Literal["ram", "disk"] = Field(
+    canvas: Annotated[Literal["ram", "disk"], SPEED_ONLY] = Field(
         "ram",
         description="Where the image lies while it is sampled: in memory (about 30 bytes a pixel of the output), or in "
         "files beside the results (about 24 bytes a pixel), with memory for a row of tiles only.",
     )
-    resume_seconds: float = Field(
+    resume_seconds: Annotated[float, SPEED_ONLY] = Field(
         10.0,
         ge=0,
         description="canvas ram: how often the state of an image under way is written to disk (0: after every step), "

@@ -1,45 +1,27 @@
 """What a resumed run does differently from the run that wrote its checkpoint: what may change, and what may not."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...config.options import Options, field_keys
+from ...config.fingerprint import all_settings
 from ...config.yaml_source import Issue, KeyPath, Source
 from ...recipe.recipe import Recipe
 from ...utils.console import get_logger
 
 logger = get_logger(__name__)
 UNSPOKEN = ("name", "path", "start_step", "force_start_step")  # a resume names or replaces these itself
-FREE_ARGS = ("dropout", "use_checkpoint")  # of a network: no weight and no output in use depends on them
 FIXED_PROCESS = ("model_mean_type", "model_var_type", "variance_convention", "residual_std")
 MISSING = "nothing"
 
 
-def flat(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Every option with its key path as a recipe writes it; lists of plain values stay whole."""
-    if isinstance(value, Options):
-        for name, field in type(value).model_fields.items():
-            yield from flat(getattr(value, name), (*path, field_keys(name, field)[0]))
-        for name, own in (value.model_extra or {}).items():
-            yield from flat(own, (*path, name))
-    elif isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from flat(inner, (*path, str(key)))
-    elif isinstance(value, tuple) and any(isinstance(item, Options | Mapping) for item in value):
-        for index, item in enumerate(value):
-            yield from flat(item, (*path, str(index)))
-    else:
-        yield path, value
-
-
 def to_text(recipe: Recipe) -> str:
     """All options of a recipe as JSON, for the checkpoint."""
-    return json.dumps([[list(path), value] for path, value in flat(recipe)], default=str)
+    return json.dumps([[list(path), value] for path, value, _ in all_settings(recipe)], default=str)
 
 
 def _fixed_network(path: KeyPath) -> bool:
-    return len(path) >= 3 and path[0] == "networks" and not (path[2] == "args" and path[3:4] and path[3] in FREE_ARGS)
+    return len(path) >= 3 and path[0] == "networks"
 
 
 def _fixed_step(path: KeyPath) -> bool:
@@ -70,13 +52,15 @@ def take_changes(saved: str, recipe: Recipe, source: Source) -> None:
     """
     now = {tuple(path): value for path, value in json.loads(to_text(recipe))}
     before = {tuple(path): value for path, value in json.loads(saved)}
+    # Of a network: no weight follows from these, and no output in use.
+    free = {path for path, _, mark in all_settings(recipe.networks, ("networks",)) if mark and path[2:3] == ("args",)}
     issues, lines = [], []
     for path in {**before, **now}:
         old, new = (_shown(options, path) for options in (before, now))
         if old == new or path[0] in UNSPOKEN:
             continue
         lines.append(f"resume changes {'.'.join(map(str, path))}: {old} -> {new}")
-        reason = next((text for fixed, text in REFUSED.items() if fixed(path)), None)
+        reason = None if path in free else next((text for fixed, text in REFUSED.items() if fixed(path)), None)
         if reason and not _one_sided(path, before, now):
             message = f"was {old} and is {new}; it cannot change on a resume, because {reason}"
             issues.append(Issue(path, f"{message}. Set it back, or start a run of another `name`"))

@@ -110,12 +110,12 @@ def context(positions: tuple[int, ...] = (4, 5)) -> StepContext:
     return StepContext({}, CPU, 9, positions, torch.no_grad)
 
 
-def test_seeds_follow_from_the_file_names() -> None:
-    both = image_seeds({"LQ_path": ["in/a.png", "in/b.png"]}, context(), 2, shared=False)
+def test_seeds_follow_from_the_names_of_images() -> None:
+    both = image_seeds({"image_name": ["a.png", "b.png"]}, context(), 2, shared=False)
     assert both == [derive_seed(9, "sample", name) for name in ("a.png", "b.png")]
-    assert image_seeds({"LQ_path": ["elsewhere/b.png"]}, context((0,)), 1, shared=False) == both[1:]
+    assert image_seeds({"image_name": ["b.png"]}, context((0,)), 1, shared=False) == both[1:]
     assert image_seeds({}, context(), 2, shared=False) == [derive_seed(9, "sample", at) for at in (4, 5)]
-    assert len(set(image_seeds({"HQ_path": ["a.png", "b.png"]}, context(), 2, shared=True))) == 1
+    assert len(set(image_seeds({"image_name": ["a.png", "b.png"]}, context(), 2, shared=True))) == 1
 
 
 def test_noise_types() -> None:

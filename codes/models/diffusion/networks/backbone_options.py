@@ -1,9 +1,10 @@
 """The options that both network families share, with their checks."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ....config.fingerprint import SPEED_ONLY, TRAINING_ONLY
 from ....config.options import Options
 from .blocks import GroupRule, norm_groups
 
@@ -24,7 +25,9 @@ class BackboneOptions(Options):
     attention_resolutions: tuple[int, ...] = Field(
         description="Levels with attention, as downsampling factors after patching (1, 2, 4, ...), not as pixels"
     )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Probability of dropping an activation in a block")
+    dropout: Annotated[float, TRAINING_ONLY] = Field(
+        default=0.0, ge=0, lt=1, description="Probability of dropping an activation in a block"
+    )
     channel_mult: tuple[float, ...] = Field(
         default=(1, 2, 4, 8),
         min_length=1,
@@ -68,7 +71,7 @@ class BackboneOptions(Options):
         description="Factor of the output's image channels before residual_from_low_res adds to them: the typical size "
         "of the residual, so that the network itself works at unit size (about 0.12 for photographs at 2x)",
     )
-    use_checkpoint: bool = Field(
+    use_checkpoint: Annotated[bool, SPEED_ONLY] = Field(
         default=False, description="Recompute activations in the backward pass: less memory, one more forward pass"
     )
     use_fp16: Literal[False] = Field(
