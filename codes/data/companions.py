@@ -66,8 +66,8 @@ class Roots:
 def image_names(files: Sequence[Path], roots: Sequence[str]) -> tuple[str, ...]:
     """A name for each file that no other has: its path below the folder of `roots` that it was found in.
 
-    So it does not depend on where that folder lies, nor on the form of accented letters. Of files with the same path below several folders the second and
-    further ones are numbered.
+    So it does not depend on where that folder lies, nor on the form of accented letters. Of files with the same path
+    below several folders the second and further ones are numbered.
     """
     places, seen = Roots(roots), Counter[str]()
     folders: dict[Path, Path] = {}

@@ -168,7 +168,7 @@ def test_colours_come_from_the_input_on_request(restorer):
     image = picture()
     plain, fixed = (restorer(image / 255, STRENGTHS, steps=2, color_fix=kind) for kind in ("none", "lowfreq"))
     wanted = (image / 255).mean((0, 1))
-    assert np.abs(fixed.mean((0, 1)) - wanted).max() < 0.3 * np.abs(plain.mean((0, 1)) - wanted).max()
+    assert np.abs(fixed.mean((0, 1)) - wanted).max() < 0.4 * np.abs(plain.mean((0, 1)) - wanted).max()
     with pytest.raises(ConfigError, match="expected one of none, mean, wavelet, lowfreq, found 'warm'"):
         restorer(image, STRENGTHS, color_fix="warm")
 
