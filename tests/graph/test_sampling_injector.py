@@ -107,7 +107,7 @@ def test_disk_and_memory_give_the_same_image(tmp_path: Path, undo: bool) -> None
     assert isinstance(found, Canvas)
     assert found.shape == (3, 40, 62)
     assert torch.equal(as_canvas(found).rows(0, 40)[None], expected)
-    assert list(tmp_path.glob("*.raw"))
+    assert list(tmp_path.rglob("*.raw"))
 
 
 def test_disk_needs_a_folder_and_one_image_at_a_time(tmp_path: Path) -> None:
