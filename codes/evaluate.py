@@ -15,6 +15,7 @@ if not __package__:
     run_as_module(__file__)
 
 from .config.yaml_source import load_source
+from .evaluation.effnet_lite0 import EffnetLite0
 from .inference.evaluation.folder_comparison import compare_folders, comparison_table, write_comparison
 from .inference.evaluation.run import RecipeEvaluation, evaluation_table
 from .recipe.recipe import read_recipe
@@ -31,10 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.opt is None:
         return compare(arguments)
     given = [name for name in ("results", "truth", "crop_border", "output") if getattr(arguments, name) is not None]
-    if given or arguments.y:
-        raise ConfigError(
-            f"--{(given or ['y'])[0]} compares two folders and does not go with -opt; set it in the recipe"
-        )
+    given += [name for name in ("y", "perceptual") if getattr(arguments, name)]
+    if given:
+        raise ConfigError(f"--{given[0]} compares two folders and does not go with -opt; set it in the recipe")
     source = load_source(arguments.opt, arguments.overrides)
     sys.stdout.write(evaluation_table(RecipeEvaluation(read_recipe(source), source).run()))
     return EXIT_OK
@@ -51,7 +51,8 @@ def compare(arguments: argparse.Namespace) -> int:
     border = arguments.crop_border or 0
     if border < 0:
         raise ConfigError(f"--crop_border {border}: expected a number of pixels, 0 or more")
-    comparison = compare_folders(results, truth, crop_border=border, with_luma=arguments.y)
+    perceptual = EffnetLite0() if arguments.perceptual else None
+    comparison = compare_folders(results, truth, crop_border=border, with_luma=arguments.y, perceptual=perceptual)
     for line in comparison.failed[:MOST_FAILED]:
         logger.error("%s", line)
     if len(comparison.failed) > MOST_FAILED:
@@ -73,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--truth", type=Path, metavar="FOLDER", help="what they should be, by the same names")
     parser.add_argument("--crop_border", type=int, metavar="PIXELS", help="pixels left out on every side (default: 0)")
     parser.add_argument("--y", action="store_true", help="also on BT.601 luma, as papers on super-resolution do")
+    parser.add_argument(
+        "--perceptual", action="store_true", help="also effnet_lite0_distance (pip install 'tessera[perceptual]')"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE", help="the numbers as JSON (default: comparison.json)")
     return main_with(parser, run, argv)
 

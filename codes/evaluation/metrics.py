@@ -1,4 +1,4 @@
-"""Fidelity of a restored image: PSNR and SSIM on RGB and on luma, equal to scikit-image's, in little memory.
+"""Numbers of a restored image beside its truth: PSNR and SSIM equal to scikit-image's, texture; in little memory.
 
 Images are (H, W, 3), RGB: float in [0, 1], or uint8 or uint16 samples. Everything is computed by bands of rows, because
 scikit-image's SSIM takes about 200 bytes a pixel.
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from skimage.metrics import structural_similarity
 
 from ..images.luma import luma_of
+from .texture import texture
 
 Image = npt.NDArray[Any]
 SSIM_WINDOW = 11  # pixels: the Gaussian window of Wang et al. 2004 (sigma 1.5, cut at 3.5 sigma)
@@ -66,14 +67,17 @@ def ssim(truth: Image, image: Image, *, crop_border: int = 0, on_luma: bool = Fa
 
 
 def fidelity(truth: Image, image: Image, *, crop_border: int = 0, with_luma: bool = False) -> dict[str, float]:
-    """`psnr` and, from 11 pixels a side on, `ssim`; `with_luma` adds `psnr_y` and `ssim_y`. Raises as `psnr` does."""
+    """`psnr` and, from 11 pixels a side on, `ssim`; `with_luma` adds `psnr_y` and `ssim_y`. Raises as `psnr` does.
+
+    Then `swd` and `grain`, see `texture`, where the truth has some.
+    """
     found: dict[str, float] = {}
     for suffix, on_luma in (("", False), ("_y", True)) if with_luma else (("", False),):
         found["psnr" + suffix] = psnr(truth, image, crop_border=crop_border, on_luma=on_luma)
         similarity = ssim(truth, image, crop_border=crop_border, on_luma=on_luma)
         if similarity is not None:
             found["ssim" + suffix] = similarity
-    return found
+    return found | texture(*_cropped(truth, image, crop_border))
 
 
 def mean_fidelity(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

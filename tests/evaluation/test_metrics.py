@@ -40,7 +40,7 @@ def test_ssim_equals_scikit_image_as_wang_defines_it() -> None:
 
 def test_identical_images() -> None:
     truth, _ = pair()
-    assert fidelity(truth, truth.copy()) == {"psnr": math.inf, "ssim": pytest.approx(1.0)}
+    assert fidelity(truth, truth.copy()) == {"psnr": math.inf, "ssim": pytest.approx(1.0), "swd": 0.0, "grain": 1.0}
 
 
 def test_more_noise_is_worse_by_both() -> None:

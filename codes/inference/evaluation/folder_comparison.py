@@ -1,13 +1,18 @@
-"""Two folders of images compared: PSNR and SSIM of every result against the ground truth of the same name."""
+"""Two folders of images compared: the numbers of every result against the ground truth of the same name."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ...data.companions import stem_below
+from ...evaluation.effnet_lite0 import NAME, EffnetLite0
 from ...evaluation.metrics import fidelity, mean_fidelity
-from ...images.files import MISSING, find_images, read_samples
+from ...images.files import MISSING, find_images, quantise, read_samples, to_float
 from ...utils.console import get_logger, progress
 from ...utils.errors import DataError
 from ...utils.files import write_text
@@ -28,7 +33,9 @@ class Comparison:
         return mean_fidelity(list(self.images.values()))
 
 
-def compare_folders(results: Path, truth: Path, *, crop_border: int, with_luma: bool) -> Comparison:
+def compare_folders(
+    results: Path, truth: Path, *, crop_border: int, with_luma: bool, perceptual: EffnetLite0 | None = None
+) -> Comparison:
     """Compare every image of `results` with that of the same name and sub-folder in `truth`, whatever the suffixes.
 
     Either may be one file. Raises DataError for a folder that is missing or empty, or names that occur twice. An image
@@ -46,6 +53,8 @@ def compare_folders(results: Path, truth: Path, *, crop_border: int, with_luma: 
         try:
             pair = read_samples(wanted[name]), read_samples(file)
             comparison.images[name] = fidelity(*pair, crop_border=crop_border, with_luma=with_luma)
+            if perceptual is not None:
+                comparison.images[name][NAME] = perceptual.distance(*map(_as_8_bit, pair))
         except (DataError, ValueError) as error:
             text = str(error)
             comparison.failed.append(text if isinstance(error, DataError) else f"{file}: {text}")
@@ -88,6 +97,10 @@ def _by_name(place: Path) -> tuple[dict[str, Path], list[str]]:
             raise DataError(f"{file} and {result[name]} have the same name; keep one of them")
         result[name] = file
     return result, missing
+
+
+def _as_8_bit(samples: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    return samples if samples.dtype == np.uint8 else quantise(to_float(samples))
 
 
 def _shown(numbers: Mapping[str, float], columns: Mapping[str, float]) -> list[str]:
