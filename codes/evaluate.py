@@ -16,15 +16,16 @@ if not __package__:
 
 from .config.yaml_source import load_source
 from .evaluation.effnet_lite0 import EffnetLite0
-from .inference.evaluation.folder_comparison import compare_folders, comparison_table, write_comparison
+from .inference.evaluation.folder_comparison import (
+    compare_folders,
+    comparison_table,
+    log_failures,
+    write_comparison,
+)
 from .inference.evaluation.run import RecipeEvaluation, evaluation_table
 from .recipe.recipe import read_recipe
 from .runtime.command_line import common_arguments, main_with
-from .utils.console import get_logger
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
-
-logger = get_logger("evaluate")
-MOST_FAILED = 20  # lines of images that could not be compared
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,12 +54,7 @@ def compare(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--crop_border {border}: expected a number of pixels, 0 or more")
     perceptual = EffnetLite0() if arguments.perceptual else None
     comparison = compare_folders(results, truth, crop_border=border, with_luma=arguments.y, perceptual=perceptual)
-    for line in comparison.failed[:MOST_FAILED]:
-        logger.error("%s", line)
-    if len(comparison.failed) > MOST_FAILED:
-        logger.error(
-            "and %d more that could not be compared; all are in %s", len(comparison.failed) - MOST_FAILED, output
-        )
+    log_failures(comparison, output)
     if comparison.images:
         sys.stdout.write(comparison_table(comparison))
     write_comparison(output, comparison)

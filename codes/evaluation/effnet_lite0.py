@@ -119,7 +119,7 @@ class EffnetLite0:
 
 
 def _padded(x: Tensor, kernel: int, stride: int) -> Tensor:
-    """Zeros around, as TensorFlow's `same` padding: ceil(side / stride) outputs, the odd zero to the right and below."""
+    """Zeros around, TensorFlow's `same` padding: ceil(side / stride) outputs, the odd zero to the right and below."""
     sides: list[int] = []
     for side in reversed(x.shape[-2:]):
         missing = max((-(-side // stride) - 1) * stride + kernel - side, 0)

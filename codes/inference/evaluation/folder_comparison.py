@@ -19,6 +19,7 @@ from ...utils.files import write_text
 from .run import DIGITS, table
 
 logger = get_logger(__name__)
+MOST_FAILED = 20  # lines of images that could not be compared
 
 
 @dataclass
@@ -62,6 +63,16 @@ def compare_folders(
     if unused:
         logger.warning("%d of %d images in %s have no result, %s first", len(unused), len(wanted), truth, unused[0])
     return comparison
+
+
+def log_failures(comparison: Comparison, output: Path) -> None:
+    """Say what could not be compared: the first images, and where all of them stand."""
+    for line in comparison.failed[:MOST_FAILED]:
+        logger.error("%s", line)
+    if len(comparison.failed) > MOST_FAILED:
+        logger.error(
+            "and %d more that could not be compared; all are in %s", len(comparison.failed) - MOST_FAILED, output
+        )
 
 
 def comparison_table(comparison: Comparison) -> str:
