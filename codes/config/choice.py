@@ -13,12 +13,13 @@ from pydantic import (
     GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
 
-from .options import Options, field_keys, issues_of, nested
+from .options import Options, field_keys, issues_of, nested, normalised
 from .registry import Registry, nearest
 from .yaml_source import Issue
 
@@ -72,9 +73,10 @@ class ChoiceOptions(Options):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_own_keys(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _with_own_keys(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
         if not isinstance(data, Mapping):
             return handler(data)
+        data = normalised(data) if info.mode == "json" else data  # the handler no longer knows that lists are tuples
         known = {key for name, field in cls.model_fields.items() for key in field_keys(name, field)}
         further = {key: value for key, value in data.items() if key not in known}
         own, issues = cls._own(cls.chosen_name(data), further)

@@ -117,19 +117,19 @@ def validate_nested(cls: type[M], value: Any) -> M:
 
 def parse(cls: type[M], source: Source) -> M:
     """The typed options of a recipe. Raises ConfigError that lists every problem."""
-    data = _normalised(source.data)
+    data = normalised(source.data)
     try:
         return cls.model_validate(data)
     except ValidationError as error:
         raise source.error(issues_of(cls, error, data)) from None
 
 
-def _normalised(value: Any) -> Any:
+def normalised(value: Any) -> Any:
     """Lists become tuples (options are immutable) and whole floats become ints (`niter: 5e5` is a count)."""
     if isinstance(value, Mapping):
-        return {key: _normalised(item) for key, item in value.items()}
+        return {key: normalised(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_normalised(item) for item in value)
+        return tuple(normalised(item) for item in value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value

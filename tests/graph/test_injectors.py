@@ -222,3 +222,97 @@ def test_averaged_weights_are_used_unless_the_option_says_otherwise() -> None:
     assert torch.equal(inference()(state, both)["restored"], inference()(state, averaged)["restored"])
     assert torch.equal(inference(use_ema=False)(state, both)["restored"], inference()(state, alone)["restored"])
     assert not torch.equal(inference()(state, averaged)["restored"], inference()(state, alone)["restored"])
+
+
+class Always:
+    """A timestep sampler that knows one t."""
+
+    def __init__(self, t: int) -> None:
+        self.t = t
+
+    def sample(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(u, self.t).long(), torch.ones_like(u)
+
+
+class Gain(torch.nn.Module):
+    """A network of one number: a * x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, timesteps: Tensor, low_res: Tensor) -> Tensor:  # noqa: ARG002
+        return self.gain * x
+
+
+def optimal_gain(mean_type: str, signal: float, deviation: float, gamma: float, residual_std: float) -> float:
+    """Least squares of the target at x_t on what is seen, for x_start ~ N(0, deviation^2) and a prior of 0."""
+    sigma2 = 1 - signal**2
+    sigma, power = sigma2**0.5, deviation**2
+    seen = signal**2 * power + sigma2 * (1 + gamma**2)
+    spread = signal**2 * residual_std**2 + sigma2
+    residual = signal * power - residual_std**2 * signal / spread * (signal**2 * power + sigma2)
+    covariance = {
+        "epsilon": sigma,
+        "start_x": signal * power,
+        "v": signal * sigma * (1 - power),
+        "residual": residual * spread / (residual_std * sigma),
+    }
+    return covariance[mean_type] / seen
+
+
+@pytest.mark.parametrize("weights", [None, "min_snr", "clamped_snr", "p2"])
+@pytest.mark.parametrize("mean_type", TYPES)
+def test_input_perturbation_is_learned_against_under_every_weight_schedule(mean_type: str, weights: str) -> None:
+    generator, gamma, t = torch.Generator().manual_seed(2), 0.8, 30
+    state = {
+        "hq": (0.2 * torch.randn(64, 3, HEIGHT, WIDTH, generator=generator)).clamp(-1, 1),
+        "lq": torch.zeros(64, 3, HEIGHT // 2, WIDTH // 2),
+    }
+    args = {"model_mean_type": mean_type, "model_var_type": "fixed_small", "weight_schedule": weights}
+    subject = GaussianDiffusionInjector(
+        validate_nested(
+            GaussianDiffusionOptions,
+            {
+                **DIFFUSION,
+                "diffusion_args": args,
+                "out_key_vb_loss": None,
+                "out_key_x_start": None,
+                "input_perturbation": gamma,
+                "model_input_keys": {"low_res": "lq"},
+            },
+        )
+    )
+    subject.timesteps = Always(t)
+    slopes = []
+    for gain in (0.0, 1.0):
+        net = Gain()
+        net.gain.data.fill_(gain)
+        subject(state, context(net, range(64)))["mse"].mean().backward()
+        assert net.gain.grad is not None
+        slopes.append(float(net.gain.grad))
+    signal = subject.process.schedule.alphas_cumprod[t] ** 0.5
+    expected = optimal_gain(mean_type, signal, 0.2, gamma, 0.12)
+    assert slopes[0] / (slopes[0] - slopes[1]) == pytest.approx(expected, rel=0.03)
+
+
+def test_rescaled_mse_trains_the_variance_with_the_factor_of_its_formula() -> None:
+    schedule = {"num_diffusion_timesteps": 4000}
+
+    def terms(loss_type: str) -> GaussianDiffusionInjector:
+        return injector(beta_schedule=schedule, diffusion_args={"loss_type": loss_type})
+
+    net, state, rescaled, plain = network(), batch(), terms("rescaled_mse"), terms("mse")
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    for _ in range(3):
+        written = rescaled(state, context(net))
+        optimizer.zero_grad()
+        (written["mse"] + written["vb"]).mean().backward()
+        optimizer.step()
+    weights = list(net.parameters())
+    ours, theirs = rescaled(state, context(net)), plain(state, context(net))
+    found = torch.autograd.grad((ours["mse"] + ours["vb"]).mean(), weights)
+    expected = torch.autograd.grad((theirs["mse"] + 4.0 * theirs["vb"]).mean(), weights)
+    assert sum(float(gradient.abs().sum()) for gradient in expected) > 0
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from codes.models.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
 from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.schedule import NoiseSchedule
@@ -27,6 +28,11 @@ def load_golden(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def normal(seed: int, shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard normal numbers from their own generator."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def parameterized(name: str, **options: float) -> Parameterization:
+    """A parameterization by its registered name."""
+    return PARAMETERIZATIONS.get(name)(**options)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from generation_helpers import draw_shapes, npz
 
 from codes.config.yaml_source import load_source
 from codes.models.diffusion.networks.patch_unet import PatchUNetModel
+from codes.models.diffusion.parameterizations import StartX
 from codes.recipe.networks import describe_networks
 from codes.recipe.recipe import read_recipe
 
@@ -81,7 +82,7 @@ def test_the_numbers_are_those_of_the_published_run(kind, name):
     for node in nodes:
         process = node.diffusion_args
         assert (node.beta_schedule.schedule_name, node.beta_schedule.num_diffusion_timesteps) == (schedule, 1000)
-        assert (process.model_mean_type, process.model_var_type) == ("start_x", "learned_range")
+        assert (process.parameterization, process.model_var_type) == (StartX(), "learned_range")
         assert (process.weight_schedule, process.variance_convention) == ("sqrt_snr", "patch")
         assert node.snr_splits == ((0.25,) if name.startswith("imagenet") else ())
 

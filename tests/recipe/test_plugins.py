@@ -13,7 +13,9 @@ from codes.data.corruptions.all import CORRUPTIONS
 from codes.data.datasets import DATASETS
 from codes.evaluation.evaluators.base import EVALUATORS
 from codes.graph.graph import INJECTORS, LOSSES
+from codes.models.diffusion.checkpoints.metadata import read_metadata
 from codes.models.diffusion.networks.base import NETWORKS
+from codes.models.diffusion.parameterizations import PARAMETERIZATIONS
 from codes.models.diffusion.samplers import SAMPLERS
 from codes.recipe.recipe import import_registered
 
@@ -63,6 +65,7 @@ class Brightness(Loss):
 '''
 NETWORK = '''
 from pydantic import Field
+from codes.models.diffusion.checkpoints.metadata import read_metadata
 from codes.models.diffusion.networks.base import NETWORKS
 from codes.models.diffusion.networks.unet import UNetModel, UNetOptions
 
@@ -127,6 +130,7 @@ class Own(Evaluator):
 '''
 SAMPLER = '''
 from pydantic import Field
+from codes.models.diffusion.parameterizations import PARAMETERIZATIONS
 from codes.models.diffusion.samplers import SAMPLERS, Sampler
 
 @SAMPLERS.register("own_churn")
@@ -139,6 +143,21 @@ class Churned(Sampler):
         after = before**0.5 * at.prediction.x_start + (1 - before) ** 0.5 * at.prediction.eps
         return after + self.churn * (1 - before) ** 0.5 * at.noise() if at.t else after
 '''
+PARAMETERIZATION = '''
+from pydantic import Field
+from codes.models.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
+
+@PARAMETERIZATIONS.register("own_scaled_x")
+class ScaledImage(Parameterization):
+    """The clean image over its typical deviation."""
+    image_std: float = Field(0.5, gt=0, description="Deviation of the images.")
+
+    def target(self, at, x_start, noise):
+        return x_start / self.image_std
+
+    def x_start(self, at, output):
+        return output * self.image_std
+'''
 PARTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "injector": (
         INJECTOR,
@@ -150,6 +169,19 @@ PARTS: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "loss": (LOSS, {"steps": {"generator": {"losses": {"own": {"type": "own_brightness"}}}}}, "own "),
     "network": (NETWORK, {"networks": {"generator": {"which_model_G": "own_unet", "args": {"gain": 0.5}}}}, ""),
+    "parameterization": (
+        PARAMETERIZATION,
+        {
+            "steps": {
+                "generator": {
+                    "injectors": {
+                        "diffusion": {"diffusion_args": {"model_mean_type": "own_scaled_x", "image_std": 0.25}}
+                    }
+                }
+            }
+        },
+        "",
+    ),
     "dataset": (DATASET, {"datasets": {"train": {"mode": "own_folder"}}}, ""),
     "corruption": (CORRUPTION, {"datasets": {"train": {"fixed_corruptions": ["jpeg", "own_dimming"]}}}, ""),
     "evaluator": (
@@ -164,7 +196,7 @@ PARTS: dict[str, tuple[str, dict[str, Any], str]] = {
 def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a plugin brings in stays for the rest of a process; other tests look at everything that is registered."""
     import_registered()
-    for registry in (INJECTORS, LOSSES, NETWORKS, DATASETS, CORRUPTIONS, EVALUATORS, SAMPLERS):
+    for registry in (INJECTORS, LOSSES, NETWORKS, DATASETS, CORRUPTIONS, EVALUATORS, SAMPLERS, PARAMETERIZATIONS):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
 
@@ -183,6 +215,13 @@ def test_a_plugin_brings_in_a_part(part: str, tmp_path: Path, monkeypatch: pytes
     assert code == 0, said
     assert expected in said
     assert list((tmp_path / "experiments/tiny/models").glob("1_generator*"))
+    if part == "parameterization":
+        checkpoint = next((tmp_path / "experiments/tiny/models").glob("1_generator*"))
+        metadata = read_metadata(checkpoint)
+        assert metadata is not None
+        args = metadata.process["diffusion_args"]
+        assert (args["model_mean_type"], args["image_std"]) == ("own_scaled_x", 0.25)
+        assert "residual_std" not in args
     if part == "injector":
         assert list((tmp_path / "experiments/tiny/visual_dbg/negative").glob("*.png"))
 

@@ -157,10 +157,10 @@ def _network_problems(network: DiffusionNetwork, options: GaussianDiffusionOptio
     if options.label_dropout and network.null_label is None:
         message = f"needs a null label to learn; set num_classes and classifier_free: true in {name}"
         issues.append(Issue(("label_dropout",), message))
-    if args.model_mean_type == "residual" and "low_res" not in network.cond_names:
-        message = f"residual needs {name} to take low_res (set num_corruptions or low_res_conditioning)"
+    if args.parameterization.needs_prior and "low_res" not in network.cond_names:
+        message = f"{args.model_mean_type} needs {name} to take low_res (set num_corruptions or low_res_conditioning)"
         issues.append(Issue(("diffusion_args", "model_mean_type"), message))
-    if getattr(network.options, "residual_from_low_res", False) and args.model_mean_type != "start_x":
+    if getattr(network.options, "residual_from_low_res", False) and not args.parameterization.predicts_image:
         message = (
             f"{args.model_mean_type} contradicts residual_from_low_res of {name}: "
             "only a network that predicts the image (start_x) can add low_res to its output"
@@ -173,7 +173,8 @@ def _network_problems(network: DiffusionNetwork, options: GaussianDiffusionOptio
 class GaussianDiffusionInjector(Injector):
     """Noise the clean images, let the network predict, and write the terms of the loss.
 
-    Writes `out` (B,): the weighted main term; `out_key_vb_loss` (B,): the unscaled variational term;
+    Writes `out` (B,): the weighted main term; `out_key_vb_loss` (B,): the variational term, which
+    `rescaled_mse` multiplies by T / 1000;
     `out_key_x_start` (B, C, H, W): the predicted clean image, detached.
     """
 
@@ -197,10 +198,11 @@ class GaussianDiffusionInjector(Injector):
         network = context.networks[options.generator]
         t, importance = (value.to(x_start.device) for value in self.timesteps.sample(context.uniform("timestep")))
         noise = context.normal("noise", x_start)
-        x_t = self.process.q_sample(x_start, t, self._perturbed(noise, context))
+        x_t = self.process.q_sample(x_start, t, noise)
+        seen = self._perturbed(x_start, t, noise, x_t, context)
         cond = self._drop_labels({name: state[key] for name, key in options.model_input_keys.items()}, context)
         with context.autocast():
-            output, prior = run_network(network, self.process, x_t, t, cond)
+            output, prior = run_network(network, self.process, seen, t, cond)
         terms = self.process.training_terms(output.float(), x_start, x_t, t, noise, prior)
         self._seen.append((t, terms.loss.detach(), terms.mse.detach()))
         written = {options.out: terms.mse * importance}
@@ -211,9 +213,14 @@ class GaussianDiffusionInjector(Injector):
             written[options.out_key_x_start] = terms.x_start.detach()
         return written
 
-    def _perturbed(self, noise: Tensor, context: StepContext) -> Tensor:
+    def _perturbed(self, x_start: Tensor, t: Tensor, noise: Tensor, x_t: Tensor, context: StepContext) -> Tensor:
+        """What the network is shown in place of x_t."""
         gamma = self.options.input_perturbation
-        return perturbed_noise(noise, context.normal("input_perturbation", noise), gamma) if gamma else noise
+        if not gamma:
+            return x_t
+        return self.process.q_sample(
+            x_start, t, perturbed_noise(noise, context.normal("input_perturbation", noise), gamma)
+        )
 
     def _drop_labels(self, cond: dict[str, Any], context: StepContext) -> dict[str, Any]:
         """Some samples learn the null label instead of their class."""

@@ -7,30 +7,32 @@ t is int64 (B,) on the process's own schedule. Nothing here draws random numbers
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
 
 from .likelihood import discretized_gaussian_log_likelihood, mean_flat, normal_kl
-from .prediction import Lazy, Prediction
+from .parameterizations import Epsilon, Noised, Parameterization
+from .prediction import Prediction
 from .respacing import Respacing
 from .schedule import DeviceTable, NoiseSchedule
 from .weights import WeightSchedule, loss_weights
 
-MeanType = Literal["epsilon", "start_x", "v", "previous_x", "residual"]
 VarianceType = Literal["fixed_small", "fixed_large", "learned", "learned_range"]
 LossType = Literal["mse", "l1", "rescaled_mse", "kl", "rescaled_kl"]
 VarianceConvention = Literal["adm", "patch"]
+EPSILON = Epsilon()
 
 
 class TrainingTerms(NamedTuple):
     """Per-sample training losses, each (B,), and the predicted x_start (B, C, H, W), not clipped.
 
     mse: the main term with its weight (for kl and rescaled_kl the bound, for l1 the absolute error).
-    vb: the unscaled variance term in bits per dimension, None unless a variance is learned beside an mse or l1 loss.
-    loss: what the loss_type minimises: the main term, plus vb, which rescaled_mse multiplies by T / 1000.
+    vb: the variance term in bits per dimension, times T / 1000 for rescaled_mse; None unless a variance is learned
+    beside an mse or l1 loss.
+    loss: what the loss_type minimises: the main term, plus vb.
     """
 
     loss: Tensor
@@ -43,46 +45,33 @@ class TrainingTerms(NamedTuple):
 class GaussianDiffusion:
     """Gaussian diffusion (Ho et al. 2020) over a schedule, with one parameterization, variance and objective.
 
-    model_mean_type: what the network predicts. model_var_type: fixed_small is the posterior's variance, fixed_large
-    beta; learned and learned_range (Nichol & Dhariwal 2021, eq. 15) take a second set of C channels.
+    model_var_type: fixed_small is the posterior's variance, fixed_large beta; learned and learned_range (Nichol &
+    Dhariwal 2021, eq. 15) take a second set of C channels.
     variance_convention: how learned_range reads them. 'adm': (v + 1) / 2 is the weight of the upper bound log beta,
     'patch': v itself, in [0, 1], is the weight of the lower bound.
-    residual: the network predicts the error of the best guess that needs no network. With prior (B, C, H, W), the
-    upsampled low_res, taken for the mean of x_start with deviation residual_std per pixel, the posterior given x_t is
-    normal with precision 1 / residual_std^2 + SNR; x_start = its mean + its deviation * output. The network then sees
-    (x_t - sqrt(abar) prior) in unit variance and answers in unit variance at every t. This is the preconditioning of
-    EDM (Karras et al. 2022, table 1) with an image as the prior's mean where EDM has zero.
     weight_schedule: None takes the error in the network's own space; any name weights the error of x_start, whatever
     the network predicts (see `loss_weights`).
-    Raises ValueError for an unknown name, or for epsilon where a step has no signal left to recover x_start from.
+    Raises ValueError for an unknown name, or where the parameterization does not go with the schedule.
     """
 
     schedule: NoiseSchedule
-    model_mean_type: MeanType = "epsilon"
+    parameterization: Parameterization = EPSILON
     model_var_type: VarianceType = "fixed_small"
     loss_type: LossType = "mse"
     weight_schedule: WeightSchedule | None = None
     weight_clamp: tuple[float, float] = (0.2, 5.0)
     min_snr_gamma: float = 5.0
     variance_convention: VarianceConvention = "adm"
-    residual_std: float = 0.12
 
     def __post_init__(self) -> None:
-        _check_choice("model_mean_type", self.model_mean_type, get_args(MeanType))
         _check_choice("model_var_type", self.model_var_type, get_args(VarianceType))
         _check_choice("loss_type", self.loss_type, get_args(LossType))
         _check_choice("variance_convention", self.variance_convention, get_args(VarianceConvention))
-        if self.residual_std <= 0:
-            raise ValueError(f"residual_std must be positive, got {self.residual_std}")
         if self.weight_schedule is not None:
             if self.loss_type in ("kl", "rescaled_kl"):
                 raise ValueError(f"weight_schedule has no meaning for loss_type {self.loss_type}; leave it out")
             loss_weights(self.weight_schedule, self.schedule, self.weight_clamp, self.min_snr_gamma)
-        if self.model_mean_type == "epsilon" and not self.schedule.alphas_cumprod.all():
-            raise ValueError(
-                "model_mean_type epsilon cannot recover x_start where the schedule has no signal left (beta = 1); "
-                "use v or start_x, or more timesteps"
-            )
+        self.parameterization.check(self.schedule)
 
     @property
     def num_timesteps(self) -> int:
@@ -115,48 +104,38 @@ class GaussianDiffusion:
 
     def eps_from_x_start(self, x_t: Tensor, t: Tensor, x_start: Tensor) -> Tensor:
         """The eps for which x_start explains x_t."""
-        signal = self.schedule.gather("sqrt_alphas_cumprod", t, x_t)
-        return (x_t - signal * x_start) / self.schedule.gather("sqrt_one_minus_alphas_cumprod", t, x_t)
+        return Noised(self.schedule, x_t, t).eps_of(x_start)
 
     def x_start_from_eps(self, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """The x_start for which eps explains x_t."""
-        noise = self.schedule.gather("sqrt_one_minus_alphas_cumprod", t, x_t)
-        return (x_t - noise * eps) / self.schedule.gather("sqrt_alphas_cumprod", t, x_t)
-
-    def v_target(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """v = sqrt(abar) eps - sqrt(1 - abar) x_start (Salimans & Ho 2022, appendix D)."""
-        signal = self.schedule.gather("sqrt_alphas_cumprod", t, x_start)
-        return signal * noise - self.schedule.gather("sqrt_one_minus_alphas_cumprod", t, x_start) * x_start
+        return Noised(self.schedule, x_t, t).x_start_of(eps)
 
     @property
     def needs_prior(self) -> bool:
         """Whether `predict`, `training_terms` and `network_input` need the upsampled low_res."""
-        return self.model_mean_type == "residual"
+        return self.parameterization.needs_prior
 
     def network_input(self, x_t: Tensor, t: Tensor, prior: Tensor | None = None) -> Tensor:
-        """What the network is shown for x_t (B, C, H, W): x_t itself, or for residual what it adds to the prior."""
-        if not self.needs_prior:
-            return x_t
-        signal = self.schedule.gather("sqrt_alphas_cumprod", t, x_t)
-        noise = self.schedule.gather("sqrt_one_minus_alphas_cumprod", t, x_t)
-        return (x_t - signal * _required(prior)) / torch.sqrt((signal * self.residual_std) ** 2 + noise**2)
+        """What the network is shown for x_t, (B, C, H, W)."""
+        return self.parameterization.network_input(Noised(self.schedule, x_t, t, prior))
 
     def predict(
         self, model_output: Tensor, x_t: Tensor, t: Tensor, clip: bool, prior: Tensor | None = None
     ) -> Prediction:
         """What a network's raw output (B, C or 2C, H, W) says; `clip` limits x_start to [-1, 1] and eps follows.
 
-        prior (B, C, H, W): the upsampled low_res, for residual alone. Computed in float32, or float64 where x_t is.
+        prior (B, C, H, W): the upsampled low_res, where `needs_prior`. Computed in float32, or float64 where x_t is.
         Raises ValueError when the channels do not fit model_var_type or the prior is missing.
         """
         x_t = x_t.to(torch.promote_types(x_t.dtype, torch.float32))
         output, variance = self._split(model_output.to(x_t.dtype), x_t)
-        x_start = self._x_start(output, x_t, t, prior)
-        if clip:
-            x_start = x_start.clamp(-1.0, 1.0)
-        exact = self.model_mean_type == "epsilon" and not clip
-        eps: Lazy = output if exact else lambda: self.eps_from_x_start(x_t, t, x_start)
-        return Prediction(x_start, eps, lambda: self._log_variance(variance, x_t, t))
+        at = Noised(self.schedule, x_t, t, prior)
+        x_start = self.parameterization.x_start(at, output)
+        variance_of = partial(self._log_variance, variance, x_t, t)
+        if not clip:
+            return Prediction(x_start, partial(self.parameterization.eps, at, output, x_start), variance_of)
+        clipped = x_start.clamp(-1.0, 1.0)
+        return Prediction(clipped, partial(self.eps_from_x_start, x_t, t, clipped), variance_of)
 
     def posterior_mean(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Tensor:
         """Mean of p(x_{t-1} | x_t), the posterior's with the predicted x_start."""
@@ -173,29 +152,6 @@ class GaussianDiffusion:
             return model_output, None
         output, variance = model_output.chunk(2, dim=1)
         return output, variance
-
-    def _residual_guess(self, x_t: Tensor, t: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean (B, C, H, W) and deviation (B, 1, 1, 1) of x_start given x_t, for x_start ~ N(prior, residual_std^2)."""
-        signal = self.schedule.gather("sqrt_alphas_cumprod", t, x_t)
-        noise = self.schedule.gather("sqrt_one_minus_alphas_cumprod", t, x_t)
-        # Multiplied through by residual_std^2 (1 - abar), so that no step without signal divides by zero.
-        spread, total = self.residual_std**2, noise**2 + (signal * self.residual_std) ** 2
-        mean = (noise**2 * _required(prior).to(x_t.dtype) + spread * signal * x_t) / total
-        return mean, self.residual_std * noise / torch.sqrt(total)
-
-    def _x_start(self, output: Tensor, x_t: Tensor, t: Tensor, prior: Tensor | None) -> Tensor:
-        if self.model_mean_type == "start_x":
-            return output
-        if self.model_mean_type == "residual":
-            mean, deviation = self._residual_guess(x_t, t, prior)
-            return mean + deviation * output
-        if self.model_mean_type == "epsilon":
-            return self.x_start_from_eps(x_t, t, output)
-        if self.model_mean_type == "v":
-            signal = self.schedule.gather("sqrt_alphas_cumprod", t, x_t)
-            return signal * x_t - self.schedule.gather("sqrt_one_minus_alphas_cumprod", t, x_t) * output
-        coef1 = self.schedule.gather("posterior_mean_coef1", t, x_t)
-        return (output - self.schedule.gather("posterior_mean_coef2", t, x_t) * x_t) / coef1
 
     def _log_variance(self, variance: Tensor | None, x_t: Tensor, t: Tensor) -> Tensor:
         if variance is None:
@@ -218,8 +174,10 @@ class GaussianDiffusion:
         noise: Tensor,
         prior: Tensor | None = None,
     ) -> TrainingTerms:
-        """Losses of each sample from the network's raw output at x_t = q_sample(x_start, t, noise).
+        """Losses of each sample from the network's raw output for x_t = q_sample(x_start, t, noise).
 
+        With input perturbation x_t is still this one, not the noisier one that the network was shown: otherwise a loss
+        on x_start would have the network predict the extra noise as well, and the perturbation would be undone.
         A learned variance trains through vb alone, in which the mean is detached (Nichol & Dhariwal 2021, section
         3.1), except under kl, which trains both. Raises ValueError when the channels do not fit.
         """
@@ -232,9 +190,10 @@ class GaussianDiffusion:
         if not self.learns_variance:
             return TrainingTerms(main, main, None, prediction.x_start)
         frozen = prediction.at(prediction.x_start.detach(), lambda: prediction.eps)
-        vb = self.variational_term(frozen, x_start, x_t, t)
+        # The factor is that of the first implementation, on which published weights of vb rest.
         scale = self.num_timesteps / 1000.0 if self.loss_type == "rescaled_mse" else 1.0
-        return TrainingTerms(main + scale * vb, main, vb, prediction.x_start)
+        vb = scale * self.variational_term(frozen, x_start, x_t, t)
+        return TrainingTerms(main + vb, main, vb, prediction.x_start)
 
     def variational_term(self, prediction: Prediction, x_start: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """One step's term of the variational bound, (B,) bits per dimension (Ho et al. 2020, eq. 5).
@@ -262,22 +221,11 @@ class GaussianDiffusion:
             error = self._error(prediction.x_start - x_start)
             return mean_flat(self._weights.gather(t, x_t) * error)
         output = self._split(model_output.to(prediction.x_start.dtype), x_t)[0]
-        return mean_flat(self._error(output - self._target(x_start, x_t, t, noise, prior)))
+        target = self.parameterization.target(Noised(self.schedule, x_t, t, prior), x_start, noise)
+        return mean_flat(self._error(output - target))
 
     def _error(self, difference: Tensor) -> Tensor:
         return difference.abs() if self.loss_type == "l1" else difference.square()
-
-    def _target(self, x_start: Tensor, x_t: Tensor, t: Tensor, noise: Tensor, prior: Tensor | None) -> Tensor:
-        if self.model_mean_type == "epsilon":
-            return noise
-        if self.model_mean_type == "start_x":
-            return x_start
-        if self.model_mean_type == "v":
-            return self.v_target(x_start, t, noise)
-        if self.model_mean_type == "residual":
-            mean, deviation = self._residual_guess(x_t, t, prior)
-            return (x_start - mean) / deviation
-        return self.q_posterior(x_start, x_t, t)[0]
 
     @cached_property
     def _weights(self) -> DeviceTable:
@@ -285,16 +233,11 @@ class GaussianDiffusion:
         return DeviceTable(loss_weights(name, self.schedule, self.weight_clamp, self.min_snr_gamma))
 
 
-def _required(prior: Tensor | None) -> Tensor:
-    if prior is None:
-        raise ValueError("model_mean_type residual needs the upsampled low_res; condition the network on low_res")
-    return prior
-
-
 def perturbed_noise(noise: Tensor, extra: Tensor, gamma: float) -> Tensor:
-    """Input perturbation (Ning et al. 2023, algorithm 1): the noise to give `q_sample`, noise + gamma * extra.
+    """Input perturbation (Ning et al. 2023, algorithm 1): the noise in what the network sees, noise + gamma * extra.
 
-    Both are standard normal (B, C, H, W); the training target stays `noise`. The paper's gamma is 0.1, 0 is off.
+    Both are standard normal (B, C, H, W). The loss stays that of `noise`, at its x_t. The paper's gamma is 0.1, 0 is
+    off.
     """
     return noise + gamma * extra if gamma else noise
 

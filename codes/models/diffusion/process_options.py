@@ -1,10 +1,13 @@
 """The options that describe a diffusion process, shared by training, inference and the metadata of checkpoints."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ...config.choice import ChoiceOptions, NameIn
 from ...config.options import Options
+from ...config.registry import Registry
+from .parameterizations import PARAMETERIZATIONS, Parameterization
 from .process import GaussianDiffusion
 from .schedule import NoiseSchedule
 
@@ -24,10 +27,13 @@ class BetaScheduleOptions(Options):
         return self
 
 
-class DiffusionArgs(Options):
-    """What the network predicts and how its error is weighted."""
+class DiffusionArgs(ChoiceOptions):
+    """What the network predicts and how its error is weighted; the options of `model_mean_type` stand among these."""
 
-    model_mean_type: Literal["epsilon", "start_x", "v", "previous_x", "residual"] = Field(
+    choice_key: ClassVar[str] = "model_mean_type"
+    choices: ClassVar[Registry[Any]] = PARAMETERIZATIONS
+
+    model_mean_type: Annotated[str, NameIn(PARAMETERIZATIONS)] = Field(
         "epsilon",
         description="What the network predicts: the noise, the clean image, v, the previous state, or for restoration "
         "the error of the best guess that low_res and x_t give without it (residual).",
@@ -47,12 +53,15 @@ class DiffusionArgs(Options):
     )
     weight_clamp: tuple[float, float] = Field((0.2, 5.0), description="Lowest and highest weight of clamped_snr.")
     min_snr_gamma: float = Field(5.0, gt=0, description="gamma of min_snr.")
-    residual_std: float = Field(
-        0.12, gt=0, description="residual: how far the clean image lies from the upsampled low_res, RMS in [-1, 1]."
-    )
     variance_convention: Literal["adm", "patch"] = Field(
         "adm", description="How a learned range is read: guided-diffusion's (and DLAS's) way, or PatchDiffusion's."
     )
+
+    @property
+    def parameterization(self) -> Parameterization:
+        """What `model_mean_type` names, with its options."""
+        chosen: Parameterization = self.choice()
+        return chosen
 
 
 class ProcessOptions(Options):
@@ -67,12 +76,11 @@ def build_process(options: ProcessOptions) -> GaussianDiffusion:
     schedule, args = options.beta_schedule, options.diffusion_args
     return GaussianDiffusion(
         NoiseSchedule.named(schedule.schedule_name, schedule.num_diffusion_timesteps),
-        model_mean_type=args.model_mean_type,
+        parameterization=args.parameterization,
         model_var_type=args.model_var_type,
         loss_type=args.loss_type,
         weight_schedule=args.weight_schedule,
         weight_clamp=args.weight_clamp,
         min_snr_gamma=args.min_snr_gamma,
         variance_convention=args.variance_convention,
-        residual_std=args.residual_std,
     )

@@ -6,12 +6,13 @@ from typing import Any
 
 from ...config.fingerprint import all_settings
 from ...config.yaml_source import Issue, KeyPath, Source
+from ...models.diffusion.process_options import DiffusionArgs
 from ...recipe.recipe import Recipe
 from ...utils.console import get_logger
 
 logger = get_logger(__name__)
 UNSPOKEN = ("name", "path", "start_step", "force_start_step")  # a resume names or replaces these itself
-FIXED_PROCESS = ("model_mean_type", "model_var_type", "variance_convention", "residual_std")
+FIXED_PROCESS = ("model_mean_type", "model_var_type", "variance_convention")
 MISSING = "nothing"
 
 
@@ -29,7 +30,8 @@ def _fixed_step(path: KeyPath) -> bool:
 
 
 def _fixed_process(path: KeyPath) -> bool:
-    named = "diffusion_args" in path and path[-1] in FIXED_PROCESS
+    own = {key for _, key, _ in DiffusionArgs.own_fields()}
+    named = "diffusion_args" in path and path[-1] in {*FIXED_PROCESS, *own}
     return path[0] == "steps" and (named or "beta_schedule" in path)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusion_helpers import parameterized
 from reference_sampling import steps_of
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from codes.models.diffusion.tiling.plan import TilePlan
 from codes.models.diffusion.tiling.runner import TileRunner, View
 from codes.utils.errors import TesseraError
 
-PROCESS = GaussianDiffusion(NoiseSchedule.named("linear", 100), "start_x", "learned_range").respaced(5)
+PROCESS = GaussianDiffusion(NoiseSchedule.named("linear", 100), parameterized("start_x"), "learned_range").respaced(5)
 RULES: dict[str, Sampler] = {name: SAMPLERS.get(name)() for name in SAMPLERS.names()} | {"ddim": Ddim(eta=0.5)}
 SAMPLER_NAMES = list(RULES)
 Make = Callable[[int, tuple[int, int, int]], CanvasStore]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusion_helpers import SHAPE, ExactGaussian, linear_process, load_golden, normal
+from diffusion_helpers import SHAPE, ExactGaussian, linear_process, load_golden, normal, parameterized
 from reference_sampling import steps_of
 from torch import Tensor
 
@@ -40,7 +40,9 @@ def class_denoiser(process: GaussianDiffusion) -> NetworkDenoiser:
 
 
 def class_process(spec: str = "trailing10") -> GaussianDiffusion:
-    return GaussianDiffusion(NoiseSchedule.named("linear", 1000), "epsilon", "learned_range").respaced(spec)
+    return GaussianDiffusion(NoiseSchedule.named("linear", 1000), parameterized("epsilon"), "learned_range").respaced(
+        spec
+    )
 
 
 def assert_consistent(process: GaussianDiffusion, prediction: Prediction, x_t: Tensor, t: Tensor) -> None:
@@ -50,7 +52,7 @@ def assert_consistent(process: GaussianDiffusion, prediction: Prediction, x_t: T
 @pytest.mark.parametrize("mean_type", ["epsilon", "start_x", "v"])
 def test_guidance_matches_golden(mean_type: Any) -> None:
     schedule = NoiseSchedule.named("linear", 1000)
-    process = GaussianDiffusion(schedule, mean_type, "learned_range", variance_convention="patch")
+    process = GaussianDiffusion(schedule, parameterized(mean_type), "learned_range", variance_convention="patch")
     outputs = {10: PIECES[f"out/guided_uncond_{mean_type}"], 3: PIECES[f"out/guided_cond_{mean_type}"]}
 
     def network(x: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
@@ -68,7 +70,7 @@ def test_guidance_matches_golden(mean_type: Any) -> None:
 
 
 def test_guided_x_start_is_exact_where_the_references_rounding_shows() -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), "start_x", "learned_range")
+    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), parameterized("start_x"), "learned_range")
     given, null = PIECES["out/guided_cond_start_x"], PIECES["out/guided_uncond_start_x"]
     guided = ClassifierFree(
         NetworkDenoiser(lambda _, __, y: null if int(y[0]) == 10 else given, process, False),
@@ -94,7 +96,9 @@ def test_snr_split_matches_golden() -> None:
 
 @pytest.mark.parametrize("mean_type", ["epsilon", "start_x", "v", "previous_x"])
 def test_guidance_is_linear_in_eps_and_keeps_the_conditional_variance(mean_type: Any) -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), mean_type, "learned_range").respaced("trailing10")
+    process = GaussianDiffusion(
+        NoiseSchedule.named("linear", 1000), parameterized(mean_type), "learned_range"
+    ).respaced("trailing10")
     plain = class_denoiser(process)
     y = torch.tensor([1, 4])
     given, null = plain(normal(0), T, {"y": y}), plain(normal(0), T, {"y": torch.tensor([9, 9])})
@@ -231,7 +235,7 @@ def test_experts_serve_their_own_steps_even_in_a_mixed_batch() -> None:
 def test_wrappers_refuse_what_they_cannot_do() -> None:
     process = class_process()
     inner = class_denoiser(process)
-    pure_noise = GaussianDiffusion(NoiseSchedule.named("linear", 20), "v")
+    pure_noise = GaussianDiffusion(NoiseSchedule.named("linear", 20), parameterized("v"))
     refused: list[tuple[Callable[[], object], str]] = [
         (lambda: ClassifierFree(inner, process, 2.0, rescale=1.5), "rescale must lie in"),
         (lambda: ClassifierFree(inner, process, 2.0, low_res_strength=-1.0), "low_res_strength must lie in"),

@@ -8,18 +8,18 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from diffusion_helpers import GOLDEN, SHAPE, ExactGaussian, linear_process, load_golden, normal
+from diffusion_helpers import GOLDEN, SHAPE, ExactGaussian, linear_process, load_golden, normal, parameterized
 from reference_sampling import steps_of
 from torch import Tensor
 
 from codes.models.diffusion.bound import variational_bound
 from codes.models.diffusion.denoiser import NetworkDenoiser
 from codes.models.diffusion.likelihood import discretized_gaussian_log_likelihood, normal_kl
+from codes.models.diffusion.parameterizations import PARAMETERIZATIONS, Noised, Velocity
 from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process import (
     GaussianDiffusion,
     LossType,
-    MeanType,
     VarianceType,
     check_image_range,
     perturbed_noise,
@@ -29,14 +29,15 @@ from codes.models.diffusion.schedule import NoiseSchedule
 from codes.models.diffusion.weights import WeightSchedule, loss_weights
 
 PROCESS_FILES = sorted(path.name for path in GOLDEN.glob("process_*.safetensors"))
-PAIRS = list(itertools.product(get_args(MeanType), get_args(VarianceType)))
+MEAN_TYPES = PARAMETERIZATIONS.names()
+PAIRS = list(itertools.product(MEAN_TYPES, get_args(VarianceType)))
 
 
 def golden_process(config: dict[str, Any]) -> GaussianDiffusion:
     schedule = NoiseSchedule.named(config["schedule"], config["num_timesteps"])
     return GaussianDiffusion(
         schedule.respaced(config["respacing"]) if config["respacing"] else schedule,
-        config["model_mean_type"],
+        parameterized(config["model_mean_type"]),
         config["model_var_type"],
         config["loss_type"],
         variance_convention="adm" if config["family"] == "adm" else "patch",
@@ -100,9 +101,9 @@ def test_training_terms_match_golden(name: str) -> None:
 
 
 @pytest.mark.parametrize(("mean_type", "var_type"), PAIRS)
-def test_every_pair_trains_one_loss_per_sample(mean_type: MeanType, var_type: VarianceType) -> None:
+def test_every_pair_trains_one_loss_per_sample(mean_type: str, var_type: VarianceType) -> None:
     for loss_type in get_args(LossType):
-        process = GaussianDiffusion(NoiseSchedule.named("cosine", 50), mean_type, var_type, loss_type)
+        process = GaussianDiffusion(NoiseSchedule.named("cosine", 50), parameterized(mean_type), var_type, loss_type)
         x_start, noise, t, prior = images(0), normal(1), torch.tensor([0, 37]), images(3)
         x_t = process.q_sample(x_start, t, noise)
         output = (0.1 * normal(2, channels(process))).requires_grad_()
@@ -124,8 +125,10 @@ def test_every_pair_trains_one_loss_per_sample(mean_type: MeanType, var_type: Va
 
 
 @pytest.mark.parametrize(("mean_type", "var_type"), PAIRS)
-def test_every_pair_samples(mean_type: MeanType, var_type: VarianceType) -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("cosine", 100), mean_type, var_type).respaced("trailing5")
+def test_every_pair_samples(mean_type: str, var_type: VarianceType) -> None:
+    process = GaussianDiffusion(NoiseSchedule.named("cosine", 100), parameterized(mean_type), var_type).respaced(
+        "trailing5"
+    )
     seen: list[list[int]] = []
 
     def network(x: Tensor, timesteps: Tensor, low_res: Tensor) -> Tensor:  # noqa: ARG001 - the process uses it
@@ -142,9 +145,9 @@ def test_every_pair_samples(mean_type: MeanType, var_type: VarianceType) -> None
     assert steps[-1].x_t.abs().max() <= 1
 
 
-@pytest.mark.parametrize("mean_type", get_args(MeanType))
-def test_the_true_target_recovers_x_start_and_eps(mean_type: MeanType) -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 4000), mean_type)
+@pytest.mark.parametrize("mean_type", MEAN_TYPES)
+def test_the_true_target_recovers_x_start_and_eps(mean_type: str) -> None:
+    process = GaussianDiffusion(NoiseSchedule.named("linear", 4000), parameterized(mean_type))
     x_start, noise, prior = images(0).double(), normal(1).double(), images(2).double()
     for times in ([0, 1], [500, 1700]):
         t = torch.tensor(times)
@@ -152,7 +155,7 @@ def test_the_true_target_recovers_x_start_and_eps(mean_type: MeanType) -> None:
         targets = {
             "epsilon": noise,
             "start_x": x_start,
-            "v": process.v_target(x_start, t, noise),
+            "v": Velocity().target(Noised(process.schedule, x_t, t), x_start, noise),
             "previous_x": process.q_posterior(x_start, x_t, t)[0],
             "residual": residual_target(process, x_start, x_t, t, prior),
         }
@@ -163,10 +166,10 @@ def test_the_true_target_recovers_x_start_and_eps(mean_type: MeanType) -> None:
         torch.testing.assert_close(terms.loss, torch.zeros(2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("mean_type", get_args(MeanType))
+@pytest.mark.parametrize("mean_type", MEAN_TYPES)
 @pytest.mark.parametrize("clip", [False, True])
-def test_both_fields_of_a_prediction_describe_the_same_point(mean_type: MeanType, clip: bool) -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), mean_type)
+def test_both_fields_of_a_prediction_describe_the_same_point(mean_type: str, clip: bool) -> None:
+    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), parameterized(mean_type))
     x_t, t = normal(0).double(), torch.tensor([0, 600])
     prediction = process.predict(2 * normal(1).double(), x_t, t, clip, prior=images(2).double())
     torch.testing.assert_close(process.q_sample(prediction.x_start, t, prediction.eps), x_t)
@@ -176,14 +179,15 @@ def test_both_fields_of_a_prediction_describe_the_same_point(mean_type: MeanType
 
 def residual_target(process: GaussianDiffusion, x_start: Tensor, x_t: Tensor, t: Tensor, prior: Tensor) -> Tensor:
     """(x_start - mean) / deviation of the Gaussian posterior, written with precisions where the code has variances."""
+    std = getattr(process.parameterization, "residual_std", 0.12)
     abar = torch.tensor(process.schedule.alphas_cumprod[t])[:, None, None, None]
-    precision = 1 / process.residual_std**2 + abar / (1 - abar)
-    mean = (prior / process.residual_std**2 + abar.sqrt() / (1 - abar) * x_t) / precision
+    precision = 1 / std**2 + abar / (1 - abar)
+    mean = (prior / std**2 + abar.sqrt() / (1 - abar) * x_t) / precision
     return (x_start - mean) * precision.sqrt()
 
 
 def test_the_residual_network_sees_and_answers_in_unit_variance() -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), "residual", residual_std=0.3)
+    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), parameterized("residual", residual_std=0.3))
     prior = normal(2, (4, 3, 96, 80)).double()
     x_start = prior + 0.3 * normal(3, (4, 3, 96, 80)).double()
     noise, t = normal(1, (4, 3, 96, 80)).double(), torch.tensor([0, 200, 600, 999])
@@ -195,7 +199,7 @@ def test_the_residual_network_sees_and_answers_in_unit_variance() -> None:
 def test_a_silent_residual_network_samples_the_gaussian_around_its_prior() -> None:
     # With output 0 the denoiser is exact for x_start ~ N(prior, residual_std^2), so DDIM must transport x_T onto it.
     schedule = NoiseSchedule.named("linear", 1000)
-    process = GaussianDiffusion(schedule, "residual", residual_std=0.1)
+    process = GaussianDiffusion(schedule, parameterized("residual", residual_std=0.1))
     cond, x_T = {"low_res": 0.5 * images(2)}, normal(0)
     denoiser = NetworkDenoiser(lambda x, timesteps, low_res: torch.zeros_like(x), process, clip_denoised=False)  # noqa: ARG005
     *_, last = steps_of(Ddim(), denoiser, process, x_T, cond, normal)
@@ -203,7 +207,7 @@ def test_a_silent_residual_network_samples_the_gaussian_around_its_prior() -> No
 
 
 def test_residual_without_low_res_says_what_is_missing() -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 50), "residual")
+    process = GaussianDiffusion(NoiseSchedule.named("linear", 50), parameterized("residual"))
     with pytest.raises(ValueError, match="condition the network on low_res"):
         NetworkDenoiser(lambda x, timesteps: x, process)(normal(0), torch.tensor([3, 4]), {})  # noqa: ARG005
 
@@ -211,7 +215,9 @@ def test_residual_without_low_res_says_what_is_missing() -> None:
 @pytest.mark.parametrize(("convention", "lower_value", "upper_value"), [("adm", -1.0, 1.0), ("patch", 1.0, 0.0)])
 def test_learned_range_conventions(convention: Any, lower_value: float, upper_value: float) -> None:
     process = linear_process()
-    process = GaussianDiffusion(process.schedule, "epsilon", "learned_range", variance_convention=convention)
+    process = GaussianDiffusion(
+        process.schedule, parameterized("epsilon"), "learned_range", variance_convention=convention
+    )
     t, x_t = torch.tensor([3, 700]), normal(0)
     for value, table in ((lower_value, "posterior_log_variance_clipped"), (upper_value, "log_betas")):
         output = torch.cat([x_t, torch.full_like(x_t, value)], dim=1)
@@ -220,7 +226,7 @@ def test_learned_range_conventions(convention: Any, lower_value: float, upper_va
 
 
 def test_the_hybrid_loss_trains_the_variance_only_through_vb_and_the_mean_never() -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), "epsilon", "learned_range")
+    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), parameterized("epsilon"), "learned_range")
     x_start, noise, t = images(0), normal(1), torch.tensor([0, 500])
     output = (0.1 * normal(2, (2, 6, 6, 10))).requires_grad_()
     terms = process.training_terms(output, x_start, process.q_sample(x_start, t, noise), t, noise)
@@ -238,11 +244,13 @@ def test_rescaled_losses_scale_the_bound_only() -> None:
     output = 0.1 * normal(2, (2, 6, 6, 10))
     terms = {}
     for loss_type in get_args(LossType):
-        process = GaussianDiffusion(NoiseSchedule.named("linear", 50), "epsilon", "learned_range", loss_type)
+        process = GaussianDiffusion(
+            NoiseSchedule.named("linear", 50), parameterized("epsilon"), "learned_range", loss_type
+        )
         terms[loss_type] = process.training_terms(output, x_start, process.q_sample(x_start, t, noise), t, noise)
     torch.testing.assert_close(terms["rescaled_kl"].loss, 50 * terms["kl"].loss)
     torch.testing.assert_close(terms["rescaled_mse"].loss, terms["mse"].mse + 0.05 * terms["mse"].vb)
-    torch.testing.assert_close(terms["rescaled_mse"].vb, terms["mse"].vb)
+    torch.testing.assert_close(terms["rescaled_mse"].vb, 0.05 * terms["mse"].vb)
     torch.testing.assert_close(terms["kl"].loss, terms["mse"].vb)
 
 
@@ -265,9 +273,11 @@ def test_weights_are_functions_of_snr(name: WeightSchedule) -> None:
     np.testing.assert_allclose(loss_weights(name, schedule, (0.2, 5.0), 5.0), expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("mean_type", get_args(MeanType))
-def test_weights_act_on_the_x_start_error_whatever_is_predicted(mean_type: MeanType) -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), mean_type, weight_schedule="clamped_snr")
+@pytest.mark.parametrize("mean_type", MEAN_TYPES)
+def test_weights_act_on_the_x_start_error_whatever_is_predicted(mean_type: str) -> None:
+    process = GaussianDiffusion(
+        NoiseSchedule.named("linear", 1000), parameterized(mean_type), weight_schedule="clamped_snr"
+    )
     x_start, noise, t = images(0).double(), normal(1).double(), torch.tensor([5, 600])
     x_t = process.q_sample(x_start, t, noise)
     terms = process.training_terms(noise, x_start, x_t, t, noise, prior=images(2).double())
@@ -282,15 +292,15 @@ def test_min_snr_is_the_papers_weight_of_each_parameterization() -> None:
     snr = torch.tensor(schedule.snr[[5, 600]])
     clamped = snr.clamp(max=5.0)
     for mean_type, weight in {"start_x": clamped, "epsilon": clamped / snr, "v": clamped / (snr + 1)}.items():
-        own_space = GaussianDiffusion(schedule, mean_type)  # type: ignore[arg-type]
-        weighted = GaussianDiffusion(schedule, mean_type, weight_schedule="min_snr")  # type: ignore[arg-type]
+        own_space = GaussianDiffusion(schedule, parameterized(mean_type))
+        weighted = GaussianDiffusion(schedule, parameterized(mean_type), weight_schedule="min_snr")
         x_t = own_space.q_sample(x_start, t, noise)
         expected = weight * own_space.training_terms(output, x_start, x_t, t, noise).mse
         torch.testing.assert_close(weighted.training_terms(output, x_start, x_t, t, noise).mse, expected)
 
 
 def test_l1_is_the_absolute_error() -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), "start_x", loss_type="l1")
+    process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), parameterized("start_x"), loss_type="l1")
     x_start, noise, t = images(0), normal(1), torch.tensor([5, 600])
     terms = process.training_terms(noise, x_start, process.q_sample(x_start, t, noise), t, noise)
     torch.testing.assert_close(terms.loss, (noise - x_start).abs().mean((1, 2, 3)))
@@ -314,7 +324,6 @@ def test_channels_that_do_not_fit_the_variance_are_named(var_type: VarianceType,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model_mean_type": "eps"}, "unknown model_mean_type 'eps'; known are epsilon"),
         ({"model_var_type": "fixed"}, "unknown model_var_type"),
         ({"loss_type": "l2"}, "unknown loss_type"),
         ({"variance_convention": "ddpm"}, "unknown variance_convention"),
@@ -332,9 +341,9 @@ def test_options_that_make_no_process_are_refused(options: dict[str, Any], messa
 def test_epsilon_needs_signal_and_the_others_do_not() -> None:
     schedule = NoiseSchedule.named("linear", 20)  # the last beta is 1: pure noise
     with pytest.raises(ValueError, match="use v or start_x"):
-        GaussianDiffusion(schedule, "epsilon")
+        GaussianDiffusion(schedule, parameterized("epsilon"))
     for mean_type in ("v", "start_x", "previous_x"):
-        process = GaussianDiffusion(schedule, mean_type)  # type: ignore[arg-type]
+        process = GaussianDiffusion(schedule, parameterized(mean_type))
         prediction = process.predict(normal(0), normal(1), torch.tensor([19, 19]), clip=False)
         assert all(field.isfinite().all() for field in prediction)
 
@@ -356,11 +365,11 @@ def test_input_perturbation_widens_the_noise_and_is_off_at_0() -> None:
 
 def test_respaced_process_keeps_its_options() -> None:
     process = GaussianDiffusion(
-        NoiseSchedule.named("linear", 1000), "v", "learned", "l1", "p2", (0.1, 9.0), 3.0, "patch"
+        NoiseSchedule.named("linear", 1000), parameterized("v"), "learned", "l1", "p2", (0.1, 9.0), 3.0, "patch"
     )
     short = process.respaced("trailing7")
     assert short.num_timesteps == 7
-    assert (short.model_mean_type, short.model_var_type, short.loss_type) == ("v", "learned", "l1")
+    assert (short.parameterization, short.model_var_type, short.loss_type) == (Velocity(), "learned", "l1")
     assert (short.weight_schedule, short.variance_convention) == ("p2", "patch")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from diffusion_helpers import SHAPE, ExactGaussian, linear_process, load_golden, normal
+from diffusion_helpers import SHAPE, ExactGaussian, linear_process, load_golden, normal, parameterized
 from reference_sampling import Step, steps_of
 from torch import Tensor
 
@@ -32,7 +32,7 @@ def last(steps: object) -> Step:
 def test_sampling_matches_golden(name: str) -> None:
     config, golden = load_golden(name)
     schedule = NoiseSchedule.named(config["schedule"], config["num_timesteps"]).respaced(config["respacing"])
-    process = GaussianDiffusion(schedule, config["model_mean_type"], config["model_var_type"])
+    process = GaussianDiffusion(schedule, parameterized(config["model_mean_type"]), config["model_var_type"])
 
     def network(x: Tensor, timesteps: Tensor) -> Tensor:
         scale = 0.5 + timesteps.float() / config["num_timesteps"]
@@ -210,7 +210,9 @@ def test_samplers_are_lazy_leave_their_input_alone_and_record_no_graph(name: str
 
 @pytest.mark.parametrize("name", ["ddim", "dpm_solver_pp"])
 def test_deterministic_samplers_drop_the_variance_and_tell_the_network_its_own_time(name: str) -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 4000), "v", "learned_range").respaced("trailing4")
+    process = GaussianDiffusion(NoiseSchedule.named("linear", 4000), parameterized("v"), "learned_range").respaced(
+        "trailing4"
+    )
     seen: list[int] = []
 
     def network(x: Tensor, timesteps: Tensor, variance: Tensor) -> Tensor:
@@ -229,7 +231,7 @@ def test_deterministic_samplers_drop_the_variance_and_tell_the_network_its_own_t
 
 @pytest.mark.parametrize("name", ALL)
 def test_pure_noise_at_the_first_step_is_finite(name: str) -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 20), "v")  # the last beta is 1
+    process = GaussianDiffusion(NoiseSchedule.named("linear", 20), parameterized("v"))  # the last beta is 1
     network = NetworkDenoiser(lambda x, _: torch.tanh(x), process)
     assert all(step.x_t.isfinite().all() for step in steps_of(ALL[name], network, process, normal(0), {}, normal))
 
@@ -246,7 +248,9 @@ READS = {"ancestral": {"x_start", "log_variance"}, "ddim": {"x_start", "eps"}, "
 
 @pytest.mark.parametrize("name", READS)
 def test_a_sampler_has_nothing_computed_that_its_rule_does_not_read(name: str) -> None:
-    process = GaussianDiffusion(NoiseSchedule.named("linear", 100), "v", "learned_range").respaced("trailing3")
+    process = GaussianDiffusion(NoiseSchedule.named("linear", 100), parameterized("v"), "learned_range").respaced(
+        "trailing3"
+    )
     asked: list[str] = []
 
     def denoiser(x_t: Tensor, t: Tensor, _: Mapping[str, Tensor]) -> Prediction:

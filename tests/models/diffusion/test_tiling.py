@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusion_helpers import parameterized
 from reference_sampling import steps_of
 from torch import Tensor, nn
 
@@ -21,8 +22,8 @@ from codes.models.diffusion.tiling.plan import TilePlan
 from codes.models.diffusion.tiling.runner import TileRunner, is_out_of_memory
 from codes.utils.errors import TesseraError
 
-PROCESS = GaussianDiffusion(NoiseSchedule.named("linear", 100), "start_x", "learned_range").respaced(4)
-FIXED = GaussianDiffusion(NoiseSchedule.named("linear", 100), "start_x", "fixed_small").respaced(4)
+PROCESS = GaussianDiffusion(NoiseSchedule.named("linear", 100), parameterized("start_x"), "learned_range").respaced(4)
+FIXED = GaussianDiffusion(NoiseSchedule.named("linear", 100), parameterized("start_x"), "fixed_small").respaced(4)
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
