@@ -6,29 +6,14 @@ A convenience only: a missing, damaged or outdated index is rebuilt, and one tha
 import hashlib
 import json
 import os
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 from ..images.files import ImageInfo
-from ..utils.files import write_text
+from ..utils.files import user_cache_folder, write_json
 
 VERSION = 1
 WORTH_WRITING = 64  # new entries; fewer headers are read faster than an index is
-
-
-def user_cache_folder() -> Path:
-    """Where the platform wants caches: $XDG_CACHE_HOME, ~/Library/Caches, %LOCALAPPDATA% or ~/.cache; then tessera."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    if given and Path(given).is_absolute():  # the standard ignores relative ones
-        base = Path(given)
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path.home() / ".cache"
-    return base / "tessera"
 
 
 class FolderIndex:
@@ -68,7 +53,7 @@ class FolderIndex:
         data = {"version": VERSION, "folder": str(self.folder), "files": self._seen}
         # A full disk, a read-only home, a file name that is no text: the next run reads the headers again.
         with suppress(OSError, ValueError):
-            write_text(self.file, json.dumps(data, separators=(",", ":")))
+            write_json(self.file, data, indent=None)
 
     def _read(self) -> dict[str, list[int | str]]:
         try:

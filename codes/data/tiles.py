@@ -18,7 +18,7 @@ import numpy as np
 from ..images.files import MAX_PIXELS, read_samples, resize_area, to_float, write_image
 from ..utils.console import get_logger, progress
 from ..utils.errors import DataError, reason_of
-from ..utils.files import write_text
+from ..utils.files import write_json
 from .base import Rejected, failures, named
 from .scan import Scan, scan
 from .windows import gray_deviation, window
@@ -233,7 +233,7 @@ def _write_notes(output: Path, notes: Mapping[str, Note]) -> None:
     flat = {key: note for key, note in notes.items() if note[1]}
     if flat:
         with suppress(OSError):  # they only save time
-            write_text(output / FLAT_FILE, json.dumps(flat))
+            write_json(output / FLAT_FILE, flat, indent=None)
 
 
 def _targets(inputs: Sequence[Path], found: Scan) -> list[Path]:
@@ -270,4 +270,4 @@ def _claim(output: Path, settings: TileSettings) -> None:
         return
     if output.exists() and not output.is_dir():
         raise DataError(f"{output}: is a file; name a folder for the tiles")
-    write_text(note, json.dumps(wanted))
+    write_json(note, wanted, indent=None)

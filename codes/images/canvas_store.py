@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..utils.files import atomic_write, write_text
+from ..utils.files import atomic_write, write_json
 from .canvas import Canvas, DiskCanvas, RamCanvas
 
 JOURNAL = "state.json"
@@ -151,7 +151,7 @@ def _journal(folder: Path, key: str) -> dict[str, Any] | None:
 
 
 def _write_journal(folder: Path, key: str, steps_done: int, name: str) -> None:
-    write_text(folder / JOURNAL, json.dumps({"key": key, "steps_done": steps_done, "state": name}) + "\n")
+    write_json(folder / JOURNAL, {"key": key, "steps_done": steps_done, "state": name}, indent=None)
 
 
 def _clear(folder: Path, keep: tuple[str, ...] = ()) -> None:

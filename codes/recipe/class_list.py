@@ -12,7 +12,7 @@ from typing import Any
 
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..utils.errors import ConfigError
-from ..utils.files import write_text
+from ..utils.files import write_json
 
 FILE = "classes.json"
 SHOWN = 10  # names in a message; ImageNet has 1000
@@ -152,4 +152,4 @@ def record_classes(root: Path, dataset: object, networks: Mapping[str, Diffusion
                 "set datasets.train.classes to the list in this file, or start a run of another name"
             )
     else:
-        write_text(file, json.dumps(list(classes), ensure_ascii=False, indent=1) + "\n")
+        write_json(file, classes, indent=1)

@@ -15,7 +15,7 @@ from typing import Any
 from ..config.yaml_source import Source, to_yaml
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
-from ..utils.files import write_text
+from ..utils.files import write_json, write_text
 from ..version import __version__
 from .run_lock import NAME as LOCK_NAME
 from .run_lock import RunLock
@@ -137,7 +137,7 @@ class Experiment:
         surroundings = self.root / "environment.json"
         if surroundings.exists():
             _put_aside(surroundings)
-        write_text(surroundings, json.dumps(environment(), indent=2) + "\n")
+        write_json(surroundings, environment())
 
 
 def _put_aside(path: Path) -> None:

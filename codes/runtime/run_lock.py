@@ -19,6 +19,7 @@ from types import TracebackType
 
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError, TakenOver
+from ..utils.files import json_text
 from .processes import host_name, process_space, started_at
 
 try:
@@ -155,7 +156,7 @@ class RunLock:
     def _write(self, replace: bool) -> None:
         """Write the lock file whole. Raises FileExistsError where there is one that is not to be replaced."""
         temporary = self.root / f"{NAME}.{uuid.uuid4().hex[:8]}.tmp"
-        temporary.write_text(json.dumps(asdict(self.holder)) + "\n", encoding="utf-8")
+        temporary.write_text(json_text(asdict(self.holder)), encoding="utf-8")
         try:
             if replace:
                 temporary.replace(self.file)

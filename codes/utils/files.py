@@ -1,9 +1,10 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, as text or JSON; where caches lie."""
 
 import hashlib
 import json
 import math
 import os
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -42,9 +43,34 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, data: Any) -> None:
-    """Write a JSON file atomically; numbers that JSON lacks (NaN, infinity) become null."""
-    write_text(path, json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
+def write_json(path: str | Path, data: Any, indent: int | None = 2) -> None:
+    """Write a JSON file atomically, as `json_text` has it."""
+    write_text(path, json_text(data, indent))
+
+
+def json_text(data: Any, indent: int | None = None) -> str:
+    """JSON that ends with a newline; numbers that it lacks (NaN, infinity) become null."""
+    plain = _finite(data)
+    text = json.dumps(plain, indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the name of a file that is no text
+        return json.dumps(plain, indent=indent, allow_nan=False) + "\n"
+    return text
+
+
+def user_cache_folder() -> Path:
+    """Where the platform wants caches: $XDG_CACHE_HOME, ~/Library/Caches, %LOCALAPPDATA% or ~/.cache; then tessera."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    if given and Path(given).is_absolute():  # the standard ignores relative ones
+        base = Path(given)
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path.home() / ".cache"
+    return base / "tessera"
 
 
 def digest_of(path: str | Path) -> str:

@@ -9,7 +9,7 @@ from data_helpers import dataset, fill, picture
 
 from codes.data import index as index_module
 from codes.data import scan as scan_module
-from codes.data.index import FolderIndex, user_cache_folder
+from codes.data.index import FolderIndex
 from codes.data.scan import scan
 from codes.images.files import probe_image, write_image
 
@@ -119,11 +119,3 @@ def test_a_cache_that_lies_in_the_input_or_cannot_be_written_is_left_alone(tmp_p
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(read(tmp_path / "in", probed)[0].files) == 2
-
-
-def test_the_cache_is_where_the_platform_wants_it(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for platform, place in (("linux", ".cache/tessera"), ("darwin", "Library/Caches/tessera")):
-        monkeypatch.setattr(index_module.sys, "platform", platform)
-        assert user_cache_folder() == tmp_path / place

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from codes.utils import files
-from codes.utils.files import atomic_write, write_json, write_text
+from codes.utils.files import atomic_write, json_text, user_cache_folder, write_json, write_text
 
 
 def test_a_new_file_appears_whole_with_its_folders(tmp_path):
@@ -87,3 +87,19 @@ def test_numbers_that_json_lacks_are_null(tmp_path):
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"a": None, "b": [1.5, None, {"c": None}], "d": "inf", "e": True}
     assert "Infinity" not in text
+
+
+def test_a_name_that_is_no_text_is_written_and_read_again():
+    for name in ("Löwe.png", b"L\xf6we.png".decode("utf-8", "surrogateescape")):
+        line = json_text({"file": name})
+        assert line.endswith("\n")
+        assert json.loads(line.encode("utf-8")) == {"file": name}
+    assert "ö" in json_text("Löwe")  # for people
+
+
+def test_the_cache_is_where_the_platform_wants_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for platform, place in (("linux", ".cache/tessera"), ("darwin", "Library/Caches/tessera")):
+        monkeypatch.setattr(files.sys, "platform", platform)
+        assert user_cache_folder() == tmp_path / place

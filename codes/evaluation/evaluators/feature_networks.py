@@ -23,10 +23,9 @@ from torch import Tensor
 
 from ...config.options import Options
 from ...config.yaml_source import Issue
-from ...data.index import user_cache_folder
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
-from ...utils.files import atomic_write
+from ...utils.files import atomic_write, user_cache_folder
 from ..blocks import image_blocks
 
 logger = get_logger(__name__)

@@ -1,6 +1,5 @@
 """Two folders of images compared: the numbers of every result against the ground truth of the same name."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from ...evaluation.metrics import fidelity, mean_fidelity
 from ...images.files import MISSING, find_images, quantise, read_samples, to_float
 from ...utils.console import get_logger, progress
 from ...utils.errors import DataError
-from ...utils.files import write_text
+from ...utils.files import write_json
 from .run import DIGITS, table
 
 logger = get_logger(__name__)
@@ -86,11 +85,11 @@ def comparison_table(comparison: Comparison) -> str:
 def write_comparison(file: Path, comparison: Comparison) -> None:
     """JSON with `mean`, `images` and `failed`; a PSNR that is infinite is written as null."""
     numbers = {
-        "mean": _finite(comparison.mean),
-        "images": {name: _finite(values) for name, values in comparison.images.items()},
+        "mean": comparison.mean,
+        "images": comparison.images,
         "failed": comparison.failed,
     }
-    write_text(file, json.dumps(numbers, indent=2, ensure_ascii=False) + "\n")
+    write_json(file, numbers)
 
 
 def _by_name(place: Path) -> tuple[dict[str, Path], list[str]]:
@@ -116,7 +115,3 @@ def _as_8_bit(samples: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 def _shown(numbers: Mapping[str, float], columns: Mapping[str, float]) -> list[str]:
     return [f"{numbers[name]:.{DIGITS}g}" if name in numbers else "-" for name in columns]
-
-
-def _finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if value == float("inf") else value for name, value in numbers.items()}

@@ -1,6 +1,5 @@
 """Evaluating apart from training: trained weights, the evaluators of a recipe, a table and a file of numbers."""
 
-import json
 from collections.abc import Mapping, Sequence
 
 from ...config.yaml_source import Issue, Source
@@ -11,7 +10,7 @@ from ...recipe.recipe import Recipe
 from ...runtime.run_lock import RunLock
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
-from ...utils.files import write_text
+from ...utils.files import write_json
 from ..run import Run
 
 logger = get_logger(__name__)
@@ -51,7 +50,7 @@ class RecipeEvaluation:
                 write_image(self.root / f"{name}_{key}.png", image)
             # After each, so that what comes later cannot lose it.
             numbers = {done: dict(evaluation.metrics) for done, evaluation in found.items()}
-            write_text(self.root / "evaluation.json", json.dumps(numbers, indent=2) + "\n")
+            write_json(self.root / "evaluation.json", numbers)
         logger.info("written: %s", self.root / "evaluation.json")
         return found
 

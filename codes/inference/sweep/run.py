@@ -24,7 +24,7 @@ from ...runtime.interrupt import StopRequest
 from ...runtime.run_lock import RunLock
 from ...utils.console import StepLine, format_seconds, get_logger
 from ...utils.errors import ConfigError, Interrupted
-from ...utils.files import digest_of, write_text
+from ...utils.files import digest_of, write_json
 from ..run import results_folder
 from .axes import Axis, Cell, cells, read_axes, spoken
 from .subject import Request, Subject
@@ -108,7 +108,7 @@ class Sweep:
                         f"are kept in {self.root}; the same command goes on from there"
                     )
         result = self._result(kept)
-        write_text(self.root / "sweep.json", json.dumps(numbers(result), indent=2) + "\n")
+        write_json(self.root / "sweep.json", numbers(result))
         return result
 
     def _restore(self, cell: Cell, title: str, kept: Mapping[str, Any], stop: StopRequest) -> Mapping[str, Any]:
@@ -130,7 +130,7 @@ class Sweep:
         write_image(self.root / "cells" / name, pixels)
         logger.info("%s %s: %s", title, words, f"{seconds:.1f} s" if seconds < 60 else format_seconds(seconds))
         kept = {**kept, key: {"file": name, "seconds": round(seconds, 3)}}
-        write_text(self.root / "cells" / KEPT, json.dumps(kept, indent=1) + "\n")
+        write_json(self.root / "cells" / KEPT, kept, indent=1)
         return kept
 
     def _kept(self) -> dict[str, Any]:
@@ -204,20 +204,20 @@ def numbers(result: SweepResult) -> dict[str, Any]:
                 "values": dict(row.cell.values),
                 "file": row.file.relative_to(result.root).as_posix(),
                 "seconds": row.seconds,
-                "metrics": _finite(row.metrics),
+                "metrics": _rounded(row.metrics),
             }
             for row in result.finished
         ],
         "references": {
-            label: {"file": file.relative_to(result.root).as_posix(), "metrics": _finite(metrics)}
+            label: {"file": file.relative_to(result.root).as_posix(), "metrics": _rounded(metrics)}
             for label, (file, metrics) in result.references.items()
         },
         **{key.lower(): value for key, value in result.facts.items() if key != "Image"},
     }
 
 
-def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: round(value, 6) if math.isfinite(value) else None for name, value in metrics.items()}
+def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in metrics.items()}
 
 
 def _refuse_many(axes: Sequence[Axis], yes: bool) -> None:

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import os
 import shutil
 import time
@@ -20,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ...recipe.log_checks import import_wandb
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
-from ...utils.files import write_text
+from ...utils.files import json_text, write_text
 
 logger = get_logger(__name__)
 LEAST_FREE = 2**20  # bytes; TensorBoard writes from a thread, whose failures come too late to be told well
@@ -86,10 +85,10 @@ class JsonLines(Outlet):
             write_text(file, "".join(_lines_until(file, start)))
 
     def scalars(self, iteration: int, numbers: Mapping[str, float]) -> None:
-        self.note(iteration, {name: value if math.isfinite(value) else None for name, value in numbers.items()})
+        self.note(iteration, numbers)
 
     def note(self, iteration: int, facts: Mapping[str, Any]) -> None:
-        self._pending.append(json.dumps({"iteration": iteration, "time": time.time(), **facts}) + "\n")
+        self._pending.append(json_text({"iteration": iteration, "time": time.time(), **facts}))
         if self._guard.attempt(self._append):
             self._pending.clear()
 

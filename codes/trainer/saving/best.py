@@ -1,6 +1,5 @@
 """The best weights of a run by a number of an evaluator: kept beside the checkpoints, whatever becomes of those."""
 
-import json
 import math
 import os
 import uuid
@@ -12,7 +11,7 @@ from typing import Any
 from ...recipe.recipe import Recipe
 from ...runtime.experiment import Experiment
 from ...utils.console import get_logger
-from ...utils.files import write_text
+from ...utils.files import write_json
 from .saving import Parts, write_weights_of
 
 logger = get_logger(__name__)
@@ -51,7 +50,7 @@ class Best:
             return
         kept = {path.name for path in self._keep(parts, iteration)}
         record = {"iteration": iteration, "value": value, **self.options.model_dump(), "files": sorted(kept)}
-        write_text(self.experiment.best / "best.json", json.dumps(record, indent=2) + "\n")
+        write_json(self.experiment.best / "best.json", record)
         self.record = record
         for path in self.experiment.best.iterdir():
             if path.name not in kept and path.name != "best.json":

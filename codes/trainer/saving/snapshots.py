@@ -14,7 +14,7 @@ from ...models.diffusion.checkpoints.metadata import CheckpointMetadata, read_me
 from ...recipe.recipe import Recipe
 from ...runtime.experiment import SNAPSHOTS, Experiment
 from ...utils.errors import ConfigError
-from ...utils.files import write_text
+from ...utils.files import write_json
 from ..power_ema import coefficients, exponent_of
 from .saving import Parts, data_of, disk_errors, processes_of
 
@@ -49,7 +49,7 @@ def write_snapshots(experiment: Experiment, recipe: Recipe, parts: Parts, iterat
             with disk_errors():
                 save_checkpoint(experiment.root / SNAPSHOTS / file, weights, metadata)
     buffers = {name: [key for key, _ in parts.networks[name].named_buffers()] for name in parts.profiles}
-    write_text(experiment.root / SNAPSHOTS / BUFFERS, json.dumps(buffers, indent=2) + "\n")
+    write_json(experiment.root / SNAPSHOTS / BUFFERS, buffers)
 
 
 def find_snapshots(experiment: Experiment) -> list[Snapshot]:
