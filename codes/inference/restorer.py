@@ -14,32 +14,29 @@ from torch import Tensor
 
 from ..config.options import issues_of
 from ..config.yaml_source import Issue
-from ..graph.graph import StepContext
-from ..graph.injectors.gaussian_diffusion_inference import (
-    GaussianDiffusionInferenceInjector,
-    GaussianDiffusionInferenceOptions,
-)
 from ..images.canvas import RamCanvas
 from ..images.colour_fix import ColourFix, fix_colours
 from ..images.files import to_rgb, to_tensor
 from ..images.objects import ImageObject, take_apart
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, read_metadata
 from ..models.diffusion.checkpoints.metadata import build_network as network_of
+from ..models.diffusion.engine import Request
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions, build_process
+from ..models.diffusion.sampling_checks import sampling_problems
 from ..models.diffusion.sampling_options import SamplingOptions
 from ..recipe.networks import place
-from ..runtime.devices import Precision, autocast_for, choose_device
+from ..runtime.devices import Precision, choose_device
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
-from ..utils.rng import torch_globals_at
+from ..utils.rng import image_seed, torch_globals_at
 from .restorer_strengths import Strengths, strength_tensor
+from .run import Run
 
 logger = get_logger(__name__)
 T = TypeVar("T")
 Progress = Callable[[int, int], object]
 NETWORK = "the network"  # its name in messages
-LOW_RES, STRENGTHS, OUT = "lq", "corruption_entropy", "restored"
 # Those of recipes/diffusion/infer.yml: plausible detail without grain.
 DEFAULTS = SamplingOptions(respaced_timestep_spacing=50, sampler="ddim", eta=1.0, stop_at_snr=20.0)
 
@@ -83,11 +80,10 @@ class Restorer:
                 f"corruptions: {len(self.corruptions)} names ({', '.join(self.corruptions) or 'none'}), but the "
                 f"network was trained with {self.num_strengths}; name each, in the order of training"
             )
-        self.device = _device(device)
-        self.precision = precision
-        self.process = _buildable(process)
+        device = _device(device)
+        self.network = place(network, device).eval().requires_grad_(False)
         self.options = options
-        self.network = place(network, self.device).eval().requires_grad_(False)
+        self.run = Run({NETWORK: self.network}, device, precision=precision, processes=_processes(process))
         self._lock = threading.RLock()
 
     @classmethod
@@ -167,12 +163,13 @@ class Restorer:
             raise ConfigError(f"color_fix: expected one of {', '.join(get_args(ColourFix))}, found {color_fix!r}")
         taken = take_apart(image)
         short = {"respaced_timestep_spacing": steps, "sampler": sampler, "eta": eta, "stop_at_snr": stop_at_snr}
-        node = self._node(self._sampling(options, {key: value for key, value in short.items() if value is not None}))
+        sampling = self._sampling(options, {key: value for key, value in short.items() if value is not None})
         factor = strength_tensor(strengths, self.num_strengths, self.corruptions, taken, auto_default)
-        planes = [to_tensor(plane, True) for plane in _planes(taken)]
-        restored = self._sample(planes, factor, node, name, self._context(seed, sample, progress))
+        images = [to_tensor(image, True) for image in _colours_and_alpha(taken)]
+        which = None if sampling.noise_type == "fixed" else 0 if name is None else name
+        restored = self._sample(images, factor, sampling, image_seed(seed, which, sample), progress)
         if color_fix != "none":
-            fix_colours(RamCanvas(restored[0]), planes[0], color_fix)
+            fix_colours(RamCanvas(restored[0]), images[0], color_fix)
         rgb, *alpha = (to_rgb(tensor, True) for tensor in restored)
         return cast(T, taken.rebuild(rgb, _alpha(taken, self.scale, alpha)))
 
@@ -185,62 +182,37 @@ class Restorer:
             raise ConfigError("options: use_ema: a Restorer samples from the weights of its file; load another one")
         if "resume_seconds" in chosen.model_fields_set:
             raise ConfigError("options: resume_seconds is for test.py; a Restorer keeps nothing on disk")
-        return chosen
-
-    def _node(self, sampling: SamplingOptions) -> GaussianDiffusionInferenceOptions:
-        """The options of the injector that a recipe would have."""
-        keys = {"low_res": LOW_RES}
-        if self.num_strengths:
-            keys["corruption_factor"] = STRENGTHS
-        node = GaussianDiffusionInferenceOptions(
-            **{name: getattr(sampling, name) for name in sampling.model_fields_set},
-            type="gaussian_diffusion_inference",
-            generator=NETWORK,
-            output_scale_factor=self.scale,
-            model_input_keys=keys,
-            out=OUT,
-        )
-        issues = node.problems({NETWORK: self.network})
-        if issues:
+        if issues := sampling_problems(chosen, NETWORK, self.network, self.scale):
             raise ConfigError(_in_one_line(issues))
-        return node
-
-    def _context(self, seed: int, sample: int, progress: Progress | None) -> StepContext:
-        def on_step(_: str, done: int, total: int) -> None:
-            if progress is not None:
-                progress(done, total)
-
-        return StepContext(
-            networks={NETWORK: self.network},
-            device=self.device,
-            seed=seed,
-            positions=(0,),
-            autocast=autocast_for(self.device, self.precision),
-            processes={NETWORK: self.process} if self.process else {},
-            on_step=on_step,
-            on_event=logger.warning,
-            sample=sample,
-        )
+        return chosen
 
     def _sample(
         self,
-        planes: Sequence[Tensor],
+        images: Sequence[Tensor],
         factor: Tensor | None,
-        node: GaussianDiffusionInferenceOptions,
-        name: str | None,
-        context: StepContext,
+        sampling: SamplingOptions,
+        seed: int,
+        progress: Progress | None,
     ) -> list[Tensor]:
         """Restore images (3, h, w) in [-1, 1] under the same strengths and noise: (3, H, W)."""
-        state: dict[str, Any] = {} if factor is None else {STRENGTHS: factor}
-        if name is not None:
-            state["image_name"] = [name]
-        states = [{**state, LOW_RES: plane[None]} for plane in planes]
+        told = {} if factor is None else {"corruption_factor": factor}
+        requests = [
+            Request({"low_res": image[None], **told}, image.shape[-2] * self.scale, image.shape[-1] * self.scale, seed)
+            for image in images
+        ]
+        engine = self.run.engine(NETWORK, sampling)
+        total = engine.tile_steps(requests, self.scale)
+
+        def tell(share: float) -> None:
+            if progress is not None:
+                progress(round(share * total), total)
+
         with self._lock:
-            results = GaussianDiffusionInferenceInjector(node).many(states, [context] * len(states))
-        return [result[OUT][0] for result in results]
+            canvases = engine.restore(requests, self.scale, tell, logger.warning)
+        return [canvas.rows(0, canvas.height) for canvas in canvases]
 
 
-def _planes(image: ImageObject) -> list[np.ndarray]:
+def _colours_and_alpha(image: ImageObject) -> list[np.ndarray]:
     """What is restored of an image, float32 (H, W, 3): its colours and, where it varies, its transparency as gray."""
     if image.alpha is None or np.ptp(image.alpha) == 0:
         return [image.rgb]
@@ -280,13 +252,15 @@ def _num_strengths(network: DiffusionNetwork) -> int:
     return (getattr(network.options, "num_corruptions", None) or 0) if taken else 0
 
 
-def _buildable(process: ProcessOptions | None) -> ProcessOptions | None:
+def _processes(process: ProcessOptions | None) -> dict[str, ProcessOptions]:
+    """By the name of its network. Raises ConfigError for a process that cannot be."""
+    if process is None:
+        return {}
     try:
-        if process is not None:
-            build_process(process)
+        build_process(process)
     except ValueError as error:
         raise ConfigError(f"process: {error}") from None
-    return process
+    return {NETWORK: process}
 
 
 def _device(device: str | torch.device) -> torch.device:

@@ -11,8 +11,10 @@ import torch
 
 from ..config.fingerprint import deciding
 from ..graph.graph import StepContext
+from ..models.diffusion.engine import Engine
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions
+from ..models.diffusion.sampling_options import SamplingOptions
 from ..recipe.networks import load_trained
 from ..recipe.recipe import Recipe
 from ..runtime.devices import Precision, Ranks, autocast_for, choose_device
@@ -80,6 +82,11 @@ class Run:
     @cached_property
     def _weight_digests(self) -> dict[str, str]:
         return {f"weights of {name}": digest_of(file) for name, file in self.weights.items()}
+
+    def engine(self, name: str, sampling: SamplingOptions) -> Engine:
+        """A network ready to sample by these options. Raises ConfigError where its process is not known."""
+        process = sampling.build_process(self.processes.get(name), name)
+        return Engine(self.networks[name], process, sampling, self.device, self.autocast)
 
     def context(
         self,

@@ -300,3 +300,19 @@ def test_importing_the_package_loads_no_library():
     assert "'Restorer'" in run.stdout
     with pytest.raises(AttributeError, match="no attribute 'Restore'"):
         _ = codes.Restore
+
+
+def test_a_call_passes_through_the_engine_and_not_through_the_graph(restorer):
+    called = set()
+
+    def note(frame, event, _):
+        if event == "call":
+            called.add(frame.f_globals.get("__name__", ""))
+
+    sys.setprofile(note)
+    try:
+        restorer(picture(), STRENGTHS, steps=1)
+    finally:
+        sys.setprofile(None)
+    assert "codes.models.diffusion.engine" in called
+    assert not [name for name in called if name.startswith(("codes.graph", "codes.recipe", "codes.data.imagefolder"))]

@@ -1,6 +1,5 @@
 """The training step of a Gaussian diffusion model as an injector."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +12,6 @@ from ...models.diffusion.denoiser import run_network
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.process import check_image_range, perturbed_noise
 from ...models.diffusion.process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, build_process
-from ...models.diffusion.sampling_options import SamplingOptions
 from ...models.diffusion.timestep_sampling import TIMESTEP_SAMPLERS, LossSecondMoment, TimestepSampler
 from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
 
@@ -35,37 +33,6 @@ def conditioning_problems(
         for name in model_input_keys
         if name not in accepted
     ]
-
-
-def sampling_problems(
-    sampling: SamplingOptions, generator: str, networks: Mapping[str, DiffusionNetwork], scale: int
-) -> list[Issue]:
-    """Tiles that the network cannot take at this scale, and guidance of a network that has nothing to leave out."""
-    if generator not in networks:
-        return []
-    network, issues = networks[generator], []
-    align = math.lcm(network.multiple_of, scale)
-    if sampling.tile and sampling.tile % align:
-        near = max(round(sampling.tile / align), 1) * align
-        issues.append(Issue(("tile",), f"{generator} at scale {scale} needs a multiple of {align}; use {near}"))
-    issues += _overlap_problems(sampling, network, align)
-    weakened = sampling.guidance_low_res < 1.0 and "low_res" in network.cond_names
-    if sampling.guidance_scale != 1.0 and network.null_label is None and not weakened:
-        message = (
-            f"guidance has nothing to leave out: {generator} has no null label (classifier_free), "
-            "and guidance_low_res does not weaken low_res"
-        )
-        issues.append(Issue(("guidance_scale",), message))
-    return issues
-
-
-def _overlap_problems(sampling: SamplingOptions, network: DiffusionNetwork, align: int) -> list[Issue]:
-    """An overlap that leaves no room for the next tile; the tile may be the one of training."""
-    tile = max(align, network.image_size // align * align) if sampling.tile is None else sampling.tile
-    overlap = sampling.tile_overlap or 0
-    if not tile or overlap <= tile - align:
-        return []
-    return [Issue(("tile_overlap",), f"is {overlap} for tiles of {tile} pixels; use 0 to {tile - align}")]
 
 
 class GaussianDiffusionOptions(InjectorOptions):

@@ -12,12 +12,13 @@ from ...config.yaml_source import Issue, KeyPath
 from ...images.canvas import Canvas
 from ...models.diffusion.engine import Engine, Request
 from ...models.diffusion.networks.base import DiffusionNetwork
+from ...models.diffusion.sampling_checks import sampling_problems
 from ...models.diffusion.sampling_options import SamplingOptions
 from ...utils.console import get_logger, warn_once
 from ...utils.errors import ConfigError
 from ...utils.rng import image_seed
 from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
-from .gaussian_diffusion import conditioning_problems, sampling_problems
+from .gaussian_diffusion import conditioning_problems
 
 logger = get_logger(__name__)
 ALIKE = ("in_channels", "out_channels", "image_size", "multiple_of", "minimum_size", "null_label", "cond_names")
@@ -81,7 +82,8 @@ class GaussianDiffusionInferenceOptions(InjectorOptions, SamplingOptions):
         issues: dict[Issue, None] = {}
         for name in self.generators:
             issues |= dict.fromkeys(conditioning_problems(name, self.model_input_keys, networks))
-            issues |= dict.fromkeys(sampling_problems(self, name, networks, self.output_scale_factor))
+            if name in networks:
+                issues |= dict.fromkeys(sampling_problems(self, name, networks[name], self.output_scale_factor))
         found = [networks[name] for name in self.generators if name in networks]
         issues |= dict.fromkeys(_differences(found, self.generators))
         for network in found[:1]:
@@ -170,8 +172,7 @@ class GaussianDiffusionInferenceInjector(Injector):
     def _progress(
         self, engine: Engine, requests: Sequence[Request], contexts: Sequence[StepContext]
     ) -> Callable[[float], None]:
-        tiles = sum(len(engine.plan(request.height, request.width, self._scale)) for request in requests)
-        total = tiles * engine.process.num_timesteps
+        total = engine.tile_steps(requests, self._scale)
         listeners = list(dict.fromkeys(context.on_step for context in contexts if context.on_step))
 
         def tell(share: float) -> None:

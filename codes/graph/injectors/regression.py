@@ -16,10 +16,10 @@ from ...models.diffusion.networks.backbone import resized
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.prediction import Prediction
 from ...models.diffusion.process_options import BetaScheduleOptions, DiffusionArgs
+from ...models.diffusion.sampling_checks import sampling_problems
 from ...models.diffusion.sampling_options import SamplerName
 from ...utils.errors import ConfigError
 from ..graph import INJECTORS, InjectorOptions, StepContext
-from .gaussian_diffusion import sampling_problems
 from .gaussian_diffusion_inference import GaussianDiffusionInferenceInjector, GaussianDiffusionInferenceOptions
 from .generator import plain_network_problems
 
@@ -57,7 +57,9 @@ class RegressionOptions(GaussianDiffusionInferenceOptions):
         # A network that takes no low_res is given it as its image alone.
         further = {name: key for name, key in self.model_input_keys.items() if name != "low_res" or name in taken}
         issues = plain_network_problems(self.generator, further, networks)
-        issues += sampling_problems(self, self.generator, networks, self.output_scale_factor)
+        if self.generator in networks:
+            network = networks[self.generator]
+            issues += sampling_problems(self, self.generator, network, self.output_scale_factor)
         if "low_res" not in self.model_input_keys and "low_res" not in taken:
             issues.append(
                 Issue(("model_input_keys", "low_res"), "missing; it is what is restored (low_res: lq, or hq)")

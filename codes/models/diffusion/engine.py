@@ -131,6 +131,11 @@ class Engine:
         overlap = tile // 4 if self.options.tile_overlap is None else self.options.tile_overlap
         return TilePlan.cover(*padded, tile=tile, overlap=overlap // align * align, align=align)
 
+    def tile_steps(self, requests: Sequence[Request], scale: int) -> int:
+        """The tiles of all steps of all images: what the work is in proportion to."""
+        tiles = sum(len(self.plan(request.height, request.width, scale)) for request in requests)
+        return tiles * self.process.num_timesteps
+
     def restore(
         self,
         requests: Sequence[Request],
