@@ -172,8 +172,10 @@ class Recipe(Options):
         False, description="Recompute activations in the backward pass: less memory, one more forward pass."
     )
     fp16: bool = Field(False, description="Mixed precision in float16; the same as `precision: fp16`.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="Arithmetic of the networks; weights stay in float32."
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "fp32",
+        description="Arithmetic of the networks; weights stay in float32. auto: bf16 where the hardware has it, "
+        "else fp32; tf32: float32 that CUDA rounds to 10 bits in convolutions and products.",
     )
     compile: Annotated[bool, SPEED_ONLY] = Field(
         False, description="Compile networks with torch.compile: slow to start, then faster."
@@ -227,7 +229,7 @@ class Recipe(Options):
         return self
 
     @property
-    def arithmetic(self) -> Literal["fp32", "bf16", "fp16"]:
+    def arithmetic(self) -> Literal["auto", "fp32", "tf32", "bf16", "fp16"]:
         return "fp16" if self.fp16 else self.precision
 
     @property

@@ -23,7 +23,7 @@ except ImportError:  # only where there is no Unix
     resource = None  # type: ignore[assignment]
 
 logger = get_logger(__name__)
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PATIENCE = timedelta(hours=2)  # the other ranks wait while rank 0 saves and evaluates
 
@@ -90,12 +90,32 @@ def choose_device(name: str, gpu_ids: Sequence[int] | None = None, local_rank: i
     index = local_rank if local_rank is not None else gpu_ids[0] if gpu_ids else 0
     if index >= torch.cuda.device_count():
         raise ConfigError(f"gpu_ids: no CUDA device {index}; there are {torch.cuda.device_count()} (0 is the first)")
+    torch.cuda.set_device(index)  # NCCL and whatever allocates without being told a device use the current one
     return torch.device("cuda", index)
+
+
+def precision_in_use(device: torch.device, precision: Precision) -> Literal["fp32", "tf32", "bf16", "fp16"]:
+    """What `auto` is on a device: bf16 where the hardware computes in it, else fp32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def use_tensor_cores(precision: Precision) -> None:
+    """Let CUDA round float32 to TF32 (10 bits of mantissa) in convolutions and products exactly where it is asked for.
+
+    torch's own default is TF32 in convolutions alone, so that fp32 would mean two things at once.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
 def autocast_for(device: torch.device, precision: Precision) -> Callable[[], AbstractContextManager[Any]]:
     """A factory of autocast contexts; float16 becomes bfloat16 on a CPU, where float16 is slow and overflows."""
-    if precision == "fp32":
+    precision = precision_in_use(device, precision)
+    use_tensor_cores(precision)
+    if precision in ("fp32", "tf32"):
         return nullcontext
     if precision == "fp16" and device.type == "cpu":
         logger.info("fp16 is for GPUs; this CPU computes in bf16 instead")
@@ -116,7 +136,7 @@ def sum_over_ranks(values: Sequence[Tensor], ranks: Ranks) -> None:
     """Replace every tensor by its sum over the ranks, in one exchange."""
     if ranks.world_size == 1 or not values:
         return
-    flat = torch.cat([value.reshape(-1).float() for value in values])
+    flat = _exchangeable(torch.cat([value.reshape(-1).float() for value in values]))
     dist.all_reduce(flat)
     offset = 0
     for value in values:
@@ -124,11 +144,16 @@ def sum_over_ranks(values: Sequence[Tensor], ranks: Ranks) -> None:
         offset += value.numel()
 
 
+def _exchangeable(value: Tensor) -> Tensor:
+    """Where the ranks exchange it: NCCL takes tensors of the GPU alone."""
+    return value.to(torch.device("cuda", torch.cuda.current_device())) if dist.get_backend() == "nccl" else value
+
+
 def any_over_ranks(flag: bool, device: torch.device, ranks: Ranks) -> bool:
     """Whether the flag is set on any rank; every rank must ask, and none goes on before all have."""
     if ranks.world_size == 1:
         return flag
-    total = torch.tensor(float(flag), device=device)
+    total = _exchangeable(torch.tensor(float(flag), device=device))
     dist.all_reduce(total)
     return bool(total > 0)
 
@@ -137,9 +162,10 @@ def gather_over_ranks(value: Tensor, ranks: Ranks) -> Tensor:
     """The tensors (N, ...) of all ranks joined in rank order; all ranks must hold the same shape."""
     if ranks.world_size == 1:
         return value
-    parts = [torch.empty_like(value) for _ in range(ranks.world_size)]
-    dist.all_gather(parts, value.contiguous())
-    return torch.cat(parts)
+    given = _exchangeable(value.contiguous())
+    parts = [torch.empty_like(given) for _ in range(ranks.world_size)]
+    dist.all_gather(parts, given)
+    return torch.cat(parts).to(value.device)
 
 
 def copy_from_first(values: Sequence[Tensor], ranks: Ranks) -> None:

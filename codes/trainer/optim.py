@@ -13,6 +13,7 @@ from ..graph.optimizer_options import OPTIMIZERS, OptimizerParams, arguments_of
 from ..recipe.train_options import TrainOptions
 
 Network = TypeVar("Network", bound=nn.Module)
+FUSED = ("adamw", "adam", "sgd", "adagrad")
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -38,7 +39,10 @@ def build_optimizer(networks: Sequence[nn.Module], name: str, params: OptimizerP
     groups = [group for network in networks for group in decay_groups(network, params.weight_decay) if group["params"]]
     arguments = arguments_of(name, params)
     if not shard:
-        return OPTIMIZERS[name](groups, **arguments)
+        on_card = all(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
+        # One kernel for all parameters, where torch has it. ZeRO's copies of its state do not know of it.
+        fused: dict[str, Any] = {"fused": True} if on_card and name in FUSED else {}
+        return OPTIMIZERS[name](groups, **arguments, **fused)
     # Only here, because this part of torch is slow to import and not built everywhere.
     from torch.distributed.optim import ZeroRedundancyOptimizer
 

@@ -5,6 +5,8 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import torch
+
 from ..config.yaml_source import Source, to_yaml
 from ..data.datasets import DATASETS
 from ..data.loader import Batch, TrainLoader
@@ -22,6 +24,7 @@ from ..runtime.devices import (
     autocast_for,
     choose_device,
     copy_from_first,
+    precision_in_use,
     sum_over_ranks,
 )
 from ..runtime.experiment import Experiment
@@ -62,7 +65,9 @@ class Trainer:
         self.lock = lock
         local = ranks.local_rank if ranks.world_size > 1 else None
         self.device = choose_device(recipe.device, recipe.gpu_ids, local)
-        self.autocast = autocast_for(self.device, recipe.arithmetic)
+        self.precision = precision_in_use(self.device, recipe.arithmetic)
+        self.autocast = autocast_for(self.device, self.precision)
+        torch.backends.cudnn.benchmark = True  # tiles of one size: the fastest convolution is looked for once
         self.experiment = Experiment.named(recipe.name)
         self.options = recipe.datasets["train"]
         self.dataset = DATASETS.get(self.options.mode)(self.options, seed=recipe.seed_in_use, shuffle=True)
@@ -140,7 +145,7 @@ class Trainer:
         )
         logger.info(
             "training %s on %s (%s), %s parameters, %d images, batch %d, iterations %d to %d",
-            self.recipe.name, self.device, self.recipe.arithmetic, sizes, len(self.dataset.files),
+            self.recipe.name, self.device, self.precision, sizes, len(self.dataset.files),
             self.options.batch_size, self.iteration + 1, self.train.niter,
         )  # fmt: skip
         for line in never_running(self.recipe):

@@ -110,8 +110,12 @@ class TrainingStep:
         with torch_globals_at(context.device, context.seed, "dropout", self.name, context.positions[0]):
             yield
 
-    def apply(self, iteration: int, ranks: Ranks, loss: float) -> StepResult:
-        """Exchange, unscale, check, clip and apply the gradient, unless it or the loss is not finite."""
+    def apply(self, iteration: int, ranks: Ranks, sums: Mapping[str, Tensor]) -> StepResult:
+        """Exchange, unscale, check, clip and apply the gradient, unless it or a loss is not finite.
+
+        `sums` are the losses over the global batch. They are read from the device with the norm of the gradient, at
+        once: each read waits for everything that the device still has to do.
+        """
         assert self.recipe.train is not None
         rate = learning_rate(self.options.optimizer_params.lr, iteration, self.recipe.train)
         for group in self.optimizer.param_groups:
@@ -123,12 +127,14 @@ class TrainingStep:
         self.scaler.unscale_(self.optimizer)
         limit = self.options.clip_grad_eps or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        finite = bool(torch.isfinite(norm)) and math.isfinite(loss)
-        if finite or (self.scaler.is_enabled() and math.isfinite(loss)):
-            self.scaler.step(self.optimizer)
+        *values, length = torch.stack([*(value.float() for value in sums.values()), norm.float()]).tolist()
+        losses = dict(zip(sums, values, strict=True))
+        finite = math.isfinite(length) and math.isfinite(losses["total"])
+        if finite:  # not by the scaler, which would read again what is known, and step where only the norm overflowed
+            self.optimizer.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(gradient_norm=float(norm), learning_rate=rate, skipped=not finite)
+        return StepResult(losses=losses, gradient_norm=length, learning_rate=rate, skipped=not finite)
 
 
 def run_iteration(
@@ -159,11 +165,9 @@ def run_iteration(
         graph = step.graph.at(iteration, present)
         states, sums = _accumulate(step, graph, states, spans, context, global_batch)
         sum_over_ranks(list(sums.values()), ranks)
-        values = torch.stack(list(sums.values())).tolist()  # one transfer from the device for all of them
-        losses = dict(zip(sums, values, strict=True))
-        applied = step.apply(iteration, ranks, losses["total"])
+        applied = step.apply(iteration, ranks, sums)
         prefix = f"{step.name}/" if len(steps) > 1 else ""
-        result.losses |= {f"{prefix}{name}": value for name, value in losses.items()}
+        result.losses |= {f"{prefix}{name}": value for name, value in applied.losses.items()}
         result.gradient_norm = max(result.gradient_norm, applied.gradient_norm)
         result.learning_rate = applied.learning_rate
         result.learning_rates |= {step.name: applied.learning_rate} if prefix else {}

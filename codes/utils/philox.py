@@ -55,7 +55,9 @@ def normal_planes(
     worker = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
     height, width = rows[1] - rows[0], columns[1] - columns[0]
     field = torch.empty((len(seeds), channels, height, width), dtype=torch.float32, device=worker)
-    keys = torch.tensor([[seed & WORD, seed >> 32 & WORD] for seed in seeds], dtype=torch.int64).to(worker)
+    keys = torch.tensor([[seed & WORD, seed >> 32 & WORD] for seed in seeds], dtype=torch.int64).to(
+        worker, non_blocking=True
+    )
     first, second = keys[:, 0, None, None], keys[:, 1, None, None]
     x = torch.arange(*columns, device=worker) & WORD
     step = max(CHUNK // (len(seeds) * width), 1) if worker.type == "cpu" else height

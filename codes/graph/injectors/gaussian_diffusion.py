@@ -163,7 +163,8 @@ class GaussianDiffusionInjector(Injector):
             check_image_range(x_start)
             self._range_checked = True
         network = context.networks[options.generator]
-        t, importance = (value.to(x_start.device) for value in self.timesteps.sample(context.uniform("timestep")))
+        drawn = self.timesteps.sample(context.uniform("timestep"))
+        t, importance = (value.to(x_start.device, non_blocking=True) for value in drawn)
         noise = context.normal("noise", x_start)
         x_t = self.process.q_sample(x_start, t, noise)
         seen = self._perturbed(x_start, t, noise, x_t, context)
@@ -205,7 +206,8 @@ class GaussianDiffusionInjector(Injector):
         self._count_by_time(t, main)
         # Only now, so that the parts of a split batch draw from the same distribution as the whole would.
         if isinstance(self.timesteps, LossSecondMoment):
-            self.timesteps.update(gather(t), gather(losses))
+            both = gather(torch.stack([t.float(), losses.float()], dim=1)).cpu()  # one read; t is exact in float32
+            self.timesteps.update(both[:, 0].long(), both[:, 1])
 
     def _count_by_time(self, t: Tensor, main: Tensor) -> None:
         """Add the main terms (B,) that are finite to the sums of their quartiles of t (B,)."""

@@ -100,7 +100,7 @@ class LossSecondMoment:
 
         Losses that are not finite are skipped: one of them would draw all timesteps to its own for ever.
         """
-        for step, loss in zip(t.tolist(), losses.detach().double().tolist(), strict=True):
+        for step, loss in zip(t.tolist(), losses.detach().cpu().double().tolist(), strict=True):  # MPS has no float64
             if not np.isfinite(loss):
                 continue
             self._losses[step] = self._losses[step].roll(-1)

@@ -1,6 +1,6 @@
 """Makes torch believe in the card of device.cpp. To be imported before torch, in a process of its own.
 
-    SIMULATED_CARD=/path/to/library python -c "import simulated_card; ..."
+SIMULATED_CARD=/path/to/library python -c "import simulated_card; ..."
 """
 
 import ctypes
