@@ -59,7 +59,7 @@ def test_the_rooms_are_the_known_ones():
 
 
 def test_the_tests_lie_where_the_code_lies():
-    aside = {"fixtures", "golden", "helpers"}
+    aside = {"fixtures", "golden", "helpers", "simulated"}
     folders = {file.relative_to(ROOT / "tests").parts[0] for file in (ROOT / "tests").glob("*/**/*.py")}
     assert folders - aside <= {*ROOMS, "scripts"}
 
