@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
 
-from .options import Options, field_keys, issues_of, nested, normalised
+from .options import MOST_ISSUES, Options, field_keys, issues_of, nested, normalised
 from .registry import Registry, nearest
 from .yaml_source import Issue
 
@@ -96,7 +96,8 @@ class ChoiceOptions(Options):
         """The options of the chosen class, complete, and what is wrong with the keys that this class does not have."""
         options: type[Options] | None = cls.choices.get(chosen) if chosen in cls.choices else None
         of_chosen = {key: value for key, value in given.items() if options and key in options.model_fields}
-        issues = [issue for key in given if key not in of_chosen for issue in cls._misplaced(chosen, key, given[key])]
+        others = [key for key in given if key not in of_chosen][:MOST_ISSUES]
+        issues = [issue for key in others for issue in cls._misplaced(chosen, key, given[key])]
         if options is None:
             return {}, issues
         try:

@@ -24,6 +24,8 @@ from ..utils.names import problem_with_part
 from .registry import Registry, nearest
 from .yaml_source import Issue, KeyPath, Source
 
+LARGEST_EXACT = 2**53  # of the whole numbers that floats hold
+MOST_ISSUES = 50  # that are told of one section: a file that is no recipe would have thousands
 M = TypeVar("M", bound="Options")
 # What a recipe's writer calls what pydantic calls a tuple, a dictionary or an instance of a class.
 PLAIN_WORDS = {
@@ -116,12 +118,31 @@ def validate_nested(cls: type[M], value: Any) -> M:
 
 
 def parse(cls: type[M], source: Source) -> M:
-    """The typed options of a recipe. Raises ConfigError that lists every problem."""
-    data = normalised(source.data)
-    try:
-        return cls.model_validate(data)
-    except ValidationError as error:
-        raise source.error(issues_of(cls, error, data)) from None
+    """The typed options of a recipe. Raises ConfigError that lists every problem.
+
+    Where text is expected, a bare word is the text that was typed: `name: 007` and `name: on` are names.
+    """
+    data, typed = normalised(source.data), source.typed()
+    while True:
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            issues = issues_of(cls, error, data)
+        words = [issue.path for issue in issues if issue.wants_text and issue.path in typed]
+        if not words:
+            raise source.error(issues)
+        for path in words:
+            data = _with(data, path, typed.pop(path))
+
+
+def _with(data: Any, path: KeyPath, value: Any) -> Any:
+    """A copy of mappings and tuples with a value at a key path that is there."""
+    if not path:
+        return value
+    key, rest = path[0], path[1:]
+    if isinstance(data, Mapping):
+        return {**data, key: _with(data[key], rest, value)}
+    return (*data[: int(key)], _with(data[int(key)], rest, value), *data[int(key) + 1 :])
 
 
 def normalised(value: Any) -> Any:
@@ -130,7 +151,7 @@ def normalised(value: Any) -> Any:
         return {key: normalised(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return tuple(normalised(item) for item in value)
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_EXACT:
         return int(value)
     return value
 
@@ -138,7 +159,7 @@ def normalised(value: Any) -> Any:
 def issues_of(cls: type[BaseModel], error: ValidationError, data: Any) -> list[Issue]:
     """A pydantic error as issues in the words of a recipe's writer."""
     merged: dict[KeyPath, list[Issue]] = {}
-    for detail in error.errors():
+    for detail in error.errors(include_url=False)[:MOST_ISSUES]:
         context = detail.get("ctx") or {}
         nested_in = detail["type"] == "nested"
         path = _existing(detail["loc"], data, keep_last=detail["type"] == "missing")
@@ -147,16 +168,21 @@ def issues_of(cls: type[BaseModel], error: ValidationError, data: Any) -> list[I
             path = (*path, *last)  # a default that does not fit: its key is not in the data
         for issue in context["issues"] if nested_in else [_issue(cls, detail, path)]:
             merged.setdefault((*path, *issue.path), []).append(issue)
-    return [
-        Issue(path, " or ".join(dict.fromkeys(issue.message for issue in issues)), issues[0].meant)
-        for path, issues in merged.items()
-    ]
+    found = [_joined(path, issues) for path, issues in merged.items()]
+    more = error.error_count() - MOST_ISSUES
+    return [*found, Issue((), f"and {more} more problems of this kind")] if more > 0 else found
+
+
+def _joined(path: KeyPath, issues: list[Issue]) -> Issue:
+    """What several kinds of value that a key may have say of one that is none of them."""
+    message = " or ".join(dict.fromkeys(issue.message for issue in issues))
+    return Issue(path, message, issues[0].meant, any(issue.wants_text for issue in issues))
 
 
 def _issue(cls: type[BaseModel], detail: ErrorDetails, path: KeyPath) -> Issue:
     """The issue of one finding of pydantic's, without its path."""
     if detail["type"] != "extra_forbidden":
-        return Issue((), _message(detail))
+        return Issue((), _message(detail), wants_text=detail["type"] == "string_type")
     known = _known_keys(cls, path[:-1])
     close = nearest(str(path[-1]), known)
     hint = f"did you mean {close}?" if close else f"known here: {', '.join(known)}"

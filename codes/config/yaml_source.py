@@ -1,34 +1,37 @@
 """YAML files to plain data that remembers, for every key, the file and the line it came from.
 
 `base:` inherits from other recipes (relative to the file that names them), `--set KEY.PATH=VALUE` overrides last.
-Values are typed by YAML and never executed. `3e-4` and `5e5` are numbers, as every recipe writer expects (YAML 1.1
-would read them as text), and a key that stands twice in one mapping is an error instead of a silent last-one-wins.
+Values are typed by YAML (yaml_text.py); what stands after `--set` is one value as it was typed.
 """
 
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
-from yaml.reader import ReaderError
 
 from ..utils.errors import ConfigError
 from ..utils.printable import printable
 from .registry import nearest
+from .yaml_text import MOST_LENGTH, MOST_TEXT, Mark, YamlProblem, is_text, parse_yaml, shortened, to_yaml
 
 KeyPath = tuple[str | int, ...]
-PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+EXAMPLE = "--set train.niter=1000"
+MOST_SHOWN = 200  # characters of an override in messages
+BRACKETS = {"[": "]", "{": "}", "'": "'", '"': '"'}
+MOST_BASES = 50  # files that a recipe inherits from, in all
 
 
 @dataclass(frozen=True)
 class Location:
-    """A place to mend: a file and a 1-based line; line 0 stands for the command line."""
+    """A place to correct: a file and a 1-based line; line 0 stands for the command line.
+
+    `text`: how the value was typed, where it is a bare word that YAML reads as a number or a truth value.
+    """
 
     file: str
     line: int
+    text: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}" if self.line else self.file
@@ -36,11 +39,15 @@ class Location:
 
 @dataclass(frozen=True)
 class Issue:
-    """One problem of the options, at a key path. `meant`, for an unknown key: the nearest valid one, or ""."""
+    """One problem of the options, at a key path.
+
+    `meant`, for an unknown key: the nearest valid one, or "". `wants_text`: a text would have been taken.
+    """
 
     path: KeyPath
     message: str
     meant: str | None = None
+    wants_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,14 @@ class Source:
                 return self.locations[path[:length]]
         return Location(self.file, 1)
 
+    def typed(self) -> dict[KeyPath, str]:
+        """How the bare words that are no text were typed."""
+        return {path: where.text for path, where in self.locations.items() if where.text is not None}
+
+    def to_yaml(self) -> str:
+        """The data as the text of one recipe that reads back as the same."""
+        return to_yaml(self.data, self.typed())
+
     def error(self, issues: Sequence[Issue]) -> ConfigError:
         """One ConfigError that lists every issue on a line of its own, in the order of the file."""
         located = sorted(
@@ -73,75 +88,46 @@ def format_path(path: KeyPath) -> str:
     return f"{'.'.join(keys)}: " if path else ""
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's floats."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^(?:[-+]?(?:\d[\d_]*)?(?:\.\d[\d_]*|\d\.|\d(?=[eE]))(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+0123456789."),
-)
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what `_Loader` would read as a number."""
-
-
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
-
-
-def to_yaml(data: Mapping[str, Any]) -> str:
-    """Data as the text of a recipe that reads back as the same data."""
-    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
 def load_source(path: str | Path, overrides: Sequence[str] = ()) -> Source:
     """Read a recipe with its bases and overrides. Raises ConfigError for what cannot be read or parsed."""
     path = Path(path)
-    source = _load_with_bases(path, ())
+    source = _load_with_bases(path, (), {})
     for text in overrides:
         source = _override(source, text)
     return replace(source, file=str(path))
 
 
-def _load_with_bases(path: Path, children: tuple[Path, ...]) -> Source:
-    resolved = path.resolve()
+def _load_with_bases(path: Path, children: tuple[Path, ...], known: dict[Path, Source]) -> Source:
+    """A file on top of its bases. `known`: those read so far, so that none is read twice."""
+    resolved = Path(os.path.realpath(path))
     if resolved in children:
         chain = " -> ".join(child.name for child in (*children, resolved))
         raise ConfigError(f"{path}: base: the files inherit from each other in a circle ({chain})")
+    if resolved in known:
+        return known[resolved]
     source = _load_file(path)
     bases = source.data.get("base")
-    if bases is None:
-        return replace(source, data={key: value for key, value in source.data.items() if key != "base"})
-    names = [bases] if isinstance(bases, str) else bases
+    names = [] if bases is None else [bases] if isinstance(bases, str) else bases
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise source.error([Issue(("base",), f"expected a file name or a list of them, found {bases!r}")])
+        raise source.error(
+            [Issue(("base",), f"expected a file name or a list of them, found {shortened(repr(bases))}")]
+        )
+    if len(names) > MOST_BASES or len(known) > MOST_BASES:
+        raise source.error([Issue(("base",), f"more than {MOST_BASES} files to inherit from; join some of them")])
+    result = replace(source, data={key: value for key, value in source.data.items() if key != "base"})
     merged: Source | None = None
     for name in names:
-        parent_path = Path(os.path.normpath(path.parent / name))
-        if not parent_path.is_file():
+        parent_path = Path(os.path.normpath(path.parent / Path(name).expanduser()))
+        if not os.path.isfile(parent_path):  # unlike Path.is_file, without an error of permissions
             raise source.error([Issue(("base",), f"no such file {parent_path}{_similar_file(parent_path)}")])
-        parent = _load_with_bases(parent_path, (*children, resolved))
+        parent = _load_with_bases(parent_path, (*children, resolved), known)
         merged = parent if merged is None else _merge(merged, parent)
-    own = {key: value for key, value in source.data.items() if key != "base"}
-    assert merged is not None or not names
-    return _merge(merged, replace(source, data=own)) if merged else replace(source, data=own)
+    known[resolved] = _merge(merged, result) if merged else result
+    return known[resolved]
 
 
 def _load_file(path: Path) -> Source:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe file{_similar_file(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a recipe ({error})") from None
+    text = _read_text(path)
     locations: dict[KeyPath, Location] = {}
     data = _parse(text, str(path), locations)
     if data is None:
@@ -151,114 +137,101 @@ def _load_file(path: Path) -> Source:
     return Source(str(path), data, locations)
 
 
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(4 * MOST_TEXT + 1)
+        return content.decode("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe file{_similar_file(path)}") from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: cannot be read as a recipe (no UTF-8: {error.reason})") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as a recipe ({error})") from None
+
+
 def _similar_file(path: Path) -> str:
     folder = path.parent
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        names = []
     close = nearest(path.name, names)
-    return f" (did you mean {folder / close}?)" if close else "" if folder.is_dir() else f" (no folder {folder})"
+    return f" (did you mean {folder / close}?)" if close else "" if os.path.isdir(folder) else f" (no folder {folder})"
 
 
 def _parse(text: str, file: str, locations: dict[KeyPath, Location]) -> Any:
+    marks: dict[KeyPath, Mark] = {}
     try:
-        loader = _Loader(text)
-    except ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{file}:{line}: YAML syntax: unacceptable character #x{error.character:04x}") from None
-    try:
-        node = loader.get_single_node()
-        return None if node is None else _construct(loader, node, (), file, locations)
-    except RecursionError:
-        raise ConfigError(f"{file}:1: YAML syntax: an alias contains itself, or the nesting is too deep") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise ConfigError(f"{file}:{line}: YAML syntax: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{file}:1: YAML syntax: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
-
-
-def _construct(loader: _Loader, node: yaml.Node, path: KeyPath, file: str, locations: dict[KeyPath, Location]) -> Any:
-    if isinstance(node, yaml.CollectionNode) and node.tag not in PLAIN_TAGS:
-        line = node.start_mark.line + 1
-        raise ConfigError(f"{file}:{line}: {format_path(path)}the tag {node.tag!r} is not read; write a plain value")
-    if isinstance(node, yaml.MappingNode):
-        return _construct_mapping(loader, node, path, file, locations)
-    if isinstance(node, yaml.SequenceNode):
-        items = []
-        for index, child in enumerate(node.value):
-            locations[(*path, index)] = Location(file, child.start_mark.line + 1)
-            items.append(_construct(loader, child, (*path, index), file, locations))
-        return items
-    return loader.construct_object(node, deep=True)
-
-
-def _construct_mapping(
-    loader: _Loader, node: yaml.MappingNode, path: KeyPath, file: str, locations: dict[KeyPath, Location]
-) -> dict[str, Any]:
-    for key_node, _ in node.value:
-        if not isinstance(key_node, yaml.ScalarNode):
-            line = key_node.start_mark.line + 1
-            raise ConfigError(f"{file}:{line}: {format_path(path)}a key must be a word, found a list or a mapping")
-    written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-    repeated = {name for name in written if written.count(name) > 1}
-    loader.flatten_mapping(node)
-    result: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = str(key_node.value)
-        line = key_node.start_mark.line + 1
-        if key in repeated and key in result:
-            raise ConfigError(f"{file}:{line}: {format_path((*path, key))}this key stands twice; remove one")
-        locations[(*path, key)] = Location(file, line)
-        result[key] = _construct(loader, value_node, (*path, key), file, locations)
-    return result
+        data = parse_yaml(text, marks)
+    except YamlProblem as problem:
+        raise ConfigError(printable(f"{file}:{problem.line}: {problem}")) from None
+    locations |= {path: Location(file, mark.line, mark.text) for path, mark in marks.items()}
+    return data
 
 
 def _merge(base: Source, over: Source) -> Source:
     """`over` on top of `base`: mappings merge key by key, everything else is replaced."""
-    locations = dict(base.locations)
-    data = _merge_mappings(base.data, over.data, (), locations, over.locations)
-    return Source(over.file, data, locations)
+    replaced: set[KeyPath] = set()
+    data = _merge_mappings(base.data, over.data, (), replaced)
+    kept = {path: where for path, where in base.locations.items() if not _lies_in(path, replaced)}
+    new = {path: where for path, where in over.locations.items() if path not in kept}
+    return Source(over.file, data, {**kept, **new})
 
 
 def _merge_mappings(
-    base: Mapping[str, Any],
-    over: Mapping[str, Any],
-    path: KeyPath,
-    locations: dict[KeyPath, Location],
-    new: Mapping[KeyPath, Location],
+    base: Mapping[str, Any], over: Mapping[str, Any], path: KeyPath, replaced: set[KeyPath]
 ) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         here = (*path, key)
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        if both:
-            result[key] = _merge_mappings(base[key], value, here, locations, new)
-            locations.setdefault(here, new[here])
-            continue
-        for stale in [known for known in locations if known[: len(here)] == here]:
-            del locations[stale]
-        locations.update({known: where for known, where in new.items() if known[: len(here)] == here})
-        result[key] = value
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            result[key] = _merge_mappings(base[key], value, here, replaced)
+        else:
+            result[key] = value
+            replaced.add(here)
     return result
+
+
+def _lies_in(path: KeyPath, places: Collection[KeyPath]) -> bool:
+    """Whether a path is one of `places`, or below one."""
+    return any(path[:length] in places for length in range(1, len(path) + 1))
 
 
 def _override(source: Source, text: str) -> Source:
     keys, equals, value_text = text.partition("=")
     parts = keys.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"--set {text}: expected KEY.PATH=VALUE, for example --set train.niter=1000")
-    label = f"--set {text}"
+        raise ConfigError(f"--set {shortened(text, MOST_SHOWN)}: expected KEY.PATH=VALUE, for example {EXAMPLE}")
+    label = f"--set {shortened(text, MOST_SHOWN)}"
     inner: dict[KeyPath, Location] = {}
-    value = _parse(value_text, label, inner)
+    value = _typed(value_text, label, inner)
     data, path = _assign(source.data, parts, value, label)
     where = Location(label, 0)
     locations = {known: at for known, at in source.locations.items() if known[: len(path)] != path}
-    for length in range(1, len(path) + 1):
+    for length in range(1, len(path)):
         locations.setdefault(path[:length], where)
-    locations.update({(*path, *known): where for known in inner})
+    locations[path] = where
+    locations.update({(*path, *known): Location(label, 0, at.text) for known, at in inner.items()})
     return Source(source.file, data, locations)
+
+
+def _typed(text: str, label: str, locations: dict[KeyPath, Location]) -> Any:
+    """The value of `--set`: a list, a mapping or a quoted text is YAML; anything else one word, whatever is in it."""
+    bare = text.strip()
+    if not bare:
+        raise ConfigError(
+            f"{label}: no value; is a variable of the shell unset? Write ~ for nothing, or '' (in quotes of its own: "
+            "\"KEY=''\") for an empty text"
+        )
+    if len(bare) > MOST_LENGTH and bare[0] not in BRACKETS:
+        raise ConfigError(f"{label}: a value of {len(bare)} characters; expected {MOST_LENGTH} at most")
+    if len(bare) > 1 and bare[-1] == BRACKETS.get(bare[0]):
+        return _parse(text, label, locations)
+    if bare[0] in "[{" and not any(sign in bare for sign in "]}"):
+        raise ConfigError(f"{label}: {bare[0]} without {BRACKETS[bare[0]]}")
+    return text if is_text(bare) else _parse(bare, label, locations)
 
 
 def _assign(data: Any, parts: Sequence[str], value: Any, label: str) -> tuple[Any, KeyPath]:

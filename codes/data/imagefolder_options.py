@@ -1,6 +1,7 @@
 """The options of `mode: imagefolder`, in DLAS's words."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -60,7 +61,7 @@ class FixedParameters(Options):
                 read[key] = read_entry(value)
             except PydanticCustomError as error:
                 found = (error.context or {})["issues"]
-                issues += [Issue((key, *issue.path), issue.message, issue.meant) for issue in found]
+                issues += [replace(issue, path=(key, *issue.path)) for issue in found]
         if issues:
             raise nested(issues)
         return read if isinstance(given, Mapping) else tuple(read.values())

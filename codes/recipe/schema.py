@@ -33,7 +33,10 @@ made from the option classes (`python codes/scripts/option_schema.py --markdown 
 they are stale.
 
 `~` stands for "not set". `<name>` is a name of your own. Any key can be given on the command line as well:
-`--set train.niter=1000 datasets.train.paths=/my/photographs`. `base: FILE` (relative to the recipe) takes over
+`--set train.niter=1000 datasets.train.paths=/my/photographs`. There a value is taken as it stands, with `#`, colons and
+spaces; `[...]`, `{...}` and quoted text are YAML. Words are read as in YAML 1.2 (`0123` is 123, `1:30` and `2024-01-01`
+are text), and `yes`, `no`, `on` and `off` as truth values; where text is expected, `name: 007` is the text that was
+typed. `base: FILE` (relative to the recipe) takes over
 everything of another recipe that is not said anew.
 
 """

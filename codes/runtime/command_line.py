@@ -22,7 +22,7 @@ def common_arguments(description: str, recipe_required: bool = True) -> argparse
         action="extend",
         default=[],
         metavar="KEY.PATH=VALUE",
-        help="override options of the recipe; values are YAML",
+        help="override options of the recipe; a value is taken as it stands, [lists], {mappings} and 'quotes' are YAML",
     )
     parser.add_argument("--debug", action="store_true", help="show debug messages and the traceback of an error")
     return parser

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..config.yaml_source import Source, to_yaml
+from ..config.yaml_source import Source
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.files import write_json, write_text
@@ -130,7 +130,7 @@ class Experiment:
         What a resumed run finds there is kept under the time of its start when it says something else.
         """
         recipe = self.root / "recipe.yml"
-        text = to_yaml(source.data)
+        text = source.to_yaml()
         if recipe.exists() and recipe.read_text(encoding="utf-8") != text:
             _put_aside(recipe)
         write_text(recipe, text)

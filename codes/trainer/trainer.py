@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..config.yaml_source import Source, to_yaml
+from ..config.yaml_source import Source
 from ..data.datasets import DATASETS
 from ..data.loader import Batch, TrainLoader
 from ..evaluation.evaluators.base import Evaluation, Evaluator, build_evaluators
@@ -165,7 +165,7 @@ class Trainer:
         if recipe.wandb:  # first, because it may refuse to start
             outlets.append(Wandb(root, recipe.logger.wandb_project, recipe.name, self.source.data))
         if recipe.use_tb_logger:
-            outlets.append(TensorBoard(root / "tb_logger", self.iteration, to_yaml(self.source.data)))
+            outlets.append(TensorBoard(root / "tb_logger", self.iteration, self.source.to_yaml()))
         return outlets
 
     def _loop(self, log: RunLog, stop: StopRequest) -> None:

@@ -1,5 +1,6 @@
 """Typed options: what is refused, in which words and at which key path."""
 
+import time
 from typing import Annotated, Literal, Self
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_registered_name_chooses_the_class(read):
         ("needed: x\nmany:\n  a:\n    rat: 2", "r.yml:4: many.a.rat: unknown key (did you mean rate?)"),
         ("needed: x\nmaybe: {cuont: 2}", "r.yml:2: maybe.cuont: unknown key (did you mean count?)"),
         ("needed: x\nod_name: 2", "r.yml:2: od_name: unknown key (did you mean old_name?)"),
-        ("needed: 5", "r.yml:1: needed: expected text, found 5"),
+        ("needed: [5]", "r.yml:1: needed: expected text, found [5]"),
         ("needed: ~", "r.yml:1: needed: expected text, found nothing (~)"),
         ("needed: x\ninner: 5", "r.yml:2: inner: expected a mapping (key: value), found 5"),
         ("needed: x\nmany: [1]", "r.yml:2: many: expected a mapping (key: value), found [1]"),
@@ -106,7 +107,7 @@ def test_a_registered_name_chooses_the_class(read):
         ("needed: x\ninner: {rate: .nan}", "r.yml:2: inner.rate: expected a finite number, found nan"),
         ("needed: x\nswitch: 1", "r.yml:2: switch: expected true or false, found 1"),
         ("needed: x\ninner: {names: a}", "r.yml:2: inner.names: expected a list, found 'a'"),
-        ("needed: x\ninner:\n  names:\n  - a\n  - 5", "r.yml:5: inner.names.1: expected text, found 5"),
+        ("needed: x\ninner:\n  names:\n  - a\n  - ~", "r.yml:5: inner.names.1: expected text, found nothing (~)"),
         ("needed: x\ninner: {mode: cosin}",
          "r.yml:2: inner.mode: expected 'linear' or 'cosine', found 'cosin' (did you mean cosine?)"),
         ("needed: x\ninner: {size: [1]}", "r.yml:2: inner.size: expected a whole number, found [1] or expected text, "
@@ -149,3 +150,22 @@ def test_long_values_are_cut(read):
     with pytest.raises(ConfigError) as caught:
         read(f"needed: x\ninner: {{count: {'y' * 500}}}")
     assert len(str(caught.value)) < 150
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [("007", "007"), ("on", "on"), ("No", "No"), ("1e-4", "1e-4"), ("2024-01-01", "2024-01-01"), ("'7'", "7")],
+)
+def test_a_word_is_text_as_it_was_typed_where_text_is_expected(read, written, text):
+    found = read(f"needed: {written}\ninner: {{names: [a, {written}]}}\nshapes: {{s: {{type: box}}}}\n")
+    assert found.needed == text
+    assert found.inner.names == ("a", text)
+
+
+def test_a_file_with_thousands_of_mistakes_names_the_first_fifty(read):
+    start = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        read("needed: x\n" + "".join(f"key{number}: 1\n" for number in range(4000)))
+    assert time.monotonic() - start < 5
+    assert len(str(caught.value).splitlines()) == 51
+    assert "and 3950 more problems of this kind" in str(caught.value)

@@ -8,7 +8,6 @@ from door_helpers import RESTORING, TRAINING, changed, restore, save_picture, tr
 from codes.config.yaml_source import load_source
 from codes.recipe.recipe import read_recipe
 from codes.runtime.experiment import Experiment
-from codes.utils.errors import ConfigError
 
 NETWORK = "networks.generator.args."
 INJECTOR = "steps.generator.injectors.diffusion."
@@ -283,8 +282,10 @@ def test_a_recorded_recipe_reads_back_as_it_was(here):
     again = load_source(here / "e" / "recipe.yml")
     assert again.data == source.data
     assert read_recipe(again) == read_recipe(source)
-    with pytest.raises(ConfigError):
-        read_recipe(load_source("r.yml", ["name=1e5"]))
+    typed = load_source("r.yml", ["name=1e5"])
+    assert read_recipe(typed).name == "1e5"
+    Experiment(here / "f").record(typed)
+    assert read_recipe(load_source(here / "f" / "recipe.yml")).name == "1e5"
 
 
 @pytest.mark.usefixtures("here")

@@ -1,6 +1,7 @@
 """The same injector for each of several state keys."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -105,7 +106,7 @@ def _repeatable() -> list[str]:
 def _inside(error: ValueError) -> list[Issue]:
     """The issues of the repeated injector, below `injector`."""
     issues: list[Issue] = getattr(error, "context", {}).get("issues", [])
-    return [Issue(("injector", *issue.path), issue.message, issue.meant) for issue in issues]
+    return [replace(issue, path=("injector", *issue.path)) for issue in issues]
 
 
 @INJECTORS.register("for_each")

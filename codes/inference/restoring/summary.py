@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ...config.yaml_source import to_yaml
 from ...data.companions import below
 from ...images.files import quantise, to_float
 from ...utils.console import counted, format_seconds, get_logger
@@ -129,7 +128,7 @@ def _mean_consistency(rows: Sequence[Restored]) -> dict[str, float]:
 def _summary(setup: Setup, seconds: float, means: Means, measured: int) -> ReportSummary:
     return ReportSummary(
         title=setup.recipe.name,
-        options=to_yaml(setup.source.data),
+        options=setup.source.to_yaml(),
         weights=[str(file) for file in setup.use.weights.values()],
         device=f"{setup.use.device} ({setup.use.precision})",
         seconds=seconds,

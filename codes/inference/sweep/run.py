@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...config.fingerprint import fingerprint
-from ...config.yaml_source import Source, to_yaml
+from ...config.yaml_source import Source
 from ...evaluation.metrics import fidelity
 from ...images.canvas import RamCanvas
 from ...images.consistency import consistency
@@ -79,7 +79,7 @@ class Sweep:
         self.cells = list(cells(self.axes, self.subject.node, self.subject.setup.output))
         for cell in self.cells:
             self.subject.check(cell)
-        self.options = to_yaml(source.data)
+        self.options = source.to_yaml()
         self.base = self._fingerprint()
 
     def run(self) -> SweepResult:
