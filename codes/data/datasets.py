@@ -22,6 +22,12 @@ class DatasetOptions(Options):
     batch_size: Annotated[int, TRAINING_ONLY] = Field(
         1, ge=1, description="Items an iteration, over all ranks together."
     )
+    loader_timeout: Annotated[float, TRAINING_ONLY] = Field(
+        600.0,
+        gt=0,
+        description="Seconds without a batch after which a training saves and ends: a read that never returns, as of a "
+        "network drive that is gone. What is being read is told after a minute.",
+    )
 
     def provides(self) -> frozenset[str]:
         """The keys of the tensors of an item: the first state of the graph."""

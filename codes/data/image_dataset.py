@@ -81,6 +81,11 @@ class ImageDataset:
         """The files that the images of a number in `files` are read from."""
         return self._sources(number)
 
+    def wanted(self, position: int) -> Path:
+        """The file that the item of a position is made of, unless it turns out to be damaged."""
+        epoch, index = divmod(position, self._length)
+        return self.files[int(self._epoch_order(epoch)[index // self.image_options.tiles_per_image])]
+
     def __len__(self) -> int:
         return self._length
 

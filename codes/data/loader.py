@@ -1,19 +1,32 @@
 """Endless training batches, the same for every number of workers and from every starting position."""
 
+import errno
+import math
 import multiprocessing
+import shutil
 import signal
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
-from ..utils.errors import ConfigError, DataError
+from ..utils.console import get_logger, warn_once
+from ..utils.errors import ConfigError, DataError, TesseraError
 from .base import Dataset, Item
+from .fetcher import Fetcher
 
+logger = get_logger(__name__)
 Batch = dict[str, torch.Tensor | list[str]]
+SHARED = Path("/dev/shm")
+WORTH_TELLING = 60.0  # seconds without a batch
+MOST_NAMED = 8  # files in a message
+NO_SHARED = "{} is too small; give the container more (docker run --shm-size=1g), or set datasets.train.n_workers: 0"
+PIPED = f"batches of data workers come through pipes, which is slower: {NO_SHARED}"
 
 
 class TrainLoader:
@@ -22,6 +35,9 @@ class TrainLoader:
     The batch after n others holds positions start + n * batch_size up to batch_size more; rank r of world_size takes
     its contiguous share, so `batch_size` (over all ranks) must be divisible by world_size, else ConfigError. Tensors
     are stacked to (B / world_size, ...), paths become lists. A DataError of the dataset is raised as it is.
+
+    While a batch is waited for, `while_waiting` is called now and then with the seconds so far, and may raise.
+    TesseraError is raised when a worker dies, and when no batch comes for `patience` seconds.
     """
 
     def __init__(
@@ -34,6 +50,8 @@ class TrainLoader:
         world_size: int = 1,
         pin_memory: bool = False,
         start_method: str | None = None,
+        patience: float = math.inf,
+        while_waiting: Callable[[float], None] = lambda _: None,
     ) -> None:
         if batch_size % world_size:
             raise ConfigError(f"batch_size {batch_size} cannot be shared by {world_size} processes; use a multiple")
@@ -42,17 +60,60 @@ class TrainLoader:
         self.num_workers = num_workers
         self.position = start_position  # of the first sample that was not handed out yet
         self.pin_memory = pin_memory
+        self.patience = patience
+        self.while_waiting = while_waiting
         self.start_method = start_method or _default_start_method()
         self._share = _Share(dataset, rank * (batch_size // world_size), batch_size // world_size)
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        for batch, unreadable in self._loader():
-            if unreadable:
-                self.dataset.record_unreadable(unreadable)
-            if isinstance(batch, DataError):
-                raise batch
-            self.position += self.batch_size
-            yield batch
+        fetcher: Fetcher[_Delivery] = Fetcher(lambda: iter(self._loader()))
+        try:
+            while True:
+                delivery = self._next(fetcher)
+                if delivery.unreadable:
+                    self.dataset.record_unreadable(delivery.unreadable)
+                if delivery.piped:
+                    warn_once(logger, "shared memory", PIPED.format(shared_memory()))
+                if isinstance(delivery.batch, DataError):
+                    raise delivery.batch
+                self.position += self.batch_size
+                yield _as_tensors(delivery.batch)
+        finally:
+            fetcher.close()
+
+    def _next(self, fetcher: Fetcher["_Delivery"]) -> "_Delivery":
+        told = False
+
+        def look(seconds: float) -> None:
+            nonlocal told
+            self.while_waiting(seconds)
+            if dead := fetcher.dead():
+                raise TesseraError(_obituary(dead[0], self.num_workers))
+            if seconds > self.patience:
+                raise TesseraError(f"no batch for {seconds:.0f} s (limit: loader_timeout); {self._wanted()}")
+            if seconds > WORTH_TELLING and not told:
+                told = True
+                logger.warning("no batch for %.0f s; %s", seconds, self._wanted())
+
+        try:
+            return fetcher.next(look)
+        except (TesseraError, MemoryError):
+            raise
+        except (RuntimeError, OSError) as error:
+            if dead := fetcher.dead():
+                raise TesseraError(_obituary(dead[0], self.num_workers)) from error
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+                raise TesseraError(f"data workers cannot be started: {NO_SHARED.format(shared_memory())}") from error
+            raise
+
+    def _wanted(self) -> str:
+        """What is being read, for a message."""
+        share = self._share
+        first = self.position + share.offset
+        name = getattr(self.dataset, "wanted", None)  # a dataset of a plugin may not know
+        files = [str(file) for file in dict.fromkeys(map(name, range(first, first + share.count)))] if name else []
+        shown = f" ({', '.join(files[:MOST_NAMED])}{', ...' if len(files) > MOST_NAMED else ''})" if files else ""
+        return f"being read or made: the {share.count} images from position {first} on{shown}; is a drive out of reach?"
 
     def _loader(self) -> DataLoader[Any]:
         workers = self.num_workers > 0
@@ -62,6 +123,7 @@ class TrainLoader:
             sampler=_Starts(self.position, self.batch_size),
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
+            collate_fn=_as_it_is,  # the loader's own would make tensors of arrays again
             worker_init_fn=_prepare_worker if workers else None,
             multiprocessing_context=self.start_method if workers else None,
             prefetch_factor=2 if workers else None,
@@ -84,22 +146,84 @@ class _Starts:
             position += self.step
 
 
+class _Delivery(NamedTuple):
+    """A batch, the files found to be damaged so far, and whether it came through a pipe, as arrays."""
+
+    batch: Batch | DataError
+    unreadable: dict[Path, str]
+    piped: bool = False
+
+
 class _Share:
-    """One rank's part of the batch that starts at a position, and the files found to be damaged so far."""
+    """One rank's part of the batch that starts at a position."""
 
     def __init__(self, dataset: Dataset, offset: int, count: int) -> None:
         self.dataset = dataset
         self.offset = offset
         self.count = count
 
-    def __getitem__(self, start: int) -> tuple[Batch | DataError, dict[Path, str]]:
+    def __getitem__(self, start: int) -> _Delivery:
         positions = range(start + self.offset, start + self.offset + self.count)
         try:
-            batch: Batch | DataError = collate([self.dataset.item(position) for position in positions])
+            batch = collate([self.dataset.item(position) for position in positions])
         except DataError as error:
             # Returned, not raised: torch would wrap it in the text of a worker's traceback.
-            batch = error
-        return batch, dict(self.dataset.unreadable)
+            return _Delivery(error, dict(self.dataset.unreadable))
+        unreadable = dict(self.dataset.unreadable)
+        if get_worker_info() is None or _moved_to_shared_memory(batch):
+            return _Delivery(batch, unreadable)
+        return _Delivery(_as_arrays(batch), unreadable, piped=True)
+
+
+def _as_it_is(delivery: Any) -> Any:
+    return delivery
+
+
+def _moved_to_shared_memory(batch: Batch) -> bool:
+    """False where there is no room for it, as in a container that was given little.
+
+    torch would do this in a thread of the worker, where it fails without anybody hearing of it.
+    """
+    try:
+        for value in batch.values():
+            if isinstance(value, torch.Tensor):
+                value.share_memory_()
+    except (RuntimeError, OSError):
+        return False
+    return True
+
+
+def _as_arrays(batch: Batch) -> Batch:
+    """With arrays for tensors, which are sent as they are."""
+    return {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}  # type: ignore[misc]
+
+
+def _as_tensors(batch: Batch) -> Batch:
+    return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
+
+
+def shared_memory() -> str:
+    """How much shared memory this machine or container has, in words."""
+    if not SHARED.is_dir():
+        return "shared memory"
+    usage = shutil.disk_usage(SHARED)
+    return f"shared memory ({SHARED}: {usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB free)"
+
+
+def _obituary(worker: BaseProcess, workers: int) -> str:
+    """Why a data worker ended, as far as can be known, and what to change."""
+    number = -(worker.exitcode or 0)
+    what = f"ended with exit code {worker.exitcode}"
+    if number > 0:
+        what = f"was killed by {signal.Signals(number).name}"
+    text = f"a data worker (process {worker.pid}) {what}"
+    if number == signal.SIGBUS:
+        return f"{text}: {NO_SHARED.format(shared_memory())}"
+    if number == signal.SIGKILL:
+        return (
+            f"{text}, as systems do when memory runs out; lower datasets.train.n_workers ({workers}) or cache_megabytes"
+        )
+    return f"{text}; n_workers: 0 shows what is wrong in the main process"
 
 
 def collate(items: Sequence[Item]) -> Batch:

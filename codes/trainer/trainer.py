@@ -31,7 +31,7 @@ from ..runtime.experiment import Experiment
 from ..runtime.interrupt import StopRequest
 from ..runtime.run_lock import RunLock
 from ..utils.console import format_seconds, get_logger, log_to_file, stop_logging_to
-from ..utils.errors import ConfigError, Interrupted, TesseraError
+from ..utils.errors import ConfigError, Interrupted, TakenOver, TesseraError
 from .logs.run_log import RunLog
 from .logs.writers import JsonLines, Outlet, TensorBoard, Wandb
 from .optim import Ema
@@ -44,6 +44,7 @@ from .training_step import StepResult, TrainingStep, run_iteration
 
 logger = get_logger(__name__)
 MOST_NAMES = 8  # of a batch's files in one line
+WAIT_FOR_OTHERS = 10.0  # seconds
 
 
 class Trainer:
@@ -171,7 +172,7 @@ class Trainer:
     def _loop(self, log: RunLog, stop: StopRequest) -> None:
         begin = time.monotonic()
         # Closing ends the workers, which ignore the signals that a job manager sends to every process.
-        with closing(self._batches()) as batches:
+        with closing(self._batches(stop)) as batches:
             while self.iteration < self.train.niter:
                 start = time.monotonic()
                 self._still_ours()
@@ -198,12 +199,20 @@ class Trainer:
         if any_over_ranks(stop.requested, self.device, self.ranks) and self.iteration < self.train.niter:
             self._save(final=True)
             any_over_ranks(True, self.device, self.ranks)  # none leaves before rank 0 has saved
-            raise Interrupted(
-                f"stopped at iteration {self.iteration} of {self.train.niter}; saved, continue with --auto_resume"
-            )
+            raise Interrupted(self._stopped())
 
-    def _batches(self) -> Generator[Batch, None, None]:
+    def _stopped(self) -> str:
+        return f"stopped at iteration {self.iteration} of {self.train.niter}; saved, continue with --auto_resume"
+
+    def _batches(self, stop: StopRequest) -> Generator[Batch, None, None]:
         options, ranks = self.options, self.ranks
+
+        def while_waiting(seconds: float) -> None:
+            # Other ranks leave after an iteration, all after the same one; without a batch there may never be one.
+            if stop.requested and (ranks.world_size == 1 or seconds > WAIT_FOR_OTHERS):
+                self._save_what_is_done(final=True)
+                raise Interrupted(self._stopped())
+
         loader = TrainLoader(
             self.dataset,
             options.batch_size,
@@ -212,6 +221,8 @@ class Trainer:
             ranks.rank,
             ranks.world_size,
             pin_memory=self.device.type == "cuda",
+            patience=options.loader_timeout,
+            while_waiting=while_waiting,
         )
         return loader.__iter__()
 
@@ -320,18 +331,24 @@ class Trainer:
 
     @contextmanager
     def _nothing_lost(self) -> Iterator[None]:
-        """Saves when what is done between two iterations fails; a shared-out optimiser needs all ranks for that.
+        """Saves when what is done between two iterations fails, in whatever way.
 
         Raises TesseraError for what would be the user's mistake before a run: by now it is a run that failed.
         """
         try:
             yield
-        except (TesseraError, OSError, RuntimeError) as error:
-            if self.ranks.world_size == 1 or not self.train.shard_optimizer:
-                self._save(final=False)
+        except (Interrupted, TakenOver):
+            raise
+        except Exception as error:
+            self._save_what_is_done(final=False)
             if isinstance(error, TesseraError):
                 raise TesseraError(str(error)) from error
             raise
+
+    def _save_what_is_done(self, final: bool) -> None:
+        """Save without the other ranks, which a shared-out optimiser does not allow."""
+        if self.ranks.world_size == 1 or not self.train.shard_optimizer:
+            self._save(final)
 
     def _save(self, final: bool) -> None:
         self._still_ours()

@@ -1,0 +1,82 @@
+"""Whatever happens to the data, what is trained so far is saved."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainer_helpers import fill, make_trainer, recipe_data, write_recipe
+
+from codes.runtime.experiment import Experiment
+from codes.trainer.trainer import Trainer
+from codes.utils.errors import Interrupted, TesseraError
+
+EXPERIMENT = Experiment(Path("experiments/tiny"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return write_recipe(tmp_path / "recipe.yml", recipe_data(fill(tmp_path / "im"), {"train": {"niter": 9}}))
+
+
+def misbehaving(recipe: Path, deed: Callable[[], Any], *overrides: str) -> Trainer:
+    """A trainer whose data does something else from the third batch on."""
+    trainer = make_trainer(recipe, *overrides)
+    item = trainer.dataset.item
+
+    def other(position: int) -> Any:
+        return deed() if position >= 8 else item(position)
+
+    trainer.dataset.item = other
+    return trainer
+
+
+def fail() -> None:
+    raise ValueError("a plugin's own")
+
+
+@pytest.mark.parametrize(
+    ("deed", "error", "workers"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), TesseraError, 1),
+        (lambda: time.sleep(60), TesseraError, 1),
+        (lambda: time.sleep(60), TesseraError, 0),
+        (fail, ValueError, 1),
+        (fail, ValueError, 0),
+    ],
+    ids=["killed", "stuck worker", "stuck", "failing worker", "failing"],
+)
+def test_what_is_trained_is_saved(recipe: Path, deed: Callable[[], Any], error: type[Exception], workers: int) -> None:
+    settings = (f"datasets.train.n_workers={workers}", "datasets.train.loader_timeout=1")
+    trainer = misbehaving(recipe, deed, *settings)
+    with pytest.raises(error) as caught:
+        trainer.run()
+    assert getattr(caught.value, "exit_code", 1) == 1
+    ((iteration, _),) = EXPERIMENT.states()
+    assert iteration == trainer.iteration
+    assert iteration in (1, 2)  # a worker that is killed takes along what it had not yet handed over
+    again = make_trainer(recipe, auto_resume=True)
+    assert (again.iteration, again.samples) == (iteration, 4 * iteration)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_is_heard_while_no_batch_comes(recipe: Path, workers: int) -> None:
+    trainer = misbehaving(recipe, lambda: time.sleep(60), f"datasets.train.n_workers={workers}")
+
+    def stop() -> None:
+        while trainer.iteration < 2:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    start = time.monotonic()
+    with pytest.raises(Interrupted, match="stopped at iteration 2 of 9; saved"):
+        trainer.run()
+    assert time.monotonic() - start < 20
+    assert [iteration for iteration, _ in EXPERIMENT.states()] == [2]
