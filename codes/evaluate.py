@@ -24,7 +24,7 @@ from .inference.evaluation.folder_comparison import (
 )
 from .inference.evaluation.run import RecipeEvaluation, evaluation_table
 from .recipe.recipe import read_recipe
-from .runtime.command_line import common_arguments, main_with
+from .runtime.command_line import common_arguments, main_with, path_argument
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
 
 
@@ -66,14 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = common_arguments(
         "Run the evaluators of a recipe, or compare two folders of images.", recipe_required=False
     )
-    parser.add_argument("--results", type=Path, metavar="FOLDER", help="the images to measure")
-    parser.add_argument("--truth", type=Path, metavar="FOLDER", help="what they should be, by the same names")
+    parser.add_argument("--results", type=path_argument, metavar="FOLDER", help="the images to measure")
+    parser.add_argument("--truth", type=path_argument, metavar="FOLDER", help="what they should be, by the same names")
     parser.add_argument("--crop_border", type=int, metavar="PIXELS", help="pixels left out on every side (default: 0)")
     parser.add_argument("--y", action="store_true", help="also on BT.601 luma, as papers on super-resolution do")
     parser.add_argument(
         "--perceptual", action="store_true", help="also effnet_lite0_distance (pip install 'tessera[perceptual]')"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the numbers as JSON (default: comparison.json)")
+    parser.add_argument("--output", type=path_argument, metavar="FILE", help="the numbers as JSON (comparison.json)")
     return main_with(parser, run, argv)
 
 

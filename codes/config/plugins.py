@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 import re
 import sys
@@ -20,7 +21,7 @@ def import_submodules(package: str, folder: str) -> None:
 def import_plugins(paths: Sequence[str], relative_to: Path) -> None:
     """Import the user's own files. Raises ConfigError with the file and the reason."""
     for text in paths:
-        path = Path(text) if Path(text).is_absolute() else relative_to / text
+        path = relative_to / os.path.expanduser(text)
         name = "tessera_plugin_" + re.sub(r"\W", "_", str(path.resolve()))
         if name in sys.modules:
             continue

@@ -117,7 +117,7 @@ def _load_with_bases(path: Path, children: tuple[Path, ...], known: dict[Path, S
     result = replace(source, data={key: value for key, value in source.data.items() if key != "base"})
     merged: Source | None = None
     for name in names:
-        parent_path = Path(os.path.normpath(path.parent / Path(name).expanduser()))
+        parent_path = Path(os.path.normpath(path.parent / os.path.expanduser(name)))
         if not os.path.isfile(parent_path):  # unlike Path.is_file, without an error of permissions
             raise source.error([Issue(("base",), f"no such file {parent_path}{_similar_file(parent_path)}")])
         parent = _load_with_bases(parent_path, (*children, resolved), known)

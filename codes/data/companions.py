@@ -19,7 +19,7 @@ class Companions:
     """
 
     def __init__(self, place: str, roots: Sequence[str]) -> None:
-        path = Path(place).expanduser()
+        path = Path(place)
         files = find_images(path).files
         if not files:
             raise DataError(f"{path}: no image; expected an image file, or a folder of them")
@@ -55,7 +55,7 @@ class Roots:
     def __init__(self, roots: Sequence[str]) -> None:
         self._number: dict[Path, int] = {}
         for number, root in enumerate(roots):
-            self._number.setdefault(Path(root).expanduser(), number)
+            self._number.setdefault(Path(root), number)
 
     def below(self, file: Path) -> Path:
         """The path of a file relative to the first of the folders that it lies in; its name alone for a file listed."""

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from ..config.fingerprint import CHOICE_ONLY, CONTENT_ONLY, PLACE_ONLY, SPEED_ONLY, TRAINING_ONLY
 from ..config.options import FilePart, nested
+from ..config.paths import UserPath
 from ..config.yaml_source import Issue
 from ..images.files import MAX_PIXELS, Alpha
 from .datasets import DatasetOptions
@@ -20,7 +21,7 @@ class ImageOptions(DatasetOptions):
     name: Annotated[FilePart, PLACE_ONLY] = Field(
         "images", description="Name in messages and of the folder below results/<experiment>/."
     )
-    paths: Annotated[str | tuple[str, ...] | None, CONTENT_ONLY] = Field(
+    paths: Annotated[UserPath | tuple[UserPath, ...] | None, CONTENT_ONLY] = Field(
         None,
         description="A folder (searched recursively, links are followed), an image file, or a list of them. Nothing: "
         "the sample photographs that come with scikit-image (the held-out one outside of training).",

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from ..config.fingerprint import REPORT_ONLY
 from ..config.options import Options, nested, validate_nested
+from ..config.paths import UserPath
 from ..config.registry import nearest
 from ..config.yaml_source import Issue
 from .corruptions.options import CorruptionOptions
@@ -75,7 +76,7 @@ class ImageFolderOptions(CorruptionOptions, ImageOptions):
     skip_lq: bool = Field(
         False, description="Make no lq: the image itself is hq (restoration, where the file IS the low resolution)."
     )
-    ground_truth: Annotated[str | None, REPORT_ONLY] = Field(
+    ground_truth: Annotated[UserPath | None, REPORT_ONLY] = Field(
         None,
         description="With skip_lq: what the results are compared with, an image file or a folder in which each image "
         "has a file of its sub-folder and name (the suffix may differ). Nothing: no metrics.",

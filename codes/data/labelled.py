@@ -102,8 +102,7 @@ class LabelledDataset(ImageDataset):
         if self.options.class_from == "prefix":
             prefix, underscore, _ = file.name.partition("_")
             return prefix if underscore else None
-        root = path.expanduser()
-        below = file.relative_to(root).parts if root.is_dir() else ()
+        below = file.relative_to(path).parts if path.is_dir() else ()
         return below[0] if len(below) > 1 else file.absolute().parent.name
 
     def _check_classes(self) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ..config.fingerprint import CHOICE_ONLY, CONTENT_ONLY
 from ..config.options import Options
+from ..config.paths import UserPath
 from ..config.yaml_source import Issue
 from ..images.files import to_float, to_tensor
 from ..utils.errors import DataError
@@ -37,10 +38,10 @@ class PairedOptions(ImageOptions):
     """`datasets.<phase>` with `mode: paired`."""
 
     mode: Literal["paired"] = Field("paired", description="Two folders of images that belong together by their names.")
-    paths: Annotated[str | tuple[str, ...], CONTENT_ONLY] = Field(
+    paths: Annotated[UserPath | tuple[UserPath, ...], CONTENT_ONLY] = Field(
         description="The hq: a folder (searched recursively), a file, or a list."
     )
-    paths_lq: Annotated[str | tuple[str, ...], CONTENT_ONLY] = Field(
+    paths_lq: Annotated[UserPath | tuple[UserPath, ...], CONTENT_ONLY] = Field(
         description="The lq, as many as `paths`, in the same order. A pair has the same name (suffixes may differ) and "
         "lies in the same sub-folder; the lq has the sides of the hq divided by `scale`, rounded down."
     )
@@ -182,7 +183,7 @@ def _matched(hq: Scan, lq: Scan, options: PairedOptions) -> tuple[dict[int, int 
 
 def _keys(files: Sequence[Path], root: str, suffix: str = "") -> list[str]:
     """What the two files of a pair share, of each file: the sub-folder and the name."""
-    folder = Path(root).expanduser()
+    folder = Path(root)
     if not folder.is_dir():
         return [""] * len(files)  # two files that are named in the recipe are a pair whatever they are called
     return [stem_below(file.relative_to(folder), suffix) for file in files]

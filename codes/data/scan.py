@@ -57,7 +57,7 @@ def scan(paths: Sequence[str | Path], minimum: int, *, max_pixels: int = MAX_PIX
         start = len(files)
         search = find_images(path)
         rejected += [Rejected(entry.path, entry.reason, entry.kind) for entry in search.left_out]
-        folder = Path(path).expanduser()
+        folder = Path(path)
         known = FolderIndex(folder) if index and folder.is_dir() else None
         for file in progress(search.files, len(search.files), f"looking at {path}"):
             usable = _usable(file, minimum, max_pixels, known)

@@ -105,6 +105,7 @@ class Restorer:
         tile: side in output pixels; None is the size of training, 0 never tiles. tile_overlap: None is a quarter of it.
         corruptions, scale: as in the training recipe; None, and the checkpoint says. Raises ConfigError, one line.
         """
+        path = Path(path).expanduser()
         metadata = read_metadata(path)
         if metadata is None:
             raise ConfigError(

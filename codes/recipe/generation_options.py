@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from ..config.fingerprint import CHOICE_ONLY, REPORT_ONLY, SPEED_ONLY
 from ..config.options import Options, nested
+from ..config.paths import UserPath
 from ..config.yaml_source import Issue
 
 RANDOM = "random"
@@ -25,7 +26,7 @@ class GenerationOptions(Options):
         description="Classes by name or by number from 0, taken in turn; `random` draws one for each image; ~ takes "
         "all in turn (of a network without classes: none).",
     )
-    class_names: str | None = Field(
+    class_names: UserPath | None = Field(
         None,
         description="File of the names of the classes: one a line, or JSON (a list, or numbers to names); ~: "
         "classes.json beside the weights, which training writes.",

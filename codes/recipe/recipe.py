@@ -1,6 +1,6 @@
 """The recipe: every option of a training or inference run, typed, and the checks that need more than one section."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema
 from ..config.all_problems import check_all
 from ..config.fingerprint import CONTENT_ONLY, PLACE_ONLY, REPORT_ONLY, SPEED_ONLY, TRAINING_ONLY
 from ..config.options import ONE_OF, FilePart, OneOf, Options, nested, parse, validate_nested
+from ..config.paths import UserPath, user_path
 from ..config.plugins import import_plugins, import_submodules
 from ..config.yaml_source import Issue, Source
 from ..data.datasets import DATASETS, DatasetOptions
@@ -75,22 +76,22 @@ class NetworkSection(Options):
 class PathOptions(Options):
     """Where weights come from: `path`. A key `pretrain_model_<network>` names the weights of a network."""
 
-    pretrain: Annotated[dict[str, str], CONTENT_ONLY] = Field(
+    pretrain: Annotated[dict[str, UserPath], CONTENT_ONLY] = Field(
         {},
         validation_alias=PRETRAIN + "<network>",
         description="Network -> checkpoint file, or of `experiment` `auto`: the newest EMA weights, or `best`: those "
         "that logger.keep_best kept.",
     )
-    experiment: Annotated[str | None, CONTENT_ONLY] = Field(
+    experiment: Annotated[UserPath | None, CONTENT_ONLY] = Field(
         None, description="Name or folder of the experiment that `auto` and `best` look into; default: `name`."
     )
-    results: Annotated[str | None, PLACE_ONLY] = Field(
+    results: Annotated[UserPath | None, PLACE_ONLY] = Field(
         None, description="Folder that a test run writes to; default: results/<name>."
     )
     strict_load: bool = Field(
         True, description="Every parameter must be found in the checkpoint, and nothing else in it."
     )
-    resume_state: Annotated[str | None, TRAINING_ONLY] = Field(
+    resume_state: Annotated[UserPath | None, TRAINING_ONLY] = Field(
         None, description="A training_state/<iteration>.state file to continue from."
     )
 
@@ -112,14 +113,20 @@ class PathOptions(Options):
             raise nested([Issue(("pretrain",), f"unknown key (write {PRETRAIN}<network>: FILE, or auto)")])
         own = {key: value for key, value in data.items() if not key.startswith(PRETRAIN)}
         named = {key.removeprefix(PRETRAIN): value for key, value in data.items() if key.startswith(PRETRAIN)}
-        wrong = [
-            Issue((PRETRAIN + key,), f"expected a file name or ~, found {value!r}")
-            for key, value in named.items()
-            if not isinstance(value, str | None)
-        ]
-        if wrong:
+        if wrong := [issue for key, value in named.items() for issue in _file_issues(PRETRAIN + key, value)]:
             raise nested(wrong)
         return {**own, PRETRAIN + "<network>": {key: value for key, value in named.items() if value is not None}}
+
+
+def _file_issues(key: str, value: Any) -> Iterator[Issue]:
+    """What is wrong with a file name that may be left out."""
+    if not isinstance(value, str | None):
+        yield Issue((key,), f"expected a file name or ~, found {value!r}", wants_text=True)
+        return
+    try:
+        user_path("auto" if value is None else value)
+    except ValueError as error:
+        yield Issue((key,), str(error))
 
 
 class EvalOptions(Options):
@@ -148,7 +155,7 @@ class Recipe(Options):
         description="Name of the experiment: the folder under experiments/ or results/."
     )
     model: Literal["extensibletrainer"] = Field("extensibletrainer", description="The trainer; there is one.")
-    plugins: tuple[str, ...] = Field((), description="Python files of your own to import, relative to the recipe.")
+    plugins: tuple[UserPath, ...] = Field((), description="Python files of your own to import, relative to the recipe.")
     scale: int = Field(1, ge=1, description="Upsampling factor from lq to hq; datasets inherit it.")
     gpu_ids: Annotated[tuple[int, ...] | None, SPEED_ONLY] = Field(
         None, description="The CUDA device to use without a launcher: the first of these."

@@ -3,7 +3,9 @@
 import argparse
 import errno
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from ..config.paths import user_path
 from ..utils.console import get_logger, setup_logging
 from ..utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, TesseraError
 
@@ -13,7 +15,9 @@ logger = get_logger(__name__)
 def common_arguments(description: str, recipe_required: bool = True) -> argparse.ArgumentParser:
     """The flags that all doors have in common."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("-opt", "--opt", required=recipe_required, metavar="RECIPE", help="the YAML recipe")
+    parser.add_argument(
+        "-opt", "--opt", required=recipe_required, type=path_argument, metavar="RECIPE", help="the YAML recipe"
+    )
     parser.add_argument(
         "--set",
         "--force_yml",
@@ -26,6 +30,14 @@ def common_arguments(description: str, recipe_required: bool = True) -> argparse
     )
     parser.add_argument("--debug", action="store_true", help="show debug messages and the traceback of an error")
     return parser
+
+
+def path_argument(text: str) -> Path:
+    """`type=` of arguments that name a file or folder, as options of recipes do: ~ is the home folder."""
+    try:
+        return Path(user_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def guarded(work: Callable[[], int], debug: bool) -> int:

@@ -20,6 +20,7 @@ from ..data.base import named
 from ..data.samples import sample_photographs
 from ..data.tiles import CutReport, TileSettings, cut_folders, write_contact_sheet
 from ..images.files import MAX_PIXELS
+from ..runtime.command_line import path_argument
 from ..utils.console import get_logger, setup_logging
 from ..utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, TesseraError
 
@@ -30,11 +31,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Cut photographs into overlapping square tiles (PNG).")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--input", nargs="+", type=Path, metavar="DIR", help="folders (searched recursively) or image files"
+        "--input", nargs="+", type=path_argument, metavar="DIR", help="folders (searched recursively) or image files"
     )
     source.add_argument("--samples", action="store_true", help="cut the sample photographs that come with scikit-image")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder for the tiles, not inside an input"
+        "--output", type=path_argument, required=True, metavar="DIR", help="folder for the tiles, not inside an input"
     )
     parser.add_argument("--tile", type=int, default=256, help="side of a tile in pixels (default: 256)")
     parser.add_argument("--step", type=int, default=192, help="pixels from one tile to the next (default: 192)")

@@ -16,6 +16,7 @@ if not __package__:
 from ..models.diffusion.checkpoints.families import Recognised
 from ..models.diffusion.checkpoints.files import Weights, read_weights
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, identify
+from ..runtime.command_line import path_argument
 from ..utils.errors import EXIT_OK, TesseraError
 
 MEBIBYTE = 2**20
@@ -24,7 +25,7 @@ MEBIBYTE = 2**20
 def main(arguments: list[str] | None = None) -> int:
     """Describe the file named on the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Say what a checkpoint is and which network options it implies.")
-    parser.add_argument("file", type=Path, help="a .safetensors, .pth, .pt, .ckpt or .bin file")
+    parser.add_argument("file", type=path_argument, help="a .safetensors, .pth, .pt, .ckpt or .bin file")
     path = parser.parse_args(arguments).file
     try:
         weights = read_weights(path)

@@ -9,7 +9,6 @@ pictures. Can be stopped and started again: what exists is kept. Exit codes: 0 a
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 if not __package__:
     from as_module import run_as_module
@@ -18,6 +17,7 @@ if not __package__:
 
 from ..data.shapes import SHAPES, draw_shape
 from ..images.files import write_image
+from ..runtime.command_line import path_argument
 from ..utils.console import get_logger, progress, setup_logging
 from ..utils.errors import EXIT_INTERRUPTED, EXIT_OK
 
@@ -27,7 +27,7 @@ SMALLEST = 8  # pixels: below, the shapes look alike
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Draw pictures of ten shapes and patterns, one folder a class.")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument("--output", type=path_argument, required=True, metavar="DIR", help="folder for the pictures")
     parser.add_argument("--per-class", type=int, default=400, help="pictures of each class (default: 400)")
     parser.add_argument("--size", type=int, default=32, help="side of a picture in pixels (default: 32)")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other pictures (default: 0)")

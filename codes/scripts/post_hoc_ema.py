@@ -9,7 +9,6 @@ at 0.1 nine tenths of its weight lie in the last quarter. Try several and keep t
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 if not __package__:
     from as_module import run_as_module
@@ -17,7 +16,7 @@ if not __package__:
     run_as_module(__file__)
 
 from ..models.diffusion.checkpoints.metadata import save_checkpoint
-from ..runtime.command_line import main_with
+from ..runtime.command_line import main_with, path_argument
 from ..runtime.experiment import SNAPSHOTS, Experiment
 from ..trainer.saving.snapshots import Snapshot, find_snapshots, reconstruct
 from ..utils.console import get_logger
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--network", help="its name in the recipe, where there are several")
     parser.add_argument("--iteration", type=int, help="a snapshot's iteration; default: the last one")
     parser.add_argument(
-        "--output", type=Path, help="default: experiments/<name>/models/<iteration>_<network>_ema<LENGTH>"
+        "--output", type=path_argument, help="default: experiments/<name>/models/<iteration>_<network>_ema<LENGTH>"
     )
     parser.add_argument("--debug", action="store_true", help="show debug messages and the traceback of an error")
     return main_with(parser, run, argv)

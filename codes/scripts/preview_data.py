@@ -24,7 +24,7 @@ from ..data.corruptions.options import CorruptionOptions
 from ..data.datasets import DATASETS
 from ..data.preview import Card, Grid, card, items, sweep_grids
 from ..recipe.recipe import Recipe, read_recipe
-from ..runtime.command_line import common_arguments, main_with
+from ..runtime.command_line import common_arguments, main_with, path_argument
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.files import write_text
@@ -132,7 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--count", type=int, metavar="N", help=f"items to show (default: {DEFAULT_COUNT}; 2 of a sweep)"
     )
-    parser.add_argument("--output", type=Path, default=Path("preview.html"), help="the page (default: preview.html)")
+    parser.add_argument(
+        "--output", type=path_argument, default=Path("preview.html"), help="the page (default: preview.html)"
+    )
     parser.add_argument("--phase", metavar="NAME", help="which dataset or evaluator (default: train)")
     parser.add_argument(
         "--sweep", nargs="*", metavar="NAME", help="corruptions at rising strengths (default: those of the recipe)"

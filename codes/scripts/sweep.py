@@ -13,7 +13,6 @@ Run again, it restores only what is not there yet.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 if not __package__:
     from as_module import run_as_module
@@ -27,7 +26,7 @@ from ..inference.sweep.page import write_sweep_page
 from ..inference.sweep.run import Sweep
 from ..inference.sweep.subject import Crop, Request
 from ..recipe.recipe import read_recipe
-from ..runtime.command_line import common_arguments, main_with
+from ..runtime.command_line import common_arguments, main_with, path_argument
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 
@@ -62,7 +61,7 @@ def _crop(text: str | None) -> Crop | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = common_arguments("Restore one image at every combination of strengths or sampling options.")
-    parser.add_argument("--image", type=Path, required=True, metavar="FILE", help="the image to restore")
+    parser.add_argument("--image", type=path_argument, required=True, metavar="FILE", help="the image to restore")
     parser.add_argument(
         "--axis",
         nargs=2,
@@ -73,13 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "option of sampling, color_fix or seed; VALUES is start:stop:count, as in 0:1:5, or a list, as in 2,4,8",
     )
     parser.add_argument(
-        "--truth", type=Path, metavar="FILE", help="what the result should be, to measure PSNR and SSIM"
+        "--truth", type=path_argument, metavar="FILE", help="what the result should be, to measure PSNR and SSIM"
     )
     parser.add_argument("--crop", metavar="Y,X,H,W", help="restore only this part, in pixels of the input")
     parser.add_argument(
         "--result", metavar="KEY", help="which result, where the recipe has several (default: the first)"
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: results/<name>/sweep_<image>")
+    parser.add_argument("--output", type=path_argument, metavar="FOLDER", help="default: results/<name>/sweep_<image>")
     parser.add_argument("--yes", action="store_true", help="also when there are more than 64 cells")
     return main_with(parser, run, argv)
 

@@ -125,7 +125,7 @@ def test_one_mistake_is_one_line_with_its_place(key, value, message):
         ([("networks", ...)], ["training: no network 'generator'", "generator: no network 'generator'"]),
         ([("networks", 5)], ["networks: expected a mapping (key: value), found 5"]),
         ([("path", {"pretrain_model_genrator": "x.pth"})], ["path.pretrain_model_genrator: no network 'genrator'"]),
-        ([("path", {"pretrain_model_generator": 5})], ["path.pretrain_model_generator: expected a file name or ~"]),
+        ([("path", {"pretrain_model_generator": [5]})], ["path.pretrain_model_generator: expected a file name or ~"]),
         ([("path", {"pretrain": {"generator": "x"}})], ["path.pretrain: unknown key"]),
         ([("path", {"strict_laod": True})], ["path.strict_laod: unknown key (did you mean strict_load?)"]),
         ([("path", {"pretrain_model_generator": "gone.pth"})],

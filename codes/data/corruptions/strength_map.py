@@ -8,13 +8,14 @@ from pydantic import Field
 
 from ...config.fingerprint import CONTENT_ONLY
 from ...config.options import Options
+from ...config.paths import UserPath
 from ...images.files import read_image, resample
 
 
 class StrengthMap(Options):
     """An entry of `corruption_entropy` that differs from place to place."""
 
-    map: Annotated[str, CONTENT_ONLY] = Field(
+    map: Annotated[UserPath, CONTENT_ONLY] = Field(
         description="A gray image of any size, stretched over each image, or a folder with one for each image (same "
         "sub-folder and name; the suffix may differ). Black is strength 0."
     )

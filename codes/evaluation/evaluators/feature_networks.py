@@ -22,6 +22,7 @@ from pydantic_core import CoreSchema
 from torch import Tensor
 
 from ...config.options import Options
+from ...config.paths import UserPath
 from ...config.yaml_source import Issue
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
@@ -56,7 +57,7 @@ KNOWN: dict[str, Remote] = {
 class FeatureNetworkOptions(Options):
     """A feature network: a mapping, or just the text of `network`."""
 
-    network: str = Field(
+    network: UserPath = Field(
         description="A TorchScript file, an https address (with sha256), or a name of what is downloaded once: "
         "inception (for FID and KID), vgg16_lpips (for LPIPS)."
     )
@@ -88,7 +89,7 @@ class FeatureNetworkOptions(Options):
         """What can be said before anything is downloaded."""
         if self.is_address and self.sha256 is None:
             return [Issue(("sha256",), "missing; an address needs the SHA-256 of the file that lies there")]
-        if self.is_address or self.network in KNOWN or Path(self.network).expanduser().is_file():
+        if self.is_address or self.network in KNOWN or Path(self.network).is_file():
             return []
         return [
             Issue(
@@ -182,7 +183,7 @@ def find_file(options: FeatureNetworkOptions, key: str) -> Path:
         remote = Remote(options.network, options.sha256.lower())
     if remote is not None:
         return _download(remote, key)
-    file = Path(options.network).expanduser()
+    file = Path(options.network)
     if not file.is_file():
         raise ConfigError(f"{key}: no such file {file}; or write one of {', '.join(KNOWN)} to have it downloaded once")
     if options.sha256 is not None and (found := _hash(file)) != options.sha256.lower():

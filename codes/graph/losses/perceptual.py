@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ...config.options import nested
+from ...config.paths import UserPath
 from ...config.yaml_source import Issue
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...utils.errors import ConfigError
@@ -24,7 +25,7 @@ TRIED_SIZE = (2, 3, 96, 64)  # B, C, H, W of the images that a network is tried 
 class PerceptualLossOptions(PairLossOptions):
     """Options of `perceptual`."""
 
-    network: str = Field(
+    network: UserPath = Field(
         description="A TorchScript file: images (B, 3, H, W) of any size -> features, a tensor (B, ...) or a list of "
         "such tensors, e.g. the layers of a classifier."
     )
@@ -74,7 +75,7 @@ class PerceptualLoss(Loss):
 
     def __init__(self, options: PerceptualLossOptions) -> None:
         self.options = options
-        self.network = _load(Path(options.network).expanduser())
+        self.network = _load(Path(options.network))
         self.device = torch.device("cpu")
         self._try_out()
 

@@ -122,7 +122,7 @@ def find_classes(
         return None
     named = recipe.generate.class_names
     if named is not None:
-        return ClassList(min(counts), read_class_names(Path(named).expanduser()))
+        return ClassList(min(counts), read_class_names(Path(named)))
     beside = (classes_beside(weights[name]) for name in told)
     return ClassList(min(counts), next((names for names in beside if names), ()))
 

@@ -130,7 +130,7 @@ class Setup:
     def _refuse_own_results(self) -> None:
         for phase, options in self.recipe.datasets.items():
             for text in getattr(options, "path_list", ()):
-                if self.root.resolve().is_relative_to(Path(text).expanduser().resolve()):
+                if self.root.resolve().is_relative_to(Path(text).resolve()):
                     raise ConfigError(
                         f"datasets.{phase}.paths: the results ({self.root}) would be written into the input folder "
                         f"{text}; set path.results to a folder outside of it"
@@ -151,7 +151,7 @@ class Setup:
                 Issue(("datasets", phase, *key), f"{place}: no such file or folder")
                 for key, named in places.items()
                 for place in named
-                if not os.path.exists(Path(place).expanduser())  # unlike Path.exists, without an error of permissions
+                if not os.path.exists(place)  # unlike Path.exists, without an error of permissions
             ]
         if issues:
             raise self.source.error(issues)
