@@ -23,7 +23,7 @@ SWEEP_SHOWN = 256  # pixels, the same for each picture of a sweep
 
 
 @dataclass(frozen=True, eq=False)
-class Tile:
+class PreviewPicture:
     """A picture with its captions: uint8 RGB (H, W, 3), shown `width` x `height` pixels large at 1x."""
 
     pixels: np.ndarray
@@ -35,24 +35,24 @@ class Tile:
 
 
 @dataclass(frozen=True, eq=False)
-class Card:
+class PreviewItem:
     """One item of the file `path`: its pictures side by side, the strengths by name, and what else it holds."""
 
     position: int
     path: str
-    tiles: Sequence[Tile]
+    pictures: Sequence[PreviewPicture]
     strengths: Mapping[str, float] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class PreviewTable:
     """Pictures in rows and columns, each with its label."""
 
     name: str
     corner: str
     columns: Sequence[str]
-    rows: Mapping[str, Sequence[Tile]]
+    rows: Mapping[str, Sequence[PreviewPicture]]
 
 
 def items(dataset: Dataset, count: int) -> Iterator[tuple[int, Item]]:
@@ -74,13 +74,13 @@ def items(dataset: Dataset, count: int) -> Iterator[tuple[int, Item]]:
         raise DataError("the dataset has no item that can be shown; see the messages above")
 
 
-def card(position: int, item: Item, options: Any) -> Card:
+def preview_item(position: int, item: Item, options: Any) -> PreviewItem:
     """One item of a dataset with these options, every image in it beside the others at the size of hq."""
     n1_to_1 = bool(getattr(options, "rgb_n1_to_1", False))
     tensors = {key: value for key, value in item.items() if isinstance(value, torch.Tensor)}
     images = {key: to_rgb(value, n1_to_1) for key, value in tensors.items() if _is_image(value)}
     reference = images.get("hq", next(iter(images.values()), None))
-    tiles = [] if reference is None else [_tile(key, image, reference) for key, image in images.items()]
+    pictures = [] if reference is None else [_picture(key, image, reference) for key, image in images.items()]
     values = tensors["corruption_entropy"].tolist() if "corruption_entropy" in tensors else []
     notes = {
         key: ", ".join(f"{number:g}" for number in value.flatten().tolist()[:16])
@@ -88,12 +88,12 @@ def card(position: int, item: Item, options: Any) -> Card:
         if key != "corruption_entropy" and not _is_image(value)
     }
     path = str(item.get("HQ_path", item.get("LQ_path", "")))
-    return Card(position, path, tiles, dict(zip(_names(options, len(values)), values, strict=True)), notes)
+    return PreviewItem(position, path, pictures, dict(zip(_names(options, len(values)), values, strict=True)), notes)
 
 
-def sweep_grids(
+def sweep_tables(
     item: Item, options: CorruptionOptions, scale: int, n1_to_1: bool, names: Sequence[str], strengths: Sequence[float]
-) -> list[Grid]:
+) -> list[PreviewTable]:
     """A row of `strengths` for each named corruption; of exactly two also every pair, the first one's strength down.
 
     They damage the image that the dataset would corrupt: hq downsampled by `scale`, or with corrupt_before_downsize
@@ -113,15 +113,17 @@ def sweep_grids(
         name: [_damaged(image, [(corruption, strength, name)]) for strength in strengths]
         for name, corruption in corruptions.items()
     }
-    grids = [Grid(title, "strength", labels, rows)]
+    tables = [PreviewTable(title, "strength", labels, rows)]
     if len(names) == 2:
-        grids.append(_pairs(image, corruptions, strengths, options.corruption_order))
-    return grids
+        tables.append(_pairs(image, corruptions, strengths, options.corruption_order))
+    return tables
 
 
-def _pairs(image: np.ndarray, corruptions: Mapping[str, Corruption], strengths: Sequence[float], order: str) -> Grid:
+def _pairs(
+    image: np.ndarray, corruptions: Mapping[str, Corruption], strengths: Sequence[float], order: str
+) -> PreviewTable:
     first, second = corruptions
-    rows: dict[str, list[Tile]] = {}
+    rows: dict[str, list[PreviewPicture]] = {}
     for down in strengths:
         rows[f"{down:g}"] = []
         for across in strengths:
@@ -130,17 +132,17 @@ def _pairs(image: np.ndarray, corruptions: Mapping[str, Corruption], strengths: 
                 uses.sort(key=lambda use: use[0].stage)
             rows[f"{down:g}"].append(_damaged(image, uses))
     title = f"Both: {first} downwards, {second} to the right"
-    return Grid(title, f"{first} ↓  {second} →", [f"{strength:g}" for strength in strengths], rows)
+    return PreviewTable(title, f"{first} ↓  {second} →", [f"{strength:g}" for strength in strengths], rows)
 
 
-def _damaged(image: np.ndarray, uses: Sequence[tuple[Corruption, float, str]]) -> Tile:
+def _damaged(image: np.ndarray, uses: Sequence[tuple[Corruption, float, str]]) -> PreviewPicture:
     result = image
     for corruption, strength, name in uses:
         result = corruption(result, strength, numpy_generator(0, "sweep", name))
-    return Tile(quantise(result), "", "", _decibels(result, image), *image.shape[:2])
+    return PreviewPicture(quantise(result), "", "", _decibels(result, image), *image.shape[:2])
 
 
-def _tile(key: str, image: np.ndarray, reference: np.ndarray) -> Tile:
+def _picture(key: str, image: np.ndarray, reference: np.ndarray) -> PreviewPicture:
     height, width = image.shape[:2]
     # An integer for every pair that training makes; something else may come from folders of pairs.
     scale = max(1, round(reference.shape[0] / height))
@@ -150,7 +152,7 @@ def _tile(key: str, image: np.ndarray, reference: np.ndarray) -> Tile:
         size += f" (its middle {shown.shape[1]} × {shown.shape[0]})"
     if image is not reference:
         quality = _decibels(resize_bicubic(image, *reference.shape[:2]), reference)
-    return Tile(quantise(shown), key, size, quality, shown.shape[0] * scale, shown.shape[1] * scale)
+    return PreviewPicture(quantise(shown), key, size, quality, shown.shape[0] * scale, shown.shape[1] * scale)
 
 
 def _middle(image: np.ndarray, side: int, step: int) -> np.ndarray:

@@ -22,13 +22,12 @@ from ..config.yaml_source import load_source
 from ..data.corruptions.all import CORRUPTIONS
 from ..data.corruptions.options import CorruptionOptions
 from ..data.datasets import DATASETS
-from ..data.preview import Card, Grid, card, items, sweep_grids
+from ..data.preview import PreviewItem, PreviewTable, items, preview_item, sweep_tables
 from ..recipe.recipe import Recipe, read_recipe
 from ..runtime.command_line import common_arguments, main_with, path_argument
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
-from ..utils.files import write_text
-from ..viewer.preview_page import render
+from ..viewer.preview_page import write_preview_page
 
 logger = get_logger(__name__)
 
@@ -45,16 +44,18 @@ def run(arguments: argparse.Namespace) -> int:
     phase, options = _chosen(recipe, arguments.phase)
     shuffle = phase == "datasets.train" and recipe.train is not None
     dataset = DATASETS.get(options.mode)(options, seed=recipe.seed_in_use, shuffle=shuffle)
-    cards: list[Card] = []
-    grids: list[Grid] = []
+    shown_items: list[PreviewItem] = []
+    tables: list[PreviewTable] = []
     if arguments.sweep is None:
-        cards = [card(position, item, options) for position, item in items(dataset, arguments.count or DEFAULT_COUNT)]
+        shown_items = [
+            preview_item(position, item, options) for position, item in items(dataset, arguments.count or DEFAULT_COUNT)
+        ]
     else:
         names = _swept(options, arguments.sweep)
         for _, item in items(dataset, arguments.count or DEFAULT_SWEPT):
-            grids += sweep_grids(item, options, options.scale, options.rgb_n1_to_1, names, STRENGTHS)
-    facts = _facts(arguments.opt, phase, options, cards)
-    write_text(arguments.output, render(f"{recipe.name}: {phase}", facts, cards, grids))
+            tables += sweep_tables(item, options, options.scale, options.rgb_n1_to_1, names, STRENGTHS)
+    facts = _facts(arguments.opt, phase, options, shown_items)
+    write_preview_page(arguments.output, f"{recipe.name}: {phase}", facts, shown_items, tables)
     logger.info("preview: %s", arguments.output)
     return 0
 
@@ -88,16 +89,16 @@ def _swept(options: Any, names: Sequence[str]) -> Sequence[str]:
     return swept
 
 
-def _facts(recipe: str, phase: str, options: Any, cards: Sequence[Card]) -> dict[str, str]:
+def _facts(recipe: str, phase: str, options: Any, shown_items: Sequence[PreviewItem]) -> dict[str, str]:
     facts = {"Recipe": recipe, "Dataset": f"{phase}, mode {options.mode}"}
     if isinstance(options, CorruptionOptions):
         facts |= _making(options)
-    for name in cards[0].strengths if cards else ():
-        drawn = [shown.strengths[name] for shown in cards if name in shown.strengths]
+    for name in shown_items[0].strengths if shown_items else ():
+        drawn = [shown.strengths[name] for shown in shown_items if name in shown.strengths]
         facts[name.capitalize() if name.startswith("strength ") else f"Strength of {name}"] = _spread(drawn)
-    if any(len(shown.tiles) > 1 for shown in cards):
+    if any(len(shown.pictures) > 1 for shown in shown_items):
         facts["Pictures"] = "lq is drawn as large as hq; dB: PSNR of its bicubic enlargement against hq"
-    if not cards:
+    if not shown_items:
         facts["Pictures"] = "dB: PSNR against the picture without corruption"
     return facts
 

@@ -21,14 +21,14 @@ if not __package__:
 
 from ..config.yaml_source import load_source
 from ..images.files import write_image
-from ..inference.sweep.grid import sweep_grid
-from ..inference.sweep.page import write_sweep_page
 from ..inference.sweep.run import Sweep
 from ..inference.sweep.subject import Crop, Request
 from ..recipe.recipe import read_recipe
 from ..runtime.command_line import common_arguments, main_with, path_argument
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
+from ..viewer.sweep_grid import sweep_grid
+from ..viewer.sweep_page import write_sweep_page
 
 logger = get_logger(__name__)
 
@@ -40,11 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.image, axes, _crop(arguments.crop), arguments.truth, arguments.result, arguments.output, arguments.yes
     )
     source = load_source(arguments.opt, arguments.overrides)
-    result = Sweep(read_recipe(source), source, request).run()
-    write_image(result.root / "grid.png", sweep_grid(result))
-    write_sweep_page(result.root / "index.html", result)
-    logger.info("grid: %s", result.root / "grid.png")
-    logger.info("page with sliders: %s", result.root / "index.html")
+    sweep = Sweep(read_recipe(source), source, request)
+    result = sweep.run()
+    write_image(sweep.root / "grid.png", sweep_grid(result))
+    write_sweep_page(sweep.root / "index.html", result)
+    logger.info("grid: %s", sweep.root / "grid.png")
+    logger.info("page with sliders: %s", sweep.root / "index.html")
     return 0
 
 

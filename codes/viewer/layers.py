@@ -12,6 +12,8 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 BAND_PIXELS = 4_000_000  # read at once while a layer is shrunk
+# What the pages call the input, enlarged, and what a result should be.
+BICUBIC, TRUTH = "input (bicubic)", "ground truth"
 
 
 @runtime_checkable

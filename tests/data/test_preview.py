@@ -14,11 +14,11 @@ import torch
 from data_helpers import dataset, fill, options, picture
 
 from codes.data.corruptions.options import CorruptionOptions
-from codes.data.preview import LARGEST_SHOWN, card, items, sweep_grids
+from codes.data.preview import LARGEST_SHOWN, items, preview_item, sweep_tables
 from codes.images.files import quantise, to_image, to_tensor, write_image
 from codes.scripts import preview_data
 from codes.utils.errors import ConfigError, DataError
-from codes.viewer.preview_page import render
+from codes.viewer.preview_page import write_preview_page
 
 RECIPE = """
 name: small
@@ -100,7 +100,9 @@ def test_the_page_needs_nothing_else_and_runs_nothing(tmp_path):
     evil = tmp_path / "<img src=x onerror=alert(1)>&.png"
     write_image(evil, picture(0, 40, 52))
     made = dataset(tmp_path, batch_size=1)
-    text = render("a <b> title", {"fact": "<i>"}, [card(0, made.item(0), made.options)], [])
+    output = tmp_path / "page.html"
+    write_preview_page(output, "a <b> title", {"fact": "<i>"}, [preview_item(0, made.item(0), made.options)], [])
+    text = output.read_text(encoding="utf-8")
     page = Page(text)
     assert len(page.pictures) == 2
     assert {"script", "i", "b"} & {*page.tags} == {"b"}  # the captions' own
@@ -115,7 +117,7 @@ def test_of_a_large_image_the_middle_is_shown_in_both(tmp_path):
     write_image(tmp_path / "large.png", picture(0, 700, 1100))
     made = dataset(tmp_path, shuffle=False, tile="none", target_size=None, batch_size=1, fixed_corruptions=())
     item = made.item(0)
-    hq, lq = card(0, item, made.options).tiles
+    hq, lq = preview_item(0, item, made.options).pictures
     assert hq.pixels.shape == (LARGEST_SHOWN, LARGEST_SHOWN, 3)
     assert (hq.height, hq.width) == (lq.height, lq.width) == (LARGEST_SHOWN, LARGEST_SHOWN)
     assert "its middle 512 × 512" in hq.size
@@ -126,14 +128,14 @@ def test_of_a_large_image_the_middle_is_shown_in_both(tmp_path):
 
 def test_items_without_lq_and_with_other_tensors_are_shown_as_they_are():
     image = to_tensor(picture(0, 20, 30), n1_to_1=False)
-    shown = card(3, {"hq": image, "y": torch.tensor(7), "HQ_path": "/a/b.png"}, options(Path("/a")))
-    assert [tile.title for tile in shown.tiles] == ["hq"]
-    assert shown.tiles[0].pixels.shape == (20, 30, 3)
+    shown = preview_item(3, {"hq": image, "y": torch.tensor(7), "HQ_path": "/a/b.png"}, options(Path("/a")))
+    assert [tile.title for tile in shown.pictures] == ["hq"]
+    assert shown.pictures[0].pixels.shape == (20, 30, 3)
     assert shown.notes == {"y": "7"}
     assert not shown.strengths
     repeated = options(Path("/a"), fixed_corruptions=("noise", "noise"))
     entropy = {"hq": image, "corruption_entropy": torch.tensor([0.25, 0.5])}
-    assert card(0, entropy, repeated).strengths == {"noise (1)": 0.25, "noise (2)": 0.5}
+    assert preview_item(0, entropy, repeated).strengths == {"noise (1)": 0.25, "noise (2)": 0.5}
 
 
 def test_what_cannot_be_read_is_left_out_and_named(tmp_path, messages):
@@ -156,7 +158,7 @@ def item_of(image):
 def test_a_sweep_starts_clean_and_ends_worst():
     image = picture(0, 40, 60)
     names = ("gaussian_blur", "motion_blur", "noise")
-    (grid,) = sweep_grids(item_of(image), CorruptionOptions(), 2, False, names, STRENGTHS)
+    (grid,) = sweep_tables(item_of(image), CorruptionOptions(), 2, False, names, STRENGTHS)
     assert list(grid.rows) == list(names)
     assert list(grid.columns) == ["0", "0.5", "1"]
     clean = quantise(image.reshape(20, 2, 30, 2, 3).mean((1, 3)))
@@ -167,19 +169,19 @@ def test_a_sweep_starts_clean_and_ends_worst():
         assert row[0].quality == "unchanged"
         assert row[0].pixels.shape == (20, 30, 3)
     whole = CorruptionOptions(corrupt_before_downsize=True)
-    (grid,) = sweep_grids(item_of(image), whole, 2, False, names, STRENGTHS)
+    (grid,) = sweep_tables(item_of(image), whole, 2, False, names, STRENGTHS)
     assert grid.rows["noise"][0].pixels.shape == (40, 60, 3)
 
 
 def test_a_sweep_of_two_shows_every_pair_in_the_recipes_order():
     image = picture(0, 40, 60)
     names = ("jpeg", "gaussian_blur")
-    single, pairs = sweep_grids(item_of(image), CorruptionOptions(), 1, False, names, STRENGTHS)
+    single, pairs = sweep_tables(item_of(image), CorruptionOptions(), 1, False, names, STRENGTHS)
     assert [len(row) for row in pairs.rows.values()] == [3, 3, 3]
     for label, jpeg in zip(pairs.rows, single.rows["jpeg"], strict=True):
         assert np.array_equal(pairs.rows[label][0].pixels, jpeg.pixels)  # blur at 0 is the identity
     physical = CorruptionOptions(corruption_order="physical")
-    _, turned = sweep_grids(item_of(image), physical, 1, False, names, STRENGTHS)
+    _, turned = sweep_tables(item_of(image), physical, 1, False, names, STRENGTHS)
     assert np.array_equal(turned.rows["1"][0].pixels, pairs.rows["1"][0].pixels)
     assert not np.array_equal(turned.rows["1"][2].pixels, pairs.rows["1"][2].pixels)
 

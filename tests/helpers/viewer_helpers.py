@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from codes.viewer.page import ReportEntry, ReportSummary
+from codes.viewer.comparison_page import ComparisonEntry, ComparisonSummary
 
 HEIGHT, WIDTH = 24, 40
 
 
-SUMMARY = ReportSummary(
+SUMMARY = ComparisonSummary(
     "Restored", options="scale: 2\n# <b>bold</b>\n", weights=("10_generator_ema.pth",), seconds=75.0
 )
 
@@ -20,10 +20,10 @@ def pixels(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def entry(name: str = "a.png", height: int = HEIGHT, width: int = WIDTH) -> ReportEntry:
+def entry(name: str = "a.png", height: int = HEIGHT, width: int = WIDTH) -> ComparisonEntry:
     labels = ("bicubic", "restored", "ground truth")
     metrics = {"bicubic": {"psnr": 25.5, "ssim": 0.8}, "restored": {"psnr": 26.25, "ssim": 0.79}}
-    return ReportEntry(name, {label: pixels(i, height, width) for i, label in enumerate(labels)}, metrics)
+    return ComparisonEntry(name, {label: pixels(i, height, width) for i, label in enumerate(labels)}, metrics)
 
 
 class Page(HTMLParser):

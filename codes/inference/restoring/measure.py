@@ -15,6 +15,7 @@ from ...images.files import Alpha, quantise, read_samples, to_rgb
 from ...utils.console import get_logger
 from ...utils.errors import DataError
 from ...utils.files import digest_of
+from ...viewer.layers import BICUBIC
 from .job import low_res_shown
 from .output_files import SPREAD
 from .planes import Bicubic
@@ -22,8 +23,6 @@ from .records import Restored
 from .setup import Setup
 
 logger = get_logger(__name__)
-BICUBIC = "input (bicubic)"
-TRUTH = "ground truth"
 BAND_ROWS = 256
 
 

@@ -12,10 +12,10 @@ from ...utils.console import counted, format_seconds, get_logger
 from ...utils.errors import DataError
 from ...utils.files import write_json
 from ...version import __version__
-from ...viewer.layers import RowsLayer
-from ...viewer.page import ReportEntry, ReportSummary, mean_metrics, write_report
+from ...viewer.comparison_page import ComparisonEntry, ComparisonSummary, mean_metrics, write_comparison_page
+from ...viewer.layers import BICUBIC, TRUTH, RowsLayer
 from .job import low_res_shown, read_item
-from .measure import BICUBIC, TRUTH, result_pixels, truth_of
+from .measure import result_pixels, truth_of
 from .planes import Bicubic
 from .records import Restored
 from .setup import Setup
@@ -44,7 +44,7 @@ def write_summary(setup: Setup, rows: Sequence[Restored], failed: Sequence[str],
     if rows:
         page = setup.root / "index.html"
         measured = sum(bool(row.metrics) for row in rows)
-        write_report(page, _Entries(setup, rows), _summary(setup, seconds, means, measured))
+        write_comparison_page(page, _Entries(setup, rows), _summary(setup, seconds, means, measured))
         logger.info("compare before and after: %s", page)
 
 
@@ -125,8 +125,8 @@ def _mean_consistency(rows: Sequence[Restored]) -> dict[str, float]:
     return {label: values[""] for label, values in found.items() if "" in values}
 
 
-def _summary(setup: Setup, seconds: float, means: Means, measured: int) -> ReportSummary:
-    return ReportSummary(
+def _summary(setup: Setup, seconds: float, means: Means, measured: int) -> ComparisonSummary:
+    return ComparisonSummary(
         title=setup.recipe.name,
         options=setup.source.to_yaml(),
         weights=[str(file) for file in setup.use.weights.values()],
@@ -138,7 +138,7 @@ def _summary(setup: Setup, seconds: float, means: Means, measured: int) -> Repor
     )
 
 
-def entry(setup: Setup, row: Restored) -> ReportEntry:
+def entry(setup: Setup, row: Restored) -> ComparisonEntry:
     """The page's entry of a finished image, read again from its files so that a long run holds no pictures."""
     layers = {**_before(setup, row), **_results(setup, row)}
     truth = layers.pop(TRUTH, None)  # the last of the buttons
@@ -148,7 +148,7 @@ def entry(setup: Setup, row: Restored) -> ReportEntry:
     notes |= {f"consistency, {label}": f"{value:.2f} dB" for label, value in row.consistency.items()}
     metrics = {label: values for label, values in row.metrics.items() if label in layers}
     files = {label: file for label, file in row.files.items() if label in layers}
-    return ReportEntry(name_below(setup, row.phase, row.source), layers, metrics, notes, files)
+    return ComparisonEntry(name_below(setup, row.phase, row.source), layers, metrics, notes, files)
 
 
 def _before(setup: Setup, row: Restored) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _results(setup: Setup, row: Restored) -> dict[str, Any]:
     return found
 
 
-class _Entries(Sequence[ReportEntry]):
+class _Entries(Sequence[ComparisonEntry]):
     """Entries of the page, made one at a time."""
 
     def __init__(self, setup: Setup, rows: Sequence[Restored]) -> None:
@@ -197,7 +197,7 @@ class _Entries(Sequence[ReportEntry]):
     def __getitem__(self, index: Any) -> Any:
         return entry(self.setup, self.rows[index])
 
-    def __iter__(self) -> Iterator[ReportEntry]:
+    def __iter__(self) -> Iterator[ComparisonEntry]:
         return (entry(self.setup, row) for row in self.rows)
 
 

@@ -37,10 +37,10 @@ class Axis:
 
     def label(self, value: Any) -> str:
         """`jpeg 0.25`, for pictures and pages."""
-        return f"{self.name} {spoken(value)}"
+        return f"{self.name} {value_text(value)}"
 
 
-def spoken(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A value as a recipe would write it."""
     if value is None:
         return "~"
@@ -101,7 +101,7 @@ def _axis(name: str, text: str, corruptions: Sequence[str]) -> Axis:
     if name in corruptions:
         wrong = [v for v in values if isinstance(v, bool) or not isinstance(v, int | float) or not 0 <= v <= 1]
         if wrong:
-            raise ConfigError(f"--axis {name} {text}: a strength lies in [0, 1], found {spoken(wrong[0])}")
+            raise ConfigError(f"--axis {name} {text}: a strength lies in [0, 1], found {value_text(wrong[0])}")
         return Axis(name, name, "strength", tuple(float(value) for value in values))
     if name == "seed":
         if any(isinstance(value, bool) or not isinstance(value, int) or value < 0 for value in values):

@@ -7,7 +7,6 @@ more values restores only what is new.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +24,16 @@ from ...runtime.run_lock import RunLock
 from ...utils.console import StepLine, format_seconds, get_logger
 from ...utils.errors import ConfigError, Interrupted
 from ...utils.files import digest_of, write_json
+from ...viewer.layers import BICUBIC, TRUTH
+from ...viewer.sweep_result import AxisKind, Reference, SweepResult, SweptAxis, SweptCell
 from ..run import results_folder
-from .axes import Axis, Cell, cells, read_axes, spoken
+from .axes import Axis, Cell, cells, read_axes, value_text
 from .subject import Request, Subject
 
 logger = get_logger(__name__)
 MOST_CELLS = 64  # without --yes
-BICUBIC, TRUTH = "input (bicubic)", "ground truth"
 KEPT = "cells.json"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A restored cell: its file and what was measured."""
-
-    cell: Cell
-    file: Path
-    seconds: float
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """Everything that the grid, the page and sweep.json tell. `references`: label -> (file, metrics)."""
-
-    title: str
-    axes: Sequence[Axis]
-    finished: Sequence[Finished]
-    references: Mapping[str, tuple[Path, Mapping[str, float]]]
-    facts: Mapping[str, str]
-    options: str
-    root: Path
+STEPS_FIELD = "respaced_timestep_spacing"
 
 
 class Sweep:
@@ -108,7 +86,7 @@ class Sweep:
                         f"are kept in {self.root}; the same command goes on from there"
                     )
         result = self._result(kept)
-        write_json(self.root / "sweep.json", numbers(result))
+        write_json(self.root / "sweep.json", numbers(result, self.root))
         return result
 
     def _restore(self, cell: Cell, title: str, kept: Mapping[str, Any], stop: StopRequest) -> Mapping[str, Any]:
@@ -158,7 +136,7 @@ class Sweep:
         for cell in self.cells:
             row = kept[self._key(cell)]
             file = self.root / "cells" / row["file"]
-            finished.append(Finished(cell, file, row["seconds"], self._measured(read_image(file).rgb)))
+            finished.append(SweptCell(cell.at, file, row["seconds"], self._measured(read_image(file).rgb)))
         images = {BICUBIC: self.subject.bicubic()}
         if self.subject.truth is not None:
             images[TRUTH] = self.subject.truth
@@ -167,10 +145,9 @@ class Sweep:
             file = self.root / "cells" / ("bicubic.png" if label == BICUBIC else "truth.png")
             shown = quantise(image)
             write_image(file, shown)
-            references[label] = (file, self._measured(to_float(shown)) if label == BICUBIC else {})
-        return SweepResult(
-            self.request.image.name, self.axes, finished, references, self._facts(), self.options, self.root
-        )
+            references[label] = Reference(file, self._measured(to_float(shown)) if label == BICUBIC else {})
+        axes = [_swept(axis) for axis in self.axes]
+        return SweepResult(self.request.image.name, axes, finished, references, self._facts(), self.options)
 
     def _measured(self, image: np.ndarray) -> dict[str, float]:
         truth, small = self.subject.truth, self.subject.low_res
@@ -194,23 +171,29 @@ class Sweep:
         }
 
 
-def numbers(result: SweepResult) -> dict[str, Any]:
-    """sweep.json: axes, and the values, file, seconds and metrics of every cell. Numbers that are infinite are null."""
+def _swept(axis: Axis) -> SweptAxis:
+    """An axis as the pages take it."""
+    kind: AxisKind = "strength" if axis.kind == "strength" else "steps" if axis.field == STEPS_FIELD else "other"
+    return SweptAxis(axis.name, axis.values, [value_text(value) for value in axis.values], kind)
+
+
+def numbers(result: SweepResult, root: Path) -> dict[str, Any]:
+    """sweep.json: axes, and the values, file below `root`, seconds and metrics of every cell; infinity is null."""
     return {
         "image": result.facts["Image"],
         "axes": [{"name": axis.name, "values": list(axis.values)} for axis in result.axes],
         "cells": [
             {
-                "values": dict(row.cell.values),
-                "file": row.file.relative_to(result.root).as_posix(),
-                "seconds": row.seconds,
-                "metrics": _rounded(row.metrics),
+                "values": {axis.name: axis.values[at] for axis, at in zip(result.axes, cell.at, strict=True)},
+                "file": cell.file.relative_to(root).as_posix(),
+                "seconds": cell.seconds,
+                "metrics": _rounded(cell.metrics),
             }
-            for row in result.finished
+            for cell in result.cells
         ],
         "references": {
-            label: {"file": file.relative_to(result.root).as_posix(), "metrics": _rounded(metrics)}
-            for label, (file, metrics) in result.references.items()
+            label: {"file": reference.file.relative_to(root).as_posix(), "metrics": _rounded(reference.metrics)}
+            for label, reference in result.references.items()
         },
         **{key.lower(): value for key, value in result.facts.items() if key != "Image"},
     }
@@ -229,8 +212,3 @@ def _refuse_many(axes: Sequence[Axis], yes: bool) -> None:
 
 def _file_name(words: str) -> str:
     return "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in words.replace(", ", "__"))[:80]
-
-
-def described(values: Mapping[str, Any]) -> str:
-    """`jpeg 0.25, steps 8`."""
-    return ", ".join(f"{name} {spoken(value)}" for name, value in values.items())

@@ -10,7 +10,13 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** One entry: layers stacked in a stage, cut by a slider or side by side, zoomed and panned together. */
+/**
+ * A viewer: layers stacked in a stage, cut by a slider or side by side, zoomed and panned together.
+ *
+ * `article` holds the macro `viewer` of parts.html, an h2, and as JSON in data-labels the names of the layers, in
+ * data-shape name, width, height and scale of each view. readSources() says where the pictures of a view are: here in
+ * script.data, elsewhere a subclass knows. load() puts the pictures in place, unload() lets go of them.
+ */
 class Comparison {
   constructor(article) {
     this.article = article;

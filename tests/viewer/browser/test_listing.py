@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from codes.viewer.page import ReportEntry, ReportSummary, write_report
+from codes.viewer.comparison_page import ComparisonEntry, ComparisonSummary, write_comparison_page
 
 pytestmark = MARKS
 COUNT = 200
@@ -28,17 +28,19 @@ def photograph(index: int, label: str) -> np.ndarray:
     return (np.array(COLORS[label]) + noise).astype(np.uint8)
 
 
-def entry(index: int) -> ReportEntry:
+def entry(index: int) -> ComparisonEntry:
     layers = {label: photograph(index, label) for label in COLORS}
     metrics = {"restored": {"psnr": 20.0 + index * 37 % COUNT}} if index else {}
-    return ReportEntry(f"{'Cat' if index % 4 else 'Dog'} {index:03d}.png", layers, metrics)
+    return ComparisonEntry(f"{'Cat' if index % 4 else 'Dog'} {index:03d}.png", layers, metrics)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page whose pictures lie beside it, in a folder that was moved after it was written."""
     written = tmp_path_factory.mktemp("written") / "run"
-    write_report(written / "index.html", [entry(i) for i in range(COUNT)], ReportSummary("Many"), page_bytes=10_000)
+    write_comparison_page(
+        written / "index.html", [entry(i) for i in range(COUNT)], ComparisonSummary("Many"), page_bytes=10_000
+    )
     return Path(shutil.move(written, tmp_path_factory.mktemp("moved") / "elsewhere ä#1"))
 
 

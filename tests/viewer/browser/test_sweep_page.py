@@ -1,5 +1,6 @@
 """The page of a sweep: sliders choose the picture, wherever it is zoomed to."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,17 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from codes.graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
 from codes.images.files import write_image
-from codes.inference.sweep.axes import Axis, cells
-from codes.inference.sweep.page import write_sweep_page
-from codes.inference.sweep.run import BICUBIC, TRUTH, Finished, SweepResult
-from codes.recipe.output_options import OutputOptions
+from codes.viewer.layers import BICUBIC, TRUTH
+from codes.viewer.sweep_page import write_sweep_page
+from codes.viewer.sweep_result import Reference, SweepResult, SweptAxis, SweptCell
 
 pytestmark = MARKS
 HEIGHT, WIDTH = 90, 150
-NODE = GaussianDiffusionInferenceOptions(type="gaussian_diffusion_inference", generator="generator", out="out")
-AXES = (Axis("jpeg", "jpeg", "strength", (0.0, 0.5, 1.0)), Axis("eta", "eta", "sampling", (0.0, 0.25, 0.5, 1.0)))
+AXES = (
+    SweptAxis("jpeg", (0.0, 0.5, 1.0), ("0", "0.5", "1"), "strength"),
+    SweptAxis("eta", (0.0, 0.25, 0.5, 1.0), ("0", "0.25", "0.5", "1")),
+)
 BACKGROUNDS = {BICUBIC: (0, 0, 200), TRUTH: (0, 0, 90)}
 
 
@@ -40,14 +41,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_image(file, np.full((HEIGHT, WIDTH, 3), shade, dtype=np.uint8))
         return file
 
-    node = NODE.model_copy(update={"sampler": "ddim"})
-    finished = [
-        Finished(cell, picture(f"{number}.png", colour(cell.at)), 0.5 + number, {"psnr": 20.0 + number % 5})
-        for number, cell in enumerate(cells(AXES, node, OutputOptions()))
+    places = itertools.product(*(range(len(axis.values)) for axis in AXES))
+    cells = [
+        SweptCell(at, picture(f"{number}.png", colour(at)), 0.5 + number, {"psnr": 20.0 + number % 5})
+        for number, at in enumerate(places)
     ]
-    references = {label: (picture(f"{label}.png", shade), {"psnr": 19.0}) for label, shade in BACKGROUNDS.items()}
+    references = {
+        label: Reference(picture(f"{label}.png", shade), {"psnr": 19.0}) for label, shade in BACKGROUNDS.items()
+    }
     facts = {"Input": "75 × 45 pixels", "Image": "<b>.png"}
-    write_sweep_page(root / "index.html", SweepResult("<b>.png", AXES, finished, references, facts, "scale: 2", root))
+    write_sweep_page(root / "index.html", SweepResult("<b>.png", AXES, cells, references, facts, "scale: 2"))
     return root
 
 

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from viewer_helpers import SUMMARY, Page, entry, pixels
 
+from codes.viewer.comparison_page import ComparisonEntry, write_comparison_page
 from codes.viewer.layers import ArrayLayer, Layer, RowsLayer
-from codes.viewer.page import ReportEntry, write_report
 
 
-def written(tmp_path: Path, *entries: ReportEntry, page_bytes: int = 1000, **budget: int) -> Page:
-    write_report(tmp_path / "index.html", entries, SUMMARY, page_bytes=page_bytes, **budget)
+def written(tmp_path: Path, *entries: ComparisonEntry, page_bytes: int = 1000, **budget: int) -> Page:
+    write_comparison_page(tmp_path / "index.html", entries, SUMMARY, page_bytes=page_bytes, **budget)
     return Page(tmp_path / "index.html")
 
 
@@ -78,7 +78,7 @@ def test_a_page_written_again_removes_what_it_no_longer_shows_and_nothing_else(t
     folder = tmp_path / "index_files"
     before = {file.name for file in folder.iterdir()}
     (folder / "mine.png").write_bytes(b"mine")
-    page = written(tmp_path, ReportEntry("b.png", {"restored": pixels(9)}))
+    page = written(tmp_path, ComparisonEntry("b.png", {"restored": pixels(9)}))
     names = {Path(url).name for data in page.data for url in data["views"][0]["layers"].values()}
     assert {file.name for file in folder.iterdir()} == names | {"mine.png"}
     assert not names & before
@@ -88,16 +88,16 @@ def test_a_page_written_again_removes_what_it_no_longer_shows_and_nothing_else(t
 
 
 def test_a_failure_leaves_the_pictures_of_the_old_page(tmp_path: Path) -> None:
-    class Failing(tuple[ReportEntry, ...]):
+    class Failing(tuple[ComparisonEntry, ...]):
         def __getitem__(self, index: Any) -> Any:
             if index == 1:
                 raise OSError("gone")
             return super().__getitem__(index)
 
     page = written(tmp_path, entry())
-    other = ReportEntry("b.png", {"restored": pixels(9)})
+    other = ComparisonEntry("b.png", {"restored": pixels(9)})
     with pytest.raises(OSError, match="gone"):
-        write_report(tmp_path / "index.html", Failing((other, other)), SUMMARY, page_bytes=1000)
+        write_comparison_page(tmp_path / "index.html", Failing((other, other)), SUMMARY, page_bytes=1000)
     assert Page(tmp_path / "index.html").source == page.source
     assert all((tmp_path / url).is_file() for url in page.data[0]["views"][0]["layers"].values())
 
@@ -108,7 +108,7 @@ def test_a_huge_layer_is_read_by_bands_and_shown_where_it_differs(tmp_path: Path
         name: RowsLayer(*Huge.shape[:2], source.rows)
         for name, source in zip(("bicubic", "restored"), sources, strict=True)
     }
-    page = written(tmp_path, ReportEntry("huge.tif", layers), beside_bytes=400_000)
+    page = written(tmp_path, ComparisonEntry("huge.tif", layers), beside_bytes=400_000)
     whole, detail = page.data[0]["views"]
     assert whole["width"] * whole["height"] < 4_100_000
     assert whole["width"] / whole["height"] == pytest.approx(6000 / 4000, rel=0.01)
@@ -131,6 +131,6 @@ def test_shrinking_by_bands_is_shrinking_by_area(monkeypatch: pytest.MonkeyPatch
 
 def test_a_lazy_layer_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a\.png: layer 'restored' is 20x12 but 'bicubic' is 40x24"):
-        ReportEntry("a.png", {"bicubic": pixels(0), "restored": RowsLayer(12, 20, lambda y0, y1: pixels(1)[y0:y1])})
+        ComparisonEntry("a.png", {"bicubic": pixels(0), "restored": RowsLayer(12, 20, lambda y0, y1: pixels(1)[y0:y1])})
     with pytest.raises(ValueError, match="expected uint8 RGB"):
-        ReportEntry("a.png", {"bicubic": RowsLayer(0, 20, lambda y0, y1: pixels(1)[y0:y1])})
+        ComparisonEntry("a.png", {"bicubic": RowsLayer(0, 20, lambda y0, y1: pixels(1)[y0:y1])})

@@ -6,36 +6,26 @@ too large even for that is compressed, or shown as a scaled preview and a lossle
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
-from string import Template
+from typing import Any
 
 import numpy as np
 
-from ..utils.files import atomic_write
-from .html import (
-    Metrics,
-    as_json,
-    asset,
-    definitions,
-    duration,
-    link,
-    metrics_table,
-    number_text,
-    policy,
-    style_of,
-)
-from .images import Pictures, View
 from .layers import Layer, Pixels, as_layer
+from .pictures import Pictures, Shown
+from .templates import write_page
+from .text import Metrics, duration, link, metric_table, style_of
 
+STYLES = ("theme.css", "page.css", "comparison.css")
+SCRIPTS = ("frame.js", "comparison.js", "listing.js", "listing_bar.js")
 PAGE_BYTES = 24 * 2**20  # opens in well under a second
 BESIDE_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
-class ReportEntry:
+class ComparisonEntry:
     """One image of the page.
 
     `layers`: label -> uint8 RGB (H, W, 3), or a `Layer` of which parts are read, where it is too large for memory. All
@@ -72,7 +62,7 @@ class ReportEntry:
 
 
 @dataclass(frozen=True)
-class ReportSummary:
+class ComparisonSummary:
     """What holds for the whole page. `options`: the options used, as YAML text. `weights`: the checkpoint files used.
     `seconds`: wall-clock time of the run. `mean_metrics`: label -> metric name -> mean over the images,
     of which `measured` have metrics (None: all).
@@ -88,10 +78,10 @@ class ReportSummary:
     measured: int | None = None
 
 
-def write_report(
+def write_comparison_page(
     path: Path,
-    entries: Sequence[ReportEntry],
-    summary: ReportSummary,
+    entries: Sequence[ComparisonEntry],
+    summary: ComparisonSummary,
     page_bytes: int = PAGE_BYTES,
     beside_bytes: int = BESIDE_BYTES,
 ) -> None:
@@ -106,12 +96,13 @@ def write_report(
         raise ValueError("the comparison page has no entries; expected at least one image")
     folder = path.with_name(f"{path.stem}_files") if beside_bytes else None
     pictures = Pictures(folder, page_bytes, beside_bytes, len(entries))
-    rows, body = _entries(entries, path.parent, pictures)
-    head, tail = _page(summary, len(entries), pictures)
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-        file.write(head)
-        file.writelines(body)
-        file.write(tail.replace("<!-- index -->", _index_table(rows) if len(entries) > 1 else ""))
+    placed = [_entry_fields(entries[index], index + 1, path.parent, pictures) for index in range(len(entries))]
+    columns = list(dict.fromkeys(column for fields in placed for column in fields["values"]))
+    for fields in placed:
+        fields["index"] = list(_index_cells(fields["values"], columns))
+    fields = {**_summary_fields(summary, len(entries), pictures), "entries": placed}
+    fields["index_columns"] = [(label, style_of(name).title) for label, name in columns]
+    write_page(path, "comparison.html", fields, STYLES, SCRIPTS, uses_files=bool(pictures.location))
     pictures.remove_others()
 
 
@@ -129,109 +120,56 @@ def mean_metrics(per_image: Sequence[Metrics]) -> dict[str, dict[str, float]]:
     }
 
 
-@dataclass(frozen=True)
-class _IndexRow:
-    name: str
-    metrics: Metrics
-
-
-def _entries(entries: Sequence[ReportEntry], folder: Path, pictures: Pictures) -> tuple[list[_IndexRow], list[str]]:
-    """What the table of all images says of every entry, and every entry as HTML."""
-    template = Template(asset("entry.html"))
-    rows, body = [], []
-    for index in range(len(entries)):
-        entry = entries[index]
-        views = pictures.place({label: as_layer(picture) for label, picture in entry.layers.items()})
-        body.append(template.substitute(_entry_fields(entry, index + 1, views, folder)))
-        rows.append(_IndexRow(entry.name, entry.metrics))
-    return rows, body
-
-
-def _page(summary: ReportSummary, count: int, pictures: Pictures) -> tuple[str, str]:
-    """The page before and after its entries."""
-    style = asset("page.css")
-    script = "\n\n".join(asset(name) for name in ("frame.js", "comparison.js", "listing.js", "page.js"))
-    fields = {
-        "title": escape(summary.title),
-        "policy": policy(style, script, bool(pictures.location)),
-        "style": style,
-        "script": script,
-        "count": "1 image" if count == 1 else f"{count} images",
-        "many": "" if count > 1 else "hidden",
-        "facts": _facts(summary, pictures),
-        "means": _means(summary, count),
-        "options": _options(summary.options),
-    }
-    head, _, tail = Template(asset("page.html")).substitute(fields).partition("<!-- entries -->\n")
-    return head, tail
-
-
-def _entry_fields(entry: ReportEntry, number: int, views: Sequence[View], folder: Path) -> dict[str, str]:
+def _entry_fields(entry: ComparisonEntry, number: int, folder: Path, pictures: Pictures) -> dict[str, Any]:
+    """What the template is told of an entry, whose pictures are written."""
+    shown = pictures.place({label: as_layer(picture) for label, picture in entry.layers.items()})
     height, width, _ = next(iter(entry.layers.values())).shape
-    data = {"labels": list(entry.layers), "views": [vars(view) for view in views]}
+    labels = list(entry.layers)
+    links = {label: link(Path(file), folder) for label, file in entry.files.items()}
     return {
         "id": f"image-{number}",
-        "name": escape(entry.name),
+        "name": entry.name,
         "size": f"{width} × {height}",
-        "data": as_json(data),
-        "shape": escape(as_json([{key: value for key, value in vars(v).items() if key != "layers"} for v in views])),
-        "labels": escape(as_json(list(entry.layers))),
-        "metrics": metrics_table(entry.metrics, list(entry.layers), _links(entry.files, folder)),
-        "notes": definitions({**entry.notes, "Shown": _shown(views, bool(entry.files))}),
+        "labels": labels,
+        "shape": [each.shape for each in shown],
+        "data": {"labels": labels, "views": [{**each.shape, "layers": each.urls} for each in shown]},
+        "metrics": metric_table(entry.metrics, labels, links),
+        "notes": {**entry.notes, "Shown": _shown_words(shown, bool(entry.files))},
+        "values": {(label, name): value for label, row in entry.metrics.items() for name, value in row.items()},
     }
 
 
-def _shown(views: Sequence[View], linked: bool) -> str:
-    text = "; ".join(view.note if len(views) == 1 else f"{view.name.lower()} {view.note}" for view in views)
-    exact = len(views) == 1 and "lossless" in views[0].note
+def _index_cells(
+    values: Mapping[tuple[str, str], float], columns: Sequence[tuple[str, str]]
+) -> Iterator[tuple[float, str]]:
+    """(value, text) of an image in every column of the table of all images, which the script sorts by any of them."""
+    for label, name in columns:
+        value = values.get((label, name), math.nan)
+        yield value, style_of(name).text(value)
+
+
+def _shown_words(shown: Sequence[Shown], linked: bool) -> str:
+    text = "; ".join(each.note if len(shown) == 1 else f"{each.name.lower()} {each.note}" for each in shown)
+    exact = len(shown) == 1 and "lossless" in shown[0].note
     return text if exact or not linked else f"{text}; the links in the table lead to the full files"
 
 
-def _facts(summary: ReportSummary, pictures: Pictures) -> str:
-    seconds = "" if summary.seconds is None else duration(summary.seconds)
+def _summary_fields(summary: ComparisonSummary, count: int, pictures: Pictures) -> dict[str, Any]:
     facts = {
         "Weights": "\n".join(summary.weights),
         "Device": summary.device,
-        "Time": seconds,
+        "Time": "" if summary.seconds is None else duration(summary.seconds),
         "Version": summary.version,
         "Pictures": f"in the folder {pictures.location} beside this page" if pictures.location else "",
     }
-    return definitions({name: value for name, value in facts.items() if value})
-
-
-def _means(summary: ReportSummary, count: int) -> str:
-    if not summary.mean_metrics or count == 1:
-        return ""
-    over = f"{count} images" if summary.measured in (None, count) else f"{summary.measured} of {count} images"
-    table = metrics_table(summary.mean_metrics, list(summary.mean_metrics), {})
-    return f"<section><h2>Mean of {over}</h2>{table}</section>"
-
-
-def _options(options: str) -> str:
-    if not options.strip():
-        return ""
-    return f"<details><summary>Options used</summary><pre>{escape(options)}</pre></details>"
-
-
-def _index_table(rows: Sequence[_IndexRow]) -> str:
-    """All images with all their metrics; the script sorts it by any column."""
-    columns = list(
-        dict.fromkeys((label, name) for row in rows for label, values in row.metrics.items() for name in values)
-    )
-    header = "".join(f"<th scope=col>{escape(label)}<br>{escape(style_of(name).title)}</th>" for label, name in columns)
-    body = ""
-    for number, row in enumerate(rows, start=1):
-        values = [(row.metrics.get(label, {}).get(name, math.nan), style_of(name).decimals) for label, name in columns]
-        cells = "".join(f'<td data-value="{value}">{number_text(value, decimals)}</td>' for value, decimals in values)
-        body += f'<tr><th scope=row><a href="#image-{number}">{escape(row.name)}</a></th>{cells}</tr>\n'
-    return (
-        "<h2>All images</h2><div class=scroll><table class=metrics id=index><thead><tr><th scope=col>Image</th>"
-        f"{header}</tr></thead><tbody>\n{body}</tbody></table></div>"
-    )
-
-
-def _links(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
-    return {label: link(Path(file), folder) for label, file in files.items()}
+    means = summary.mean_metrics if count > 1 else {}
+    return {
+        "title": summary.title,
+        "facts": {name: text for name, text in facts.items() if text},
+        "means": metric_table(means, list(means), {}),
+        "measured": f"{count} images" if summary.measured in (None, count) else f"{summary.measured} of {count} images",
+        "options": summary.options,
+    }
 
 
 def _size(pixels: Pixels | Layer) -> str:

@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 from viewer_helpers import HEIGHT, SUMMARY, WIDTH, Page, entry, pixels
 
-from codes.viewer.page import ReportEntry, ReportSummary, mean_metrics, write_report
+from codes.viewer.comparison_page import ComparisonEntry, ComparisonSummary, mean_metrics, write_comparison_page
 
 
-def written(tmp_path: Path, *entries: ReportEntry, summary: ReportSummary = SUMMARY, **budget: int) -> Page:
+def written(tmp_path: Path, *entries: ComparisonEntry, summary: ComparisonSummary = SUMMARY, **budget: int) -> Page:
     """The page of these entries; alone, without a folder beside it, when only `page_bytes` is given."""
     if "page_bytes" in budget:
         budget = {"beside_bytes": 0, **budget}
     path = tmp_path / "index.html"
-    write_report(path, entries, summary, **budget)
+    write_comparison_page(path, entries, summary, **budget)
     return Page(path)
 
 
@@ -50,22 +50,22 @@ def test_page_refers_to_nothing_outside(tmp_path: Path) -> None:
 def test_full_size_files_are_linked_relative_to_the_page(tmp_path: Path) -> None:
     base = entry()
     file = tmp_path / "set 14" / "a#1?.png"
-    page = written(tmp_path, ReportEntry(base.name, base.layers, base.metrics, files={"restored": file}))
+    page = written(tmp_path, ComparisonEntry(base.name, base.layers, base.metrics, files={"restored": file}))
     assert "./set%2014/a%231%3F.png" in page.values("href")
 
 
 def test_link_of_a_name_that_is_not_utf8(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     base = entry()
-    page = written(tmp_path, ReportEntry(name, base.layers, files={"restored": tmp_path / name}))
+    page = written(tmp_path, ComparisonEntry(name, base.layers, files={"restored": tmp_path / name}))
     assert "./caf%E9.png" in page.values("href")
 
 
 def test_every_text_of_the_user_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert('1')</script>\"'&.png"
     layers = {evil: pixels(0), "b</script>": pixels(1)}
-    hostile = ReportEntry(evil, layers, {evil: {evil: 1.0}}, {evil: evil}, {evil: tmp_path / "x.png"})
-    summary = ReportSummary(evil, evil, (evil,), evil, 1.0, evil, {evil: {evil: 1.0}})
+    hostile = ComparisonEntry(evil, layers, {evil: {evil: 1.0}}, {evil: evil}, {evil: tmp_path / "x.png"})
+    summary = ComparisonSummary(evil, evil, (evil,), evil, 1.0, evil, {evil: {evil: 1.0}})
     plain = written(tmp_path, entry("a"), entry("b"))
     page = written(tmp_path, hostile, hostile, summary=summary)
     assert page.count("script") == plain.count("script")
@@ -90,20 +90,20 @@ def test_single_image_has_no_index_and_several_have(tmp_path: Path) -> None:
 
 def test_missing_ground_truth_and_metrics(tmp_path: Path) -> None:
     layers = {"bicubic": pixels(0), "restored": pixels(1)}
-    page = written(tmp_path, ReportEntry("a.png", layers))
+    page = written(tmp_path, ComparisonEntry("a.png", layers))
     assert page.data[0]["labels"] == ["bicubic", "restored"]
     assert page.count("table") == 0
 
 
 def test_metrics_show_gain_and_best(tmp_path: Path) -> None:
     source = written(tmp_path, entry()).source
-    assert "<td class=best>26.25 <small>+0.75</small></td>" in source
+    assert '<td class="best">26.25 <small>+0.75</small></td>' in source
     assert "<td>0.7900 <small>−0.0100</small></td>" in source
 
 
 def test_metrics_that_are_not_finite(tmp_path: Path) -> None:
     metrics = {"bicubic": {"psnr": float("inf")}, "restored": {"psnr": float("nan"), "ssim": 0.5}}
-    page = written(tmp_path, ReportEntry("a.png", entry().layers, metrics))
+    page = written(tmp_path, ComparisonEntry("a.png", entry().layers, metrics))
     assert {"∞", "–", "0.5000"} <= set(page.texts)
 
 
@@ -113,7 +113,7 @@ def test_mean_metrics_leave_out_what_is_missing() -> None:
 
 
 def test_summary_is_shown(tmp_path: Path) -> None:
-    summary = ReportSummary(
+    summary = ComparisonSummary(
         "T", weights=("w.pth",), device="cpu", seconds=75.0, version="9.8", mean_metrics={"a": {"psnr": 27.125}}
     )
     texts = written(tmp_path, entry("a.png"), entry("b.png"), summary=summary).texts
@@ -121,7 +121,7 @@ def test_summary_is_shown(tmp_path: Path) -> None:
 
 
 def test_means_say_how_many_images_were_measured(tmp_path: Path) -> None:
-    summary = ReportSummary("T", mean_metrics={"a": {"psnr": 27.125}}, measured=1)
+    summary = ComparisonSummary("T", mean_metrics={"a": {"psnr": 27.125}}, measured=1)
     texts = written(tmp_path, entry("a.png"), entry("b.png"), summary=summary).texts
     assert "Mean of 1 of 2 images" in texts
 
@@ -154,7 +154,7 @@ def test_detail_lies_where_the_layers_differ(tmp_path: Path) -> None:
     base = np.full((900, 1100, 3), 128, dtype=np.uint8)
     changed = base.copy()
     changed[700:760, 300:380] = pixels(0, 60, 80)
-    page = written(tmp_path, ReportEntry("a.png", {"bicubic": base, "restored": changed}), page_bytes=1000)
+    page = written(tmp_path, ComparisonEntry("a.png", {"bicubic": base, "restored": changed}), page_bytes=1000)
     detail = page.data[0]["views"][1]
     left, top = map(int, re.findall(r"[xy] (\d+)", detail["note"]))
     assert top <= 700
@@ -172,7 +172,7 @@ def test_unused_budget_goes_to_later_entries(tmp_path: Path) -> None:
 
 
 def test_entries_are_loaded_one_at_a_time(tmp_path: Path) -> None:
-    class Lazy(tuple[ReportEntry, ...]):
+    class Lazy(tuple[ComparisonEntry, ...]):
         asked: list[int] = []  # noqa: RUF012
 
         def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
@@ -180,12 +180,12 @@ def test_entries_are_loaded_one_at_a_time(tmp_path: Path) -> None:
             return super().__getitem__(index)
 
     entries = Lazy((entry("a.png"), entry("b.png"), entry("c.png")))
-    write_report(tmp_path / "index.html", entries, SUMMARY)
+    write_comparison_page(tmp_path / "index.html", entries, SUMMARY)
     assert entries.asked == [0, 1, 2]
 
 
 def test_failure_leaves_the_old_page(tmp_path: Path) -> None:
-    class Failing(tuple[ReportEntry, ...]):
+    class Failing(tuple[ComparisonEntry, ...]):
         def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
             if index == 1:
                 raise OSError("gone")
@@ -194,14 +194,14 @@ def test_failure_leaves_the_old_page(tmp_path: Path) -> None:
     path = tmp_path / "index.html"
     path.write_text("old")
     with pytest.raises(OSError, match="gone"):
-        write_report(path, Failing((entry(), entry())), SUMMARY)
+        write_comparison_page(path, Failing((entry(), entry())), SUMMARY)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["index.html"]
 
 
 def test_layers_of_unequal_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"a\.png: layer 'restored' is 40x25 but 'bicubic' is 40x24"):
-        ReportEntry("a.png", {"bicubic": pixels(0), "restored": pixels(1, 25, 40)})
+        ComparisonEntry("a.png", {"bicubic": pixels(0), "restored": pixels(1, 25, 40)})
 
 
 @pytest.mark.parametrize(
@@ -216,13 +216,13 @@ def test_layers_of_unequal_size_are_refused() -> None:
 )
 def test_layers_that_are_not_uint8_rgb_are_refused(layer: np.ndarray) -> None:
     with pytest.raises(ValueError, match="expected uint8 RGB"):
-        ReportEntry("a.png", {"bicubic": layer})
+        ComparisonEntry("a.png", {"bicubic": layer})
 
 
 def test_unknown_labels_and_empty_entries_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'restord' names no layer; expected one of bicubic"):
-        ReportEntry("a.png", {"bicubic": pixels(0)}, {"restord": {"psnr": 1.0}})
+        ComparisonEntry("a.png", {"bicubic": pixels(0)}, {"restord": {"psnr": 1.0}})
     with pytest.raises(ValueError, match="no layers"):
-        ReportEntry("a.png", {})
+        ComparisonEntry("a.png", {})
     with pytest.raises(ValueError, match="no entries"):
-        write_report(tmp_path / "index.html", [], SUMMARY)
+        write_comparison_page(tmp_path / "index.html", [], SUMMARY)

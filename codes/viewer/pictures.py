@@ -33,34 +33,37 @@ OWN_NAME = re.compile(r"[0-9a-f]{24}\.(?:webp|jpg)")
 
 
 @dataclass(frozen=True)
-class View:
-    """One way to look at an entry: the whole of it or a detail, every layer encoded alike.
-
-    `scale`: pixels of the view a pixel of the image. `layers`: label -> URL of a picture of (height, width).
-    """
+class _Geometry:
+    """What is shown of an entry, the whole of it or a detail; `scale`: its pixels a pixel of the image."""
 
     name: str
     note: str
     width: int
     height: int
     scale: float
-    layers: dict[str, str]
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """A view before its pictures have a place. `layers`: label -> (suffix, bytes of the file)."""
+class Shown(_Geometry):
+    """With its pictures in place. `urls`: label -> URL of a picture of (height, width); all are encoded alike."""
 
-    name: str
-    note: str
-    width: int
-    height: int
-    scale: float
-    layers: dict[str, tuple[str, bytes]]
+    urls: Mapping[str, str]
+
+    @property
+    def shape(self) -> dict[str, str | int | float]:
+        """What the script needs to know before any picture is there."""
+        return {"name": self.name, "note": self.note, "width": self.width, "height": self.height, "scale": self.scale}
+
+
+@dataclass(frozen=True)
+class _Encoded(_Geometry):
+    """Before its pictures have a place. `files`: label -> (suffix, bytes of the file)."""
+
+    files: Mapping[str, tuple[str, bytes]]
 
     @property
     def bytes(self) -> int:
-        return sum(len(data) for _, data in self.layers.values())
+        return sum(len(data) for _, data in self.files.values())
 
 
 class Pictures:
@@ -82,15 +85,15 @@ class Pictures:
         """Name of the folder that holds pictures; empty when all lie inside the page."""
         return self.folder.name if self.folder and self._written else ""
 
-    def place(self, layers: Mapping[str, Layer]) -> list[View]:
-        """The views of one entry, their pictures written."""
+    def place(self, layers: Mapping[str, Layer]) -> list[Shown]:
+        """What is shown of one entry, its pictures written."""
         inside, encoded = self._choose(layers)
         self._left[inside] -= sum(view.bytes for view in encoded)
         if not inside:
             self._left[True] = 0.0  # the rest goes beside as well, rather than small pictures here and large ones there
         self._count -= 1
         return [
-            View(e.name, e.note, e.width, e.height, e.scale, {k: self._put(*v, inside) for k, v in e.layers.items()})
+            Shown(e.name, e.note, e.width, e.height, e.scale, {k: self._put(*v, inside) for k, v in e.files.items()})
             for e in encoded
         ]
 

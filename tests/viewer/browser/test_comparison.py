@@ -13,16 +13,16 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from codes.viewer.page import ReportEntry, ReportSummary, mean_metrics, write_report
+from codes.viewer.comparison_page import ComparisonEntry, ComparisonSummary, mean_metrics, write_comparison_page
 
 pytestmark = MARKS
 HEIGHT, WIDTH = 90, 150
 
 
-def entry(name: str, index: int) -> ReportEntry:
+def entry(name: str, index: int) -> ComparisonEntry:
     layers = {label: np.full((HEIGHT, WIDTH, 3), color, dtype=np.uint8) for label, color in COLORS.items()}
     metrics = {"bicubic": {"psnr": 25.0}, "restored": {"psnr": 26.0 + index % 7}}
-    return ReportEntry(name, layers, metrics)
+    return ComparisonEntry(name, layers, metrics)
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     contents = {
         "one": entries[:1],
         "many": entries,
-        "reduced": [ReportEntry("large.png", {"bicubic": large, "restored": 255 - large})],
-        "sample": [ReportEntry("sample.png", {"sample": entries[0].layers["restored"]})],
+        "reduced": [ComparisonEntry("large.png", {"bicubic": large, "restored": 255 - large})],
+        "sample": [ComparisonEntry("sample.png", {"sample": entries[0].layers["restored"]})],
     }
     for name, items in contents.items():
         means = mean_metrics([item.metrics for item in items])
-        summary = ReportSummary("Restored", "scale: 2", ("w.pth",), "cpu", 3.0, "1", means)
-        write_report(folder / f"{name}.html", items, summary, page_bytes=1_000_000, beside_bytes=0)
+        summary = ComparisonSummary("Restored", "scale: 2", ("w.pth",), "cpu", 3.0, "1", means)
+        write_comparison_page(folder / f"{name}.html", items, summary, page_bytes=1_000_000, beside_bytes=0)
     return {name: folder / f"{name}.html" for name in contents}
 
 
