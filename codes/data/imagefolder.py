@@ -91,8 +91,9 @@ class ImageFolderDataset(ImageDataset):
         """
         path = self.files[position]
         picture = read_image(path, max_pixels=self.options.max_pixels)
-        if (frames := count_frames(path)) > 1:
-            warn_once(logger, f"frames {path}", f"{path}: holds {frames} frames or pages; only the first is restored")
+        if (frames := count_frames(path)) != 1:
+            count = f"{frames}" if frames else "several"
+            warn_once(logger, f"frames {path}", f"{path}: holds {count} frames or pages; only the first is restored")
         if self.options.target_size is not None or self.options.square or self.options.alpha == "crop":
             return self.item(position), _traits(picture, None)
         if min(picture.rgb.shape[:2]) < self.options.minimum_side:  # its header promised more

@@ -3,19 +3,23 @@
 What comes out again is of the same kind as what went in: dtype, channels, Pillow's mode, colour profile, EXIF data.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from ..utils.errors import DataError
-from .decode import _DECODE_ERRORS, _GRAY_MODES, _plain_mode, _to_srgb
+from .decode import table_of, to_srgb
 from .exif import fitted_exif
+from .layers import Refused
 from .pixels import quantise, to_float
 from .profiles import fitted_icc
+from .readers import pillow_layers
 
 Rebuild = Callable[[np.ndarray, np.ndarray | None], object]
 _CHANNELS = (1, 2, 3, 4)  # gray, gray and alpha, RGB, RGB and alpha
@@ -122,17 +126,23 @@ def _of_pillow(image: Image.Image) -> ImageObject:
     if 0 in image.size:
         raise ValueError(f"image: expected at least 1 pixel, found {image.size[0]} x {image.size[1]}")
     try:
+        image = _second_view(image)
+        table = _jpeg_table(image)  # before the pixels: it shows that they are still the file's
         exif = image.getexif()
         upright = ImageOps.exif_transpose(image)  # a copy, so that nothing below changes the caller's image
-        upright = upright.convert("LA") if upright.mode == "La" else upright  # Pillow turns La into nothing else
-        deep = upright.mode.startswith(("I", "F"))
-        gray = deep or upright.mode in _GRAY_MODES
-        converted, icc = (upright, None) if deep else _to_srgb(_plain_mode(upright, _NOWHERE), gray, _NOWHERE)
-    except _DECODE_ERRORS as error:
+        if upright.mode.startswith(("I", "F")):
+            return _of_deep_gray(upright, exif)
+        layers = pillow_layers(upright)
+        converted, icc = to_srgb(layers.samples, layers.alpha, upright.info.get("icc_profile"), _NOWHERE)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Refused as error:
+        raise DataError(f"image: {error}") from None
+    except Exception as error:  # Pillow decodes here, and raises anything on damaged files
+        if isinstance(error, ValueError) and str(error).startswith("image: "):
+            raise
         raise DataError(f"image: Pillow cannot decode it ({' '.join(str(error).split())})") from None
-    if deep:
-        return _of_deep_gray(upright, exif)
-    taken = _of_array(np.asarray(converted))
+    taken, gray = _of_array(converted), layers.colours == 1
 
     def rebuild(restored: np.ndarray, opacity: np.ndarray | None) -> Image.Image:
         colour = _to_gray(restored)[..., None] if gray else restored
@@ -141,7 +151,7 @@ def _of_pillow(image: Image.Image) -> ImageObject:
         result = Image.fromarray(samples[..., 0] if whole.shape[2] == 1 else samples)
         return _with_info(result, fitted_icc(icc, gray) if icc else None, exif)
 
-    return ImageObject(taken.rgb, taken.alpha, gray, 8, _jpeg_table(image), rebuild)
+    return ImageObject(taken.rgb, taken.alpha, gray, 8, table, rebuild)
 
 
 def _of_deep_gray(image: Image.Image, exif: Image.Exif) -> ImageObject:
@@ -169,7 +179,41 @@ def _with_info(image: Image.Image, icc: bytes | None, exif: Image.Exif) -> Image
     return image
 
 
+def _is_jpeg_file(image: Image.Image) -> TypeGuard[ImageFile.ImageFile]:
+    return isinstance(image, ImageFile.ImageFile) and hasattr(image, "quantization")
+
+
+def _second_view(image: Image.Image) -> Image.Image:
+    """A JPEG that is not decoded yet, opened once more, so that the caller's stays as it is; others as they are.
+
+    Only of such a one it is sure that its pixels are those of the file, and so a second call gives the first's result.
+    """
+    if not _is_jpeg_file(image) or not image.tile or image.fp is None:
+        return image
+    place = image.fp.tell()
+    image.fp.seek(0)
+    data = image.fp.read()
+    image.fp.seek(place)
+    try:
+        again = Image.open(io.BytesIO(data))
+    except Image.UnidentifiedImageError:  # it lies inside another file
+        return image
+    return again if (again.format, again.size, again.mode) == (image.format, image.size, image.mode) else image
+
+
 def _jpeg_table(image: Image.Image) -> np.ndarray | None:
-    """The luminance table of a Pillow image that comes straight from a JPEG file."""
-    tables = getattr(image, "quantization", None)
-    return np.array(tables[min(tables)]).reshape(8, 8) if tables else None
+    """The luminance table of a Pillow image that still has the pixels of its JPEG file, else None.
+
+    `draft` and `thumbnail` shrink an image in place, and painting changes it; Pillow keeps the tables all the same.
+    """
+    if not _is_jpeg_file(image):
+        return None
+    if image.tile:
+        shrunk = tuple(getattr(image, "decoderconfig", ()))[:1] not in ((), (1,))
+        return None if shrunk else table_of(image)
+    try:
+        with Image.open(image.filename) as file:
+            same = file.size == image.size and file.mode == image.mode and file.tobytes() == image.tobytes()
+            return table_of(image) if same else None
+    except (OSError, ValueError, AttributeError):  # opened from memory, or the file is gone
+        return None

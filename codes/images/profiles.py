@@ -1,20 +1,24 @@
 """ICC profiles: to sRGB on the way in, valid ones on the way out. Use it through `utils.images`."""
 
-import io
 import struct
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import ImageCms
 
 from ..utils.console import get_logger, warn_once
-from .pixels import quantise, to_float
+from .layers import inks_to_rgb
 
 logger = get_logger(__name__)
 
 _WHITE = (0.9642, 1.0, 0.8249)  # D50, the white of ICC's connection space
 _CURVE_POINTS = 1024
+_SAME = 2  # of 255: the sRGB profiles of different makers differ by 1
+_EXACT = 0x0100  # cmsFLAGS_NOOPTIMIZE
+_CHANNELS = {b"GRAY": 1, b"RGB ": 3, b"CMYK": 4}
+_CMS_ERRORS = (RuntimeError, ValueError, TypeError)
 _DATE = struct.pack(">6H", 2024, 1, 1, 0, 0, 0)  # of every profile made here, so that equal images are equal files
 
 
@@ -59,67 +63,55 @@ def fitted_icc(icc: bytes, gray: bool) -> bytes:
     return gray_profile() if gray else srgb_profile()
 
 
+@lru_cache(maxsize=64)
 def is_srgb(profile: bytes) -> bool:
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return "srgb" in ImageCms.getProfileDescription(source).lower()
-    except (ImageCms.PyCMSError, OSError, ValueError):
+    """Whether a profile means sRGB, by what it does to colours, whatever its name."""
+    if profile[16:20] != b"RGB ":
         return False
-
-
-def convert_profile(image: Image.Image, profile: bytes, path: Path) -> tuple[Image.Image, bytes | None]:
-    """An L, RGB or CMYK image in `profile` as RGB in sRGB, and the profile to save with it.
-
-    A profile that cannot be used is warned about once, and the image is taken as sRGB.
-    """
+    levels = np.array([0, 8, 24, 64, 112, 160, 208, 255], np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(1, -1, 3)
     try:
-        if image.mode == "RGB" and is_srgb(profile):
-            return image, profile
-        if image.mode == "L" and profile == gray_profile():
-            return image.convert("RGB"), srgb_profile()
-        return _transformed(image, profile, srgb_profile(), "RGB"), srgb_profile()
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        _warn(path, error)
-        return image.convert("RGB"), None
+        seen = _transformed(colours, profile)
+    except _CMS_ERRORS:
+        return False
+    return int(np.abs(seen.astype(int) - colours).max()) <= _SAME
 
 
-def convert_samples(
-    samples: np.ndarray, gray: bool, profile: bytes | None, path: Path
-) -> tuple[np.ndarray, bytes | None]:
-    """16-bit samples (H, W, 3 or 4) in sRGB, and the profile to save with them.
+def convert_profile(samples: np.ndarray, profile: bytes, path: Path) -> tuple[np.ndarray, bytes | None]:
+    """Samples uint8 or uint16 (H, W, 1 gray, 3 RGB or 4 CMYK) in `profile` as RGB (H, W, 3) of the same type in sRGB.
 
-    Gray keeps its 16 bits. ImageCms has no 16-bit colour, so a foreign profile of RGB is converted, and kept, in 8.
+    Also the profile to save with them. One that cannot be used is warned about once, and the samples are taken as sRGB.
     """
-    if not profile:
-        return samples, None
-    if gray and profile[16:20] == b"GRAY":
-        return _convert_gray(samples, profile, path)
-    eight = quantise(to_float(samples), 8)
-    image, icc = convert_profile(Image.fromarray(np.ascontiguousarray(eight[..., :3])), profile, path)
-    if icc is None or icc == profile:
-        return samples, icc
-    return np.concatenate([np.asarray(image), eight[..., 3:]], axis=2), icc
-
-
-def _convert_gray(samples: np.ndarray, profile: bytes, path: Path) -> tuple[np.ndarray, bytes | None]:
-    if profile == gray_profile():
-        return samples, srgb_profile()
-    # A tone curve, so what it does to each of the 65536 values says everything.
-    values = Image.fromarray(np.arange(65536, dtype=np.uint16).reshape(256, 256))
+    space = profile[16:20]
+    if samples.shape[2] == 1 and space == b"RGB ":
+        samples = np.repeat(samples, 3, axis=2)
     try:
-        table = np.asarray(_transformed(values, profile, gray_profile(), "I;16")).reshape(-1).astype(np.uint16)
-    except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        _warn(path, error)
-        return samples, None
-    return np.concatenate([table[samples[..., :3]], samples[..., 3:]], axis=2), srgb_profile()
+        if _CHANNELS.get(space) != samples.shape[2]:
+            raise ValueError(f"it is for {space.decode('latin-1').strip() or 'no'} pixels of another kind")
+        if is_srgb(profile):
+            return samples, profile
+        if profile == gray_profile():
+            return np.repeat(samples, 3, axis=2), srgb_profile()
+        return _transformed(samples, profile), srgb_profile()
+    except _CMS_ERRORS as error:
+        text = f"{path}: its colour profile cannot be used ({error}); taken as sRGB"
+        warn_once(logger, f"icc {path}", text)
+        return without_profile(samples), None
 
 
-def _transformed(image: Image.Image, source: bytes, target: bytes, mode: str) -> Image.Image:
-    given, wanted = (ImageCms.ImageCmsProfile(io.BytesIO(profile)) for profile in (source, target))
-    converted = ImageCms.profileToProfile(image, given, wanted, outputMode=mode)
-    assert converted is not None
-    return converted
+def without_profile(samples: np.ndarray) -> np.ndarray:
+    """Gray, RGB or CMYK samples without a profile as RGB (H, W, 3)."""
+    if samples.shape[2] == 1:
+        return np.repeat(samples, 3, axis=2)
+    return inks_to_rgb(samples) if samples.shape[2] == 4 else samples
 
 
-def _warn(path: Path, error: Exception) -> None:
-    warn_once(logger, f"icc {path}", f"{path}: its colour profile cannot be used ({error}); taken as sRGB")
+def _transformed(samples: np.ndarray, profile: bytes) -> np.ndarray:
+    """RGB of the same type in sRGB, by Little CMS, which without its shortcuts is exact to 16 bits."""
+    name = {1: "gray", 3: "rgb", 4: "cmyk"}[samples.shape[2]]
+    given = np.ascontiguousarray(samples[..., 0] if name == "gray" else samples)
+    flags = _EXACT if samples.dtype == np.uint16 else None
+    result = imagecodecs.cms_transform(
+        given, profile, srgb_profile(), colorspace=name, outcolorspace="rgb", flags=flags
+    )
+    return np.asarray(result).reshape(*samples.shape[:2], 3)

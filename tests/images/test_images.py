@@ -107,7 +107,6 @@ def test_gray_16_bits(tmp_path, suffix):
         ("PA", ".tif", False, True),
         ("RGBA", ".webp", False, True),
         ("CMYK", ".jpg", False, False),
-        ("I", ".tif", True, False),
         ("F", ".tif", True, False),
     ],
 )

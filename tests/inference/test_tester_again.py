@@ -227,7 +227,7 @@ def test_a_folder_of_all_kinds_of_files_twice():
         code, said = restore_small()
         assert code == 1
         assert "7 images restored, 2 failed" in said
-        for line in ("cut.jpg: cannot be decoded", "words.jpg: not an image file"):
+        for line in ("cut.jpg: damaged", "words.jpg: not an image file"):
             assert f"small/{line}" in said
         assert restored_files() == ["cmyk.png", "deep.png", "la.png", "ok.png", "one.png", "palette.png", "rgba.png"]
         assert before in (None, times())
@@ -297,12 +297,12 @@ def test_an_input_that_was_damaged_later_keeps_its_result_where_nothing_is_redon
     save_picture("truth/ok.png", 32, 48)
     code, said = restore_small("output.skip_existing=true", "datasets.test.ground_truth=truth")
     assert code == 0
-    assert "small/ok.png: cannot be decoded" in said
+    assert "small/ok.png: damaged" in said
     assert times() == before
     assert len(metrics()["images"]) == 2
     code, said = restore_small()
     assert code == 1
-    assert "small/ok.png: not restored: cannot be decoded" in said
+    assert "small/ok.png: not restored: damaged" in said
 
 
 def test_images_of_one_name_in_several_folders_have_noise_of_their_own_that_the_others_do_not_change():

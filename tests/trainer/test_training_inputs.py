@@ -37,7 +37,7 @@ def test_broken_photographs_are_named_and_training_goes_on():
     assert "photos/zero.jpg: the file is empty" in said
     assert "photos/notes.txt: not an image by its extension" in said
     assert said.count("photos/cut.jpg: ") == 1
-    assert "photos/cut.jpg: cannot be decoded" in said
+    assert "photos/cut.jpg: damaged" in said
     assert Path("experiments/tiny/models/4_generator_ema.safetensors").is_file()
 
 

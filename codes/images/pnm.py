@@ -1,0 +1,53 @@
+"""PGM and PPM files, as text or bytes, with any maximum (netpbm's formats P2, P3, P5, P6)."""
+
+import re
+
+import numpy as np
+
+from .layers import Layers, Refused, scaled
+
+_MAGIC = {b"P2": (1, False), b"P3": (3, False), b"P5": (1, True), b"P6": (3, True)}  # colours, as bytes
+_TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*(\d{1,9})(?!\d)")
+
+
+def read_pnm(data: bytes) -> Layers | None:
+    """The samples of a PGM or PPM file; None for netpbm's other formats. Raises Refused for a damaged one."""
+    if data[:2] not in _MAGIC:
+        return None
+    colours, binary = _MAGIC[data[:2]]
+    (width, height, top), place = _header(data)
+    if not 1 <= top <= 65535 or not width or not height:
+        raise Refused(f"damaged: {width} x {height} pixels and a maximum of {top}; expected 1 to 65535")
+    values = (
+        _bytes(data, place, width * height * colours, top) if binary else _text(data, place, width * height * colours)
+    )
+    return Layers(scaled(values, top).reshape(height, width, colours), colours, False)
+
+
+def _header(data: bytes) -> tuple[list[int], int]:
+    """Width, height and maximum, and where they end."""
+    numbers, place = [], 2
+    for _ in range(3):
+        found = _TOKEN.match(data, place)
+        if found is None:
+            raise Refused("damaged: its header has no width, height and maximum")
+        numbers.append(int(found[1]))
+        place = found.end()
+    return numbers, place
+
+
+def _bytes(data: bytes, place: int, count: int, top: int) -> np.ndarray:
+    kind = np.dtype(">u2" if top > 255 else "u1")
+    start = place + 1  # one white space
+    if len(data) - start < count * kind.itemsize:
+        raise Refused(f"damaged: {max(len(data) - start, 0)} of {count * kind.itemsize} bytes of pixels are there")
+    return np.frombuffer(data, kind, count, start)
+
+
+def _text(data: bytes, place: int, count: int) -> np.ndarray:
+    words = re.sub(rb"#[^\r\n]*", b"", data[place:]).split(maxsplit=count)[:count]
+    if len(words) < count:
+        raise Refused(f"damaged: {len(words)} of {count} samples are there")
+    if max(map(len, words)) > 9 or not all(word.isdigit() for word in words):
+        raise Refused("damaged: its samples are no numbers")
+    return np.array(words).astype(np.int64)

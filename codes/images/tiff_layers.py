@@ -1,0 +1,183 @@
+"""TIFF files of every layout that Pillow reads in 8 bits, wrongly or not at all (TIFF 6.0, by the library tifffile).
+
+More than 8 bits, planes one after the other, white as 0, premultiplied transparency, floats, CMYK and L*a*b*.
+"""
+
+import io
+import logging
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import tifffile
+
+from .layers import Layers, Refused, from_floats, from_long, inverted, lab_to_rgb, scaled, unpremultiplied
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of a damaged file is raised
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, INKS, YCC, LAB, ICC_LAB = 0, 1, 2, 3, 5, 6, 8, 9
+_COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4, LAB: 3, ICC_LAB: 3}
+_PREMULTIPLIED, _SEPARATE = 1, 2  # kinds of extra samples
+_UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
+_PLAIN_BITS = (1, 2, 4, 8)
+_NONE, _LZW, _PACKBITS = 1, 5, 32773
+_MOST_ZEROS = 64  # bytes in a row of a strip whose compression never writes them
+
+
+class TiffHeader(NamedTuple):
+    """What the first directory says. `plain`: Pillow reads this layout right."""
+
+    height: int
+    width: int
+    bits: int
+    samples: int
+    compression: int
+    plain: bool
+
+
+def is_tiff(head: bytes) -> bool:
+    """Whether a file begins as a TIFF or BigTIFF."""
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def tiff_header(source: bytes | BinaryIO) -> TiffHeader:
+    """The header of a file. Raises whatever tifffile does for a damaged one."""
+    with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        return _header(_first(file))
+
+
+def read_tiff(data: bytes) -> Layers:
+    """The samples of the first page. Raises Refused for a layout that cannot be read right."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = _first(file)
+        photometric = int(page.photometric)
+        if photometric not in _COLOURS:
+            raise Refused(f"a TIFF of {_name(page.photometric)} pixels; convert it to RGB or gray")
+        values = _pixels(page)
+        colours = _COLOURS[photometric]
+        if values.shape[2] < colours:
+            raise Refused(f"damaged: {values.shape[2]} channels of {colours}")
+        return _layers(page, photometric, values[..., : colours + _has_alpha(page, colours)])
+
+
+def check_strips(data: bytes) -> None:
+    """Raises Refused unless every strip or tile of the first page lies in the file and was written."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = _first(file)
+        places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    if not places or any(count <= 0 or start + count > len(data) for start, count in places):
+        raise Refused("damaged: it ends before its last strip of pixels, or a strip was never written")
+    if int(page.compression) in (_LZW, _PACKBITS):
+        zeros = bytes(_MOST_ZEROS)
+        if any(data.find(zeros, start, start + count) >= 0 for start, count in places):
+            raise Refused("damaged: a part of its pixels was overwritten with zeros")
+
+
+def _first(file: tifffile.TiffFile) -> tifffile.TiffPage:
+    page = file.pages[0]
+    assert isinstance(page, tifffile.TiffPage)
+    return page
+
+
+def _header(page: tifffile.TiffPage) -> TiffHeader:
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
+    extras = tuple(int(extra) for extra in page.extrasamples)
+    photometric = int(page.photometric)
+    known = photometric in (*_COLOURS, YCC) and photometric not in (LAB, ICC_LAB)
+    layout = page.planarconfig is None or int(page.planarconfig) == 1
+    # Premultiplied gray is the one that Pillow takes for plain.
+    simple = not extras or (len(extras) == 1 and (extras[0] == _SEPARATE or photometric == RGB))
+    sure = bits in _PLAIN_BITS and isinstance(page.bitspersample, int) and _format(page) == _UNSIGNED
+    plain = known and layout and simple and sure and (bits == 8 or page.samplesperpixel == 1)
+    return TiffHeader(page.imagelength, page.imagewidth, bits, page.samplesperpixel, int(page.compression), plain)
+
+
+def _format(page: tifffile.TiffPage) -> int:
+    """How its numbers are stored; one for all channels."""
+    found = page.sampleformat
+    kinds = {int(kind) for kind in (found if isinstance(found, tuple) else (found,))}
+    if len(kinds) != 1:
+        raise Refused("a TIFF whose channels are of different kinds of numbers; convert it to RGB of 16 bits")
+    kind = kinds.pop()
+    return _UNSIGNED if kind == _UNDEFINED else kind
+
+
+def _pixels(page: tifffile.TiffPage) -> np.ndarray:
+    """(H, W, C) as stored."""
+    if not isinstance(page.bitspersample, int):
+        raise Refused(f"a TIFF with channels of {page.bitspersample} bits; convert it to 8 or 16 bits")
+    values = page.asarray(maxworkers=1)
+    if page.axes == "YX":
+        return values[..., None]
+    if page.axes == "SYX":
+        return np.moveaxis(values, 0, 2)
+    if page.axes != "YXS":
+        raise Refused(f"a TIFF with the dimensions {page.axes}; convert it to a flat image")
+    return values
+
+
+def _has_alpha(page: tifffile.TiffPage, colours: int) -> bool:
+    extras = tuple(int(extra) for extra in page.extrasamples)
+    return page.samplesperpixel > colours and bool(extras) and extras[0] in (_PREMULTIPLIED, _SEPARATE)
+
+
+def _layers(page: tifffile.TiffPage, photometric: int, values: np.ndarray) -> Layers:
+    colours = _COLOURS[photometric]
+    alpha = values.shape[2] > colours
+    if photometric == PALETTE:
+        return Layers(_coloured(page, values[..., 0]), 3, False)
+    if photometric in (LAB, ICC_LAB):
+        return Layers(lab_to_rgb(_lab(page, photometric, values)), 3, False)
+    samples = _full_range(page, values)
+    if photometric == WHITE_IS_ZERO:
+        samples = np.concatenate([inverted(samples[..., :1]), samples[..., 1:]], axis=2)
+    if photometric == INKS and int(page.tags.valueof(332, 1)) != 1:
+        raise Refused("a TIFF of inks other than CMYK; convert it to RGB")
+    if alpha and int(page.extrasamples[0]) == _PREMULTIPLIED:
+        if photometric == INKS:
+            raise Refused("a CMYK TIFF with premultiplied transparency; convert it to RGB")
+        samples = unpremultiplied(samples)
+    return Layers(np.ascontiguousarray(samples), colours, alpha)
+
+
+def _full_range(page: tifffile.TiffPage, values: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 of full range."""
+    kind, bits = _format(page), int(page.bitspersample)
+    if kind == _FLOAT:
+        return from_floats(values)
+    if kind != _UNSIGNED:
+        text = "signed integers" if kind == _SIGNED else "complex numbers"
+        raise Refused(
+            f"a TIFF of {bits}-bit {text}, whose black and white are not known; convert it to unsigned 16 bits"
+        )
+    return scaled(values.astype(np.uint8) if bits == 1 else values, 2**bits - 1) if bits <= 16 else from_long(values)
+
+
+def _coloured(page: tifffile.TiffPage, numbers: np.ndarray) -> np.ndarray:
+    """uint16 (H, W, 3) of the numbers of a palette's entries."""
+    table = page.colormap
+    if table is None or _format(page) != _UNSIGNED or int(numbers.max()) >= table.shape[1]:
+        raise Refused("damaged: a palette that lacks entries")
+    entries = table.T.astype(np.uint16)
+    # Some programs write 8-bit entries into the 16 bits; libtiff's test for them.
+    return (entries * 257 if int(entries.max()) < 256 else entries)[numbers]
+
+
+def _lab(page: tifffile.TiffPage, photometric: int, values: np.ndarray) -> np.ndarray:
+    """float32 (H, W, 3): L* 0..100, a*, b*. TIFF 6.0, section 23; ICC L*a*b* by Adobe's technical note."""
+    bits = int(page.bitspersample)
+    if bits not in (8, 16) or _format(page) not in (_UNSIGNED, _SIGNED):
+        raise Refused(f"a TIFF of {bits}-bit L*a*b*; convert it to RGB")
+    result: np.ndarray = values.astype(np.uint8 if bits == 8 else np.uint16).astype(np.float32)
+    unit = 1 if bits == 8 else 256  # of a* and b*
+    if photometric == ICC_LAB:
+        result[..., 0] *= 100 / (255 if bits == 8 else 65280)
+        result[..., 1:] = result[..., 1:] / unit - 128
+        return result
+    result[..., 0] *= 100 / (2**bits - 1)
+    result[..., 1:] /= unit
+    result[..., 1:] -= 256 * (result[..., 1:] >= 128)  # signed, as two's complement
+    return result
+
+
+def _name(photometric: object) -> str:
+    return str(getattr(photometric, "name", photometric)).replace("_", " ").lower()
