@@ -60,7 +60,8 @@ class ImageOptions(DatasetOptions):
         "everything visible, then laid over white.",
     )
     max_pixels: Annotated[Positive, CHOICE_ONLY] = Field(
-        MAX_PIXELS, description="Images of more pixels are left out (protection against decompression bombs)."
+        MAX_PIXELS,
+        description="Images of more pixels are left out; so is, in any case, what is too large for memory.",
     )
     random_seed: int | None = Field(None, description="Seed of this dataset's draws. Nothing: the run's seed.")
     disable_flip: Annotated[bool, TRAINING_ONLY] = Field(

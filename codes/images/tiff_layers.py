@@ -19,7 +19,7 @@ _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4, LAB
 _PREMULTIPLIED, _SEPARATE = 1, 2  # kinds of extra samples
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
 _PLAIN_BITS = (1, 2, 4, 8)
-_NONE, _LZW, _PACKBITS = 1, 5, 32773
+_LZW, _PACKBITS, _DEFLATED = 5, 32773, (8, 32946)
 _MOST_ZEROS = 64  # bytes in a row of a strip whose compression never writes them
 
 
@@ -87,7 +87,9 @@ def _header(page: tifffile.TiffPage) -> TiffHeader:
     # Premultiplied gray is the one that Pillow takes for plain.
     simple = not extras or (len(extras) == 1 and (extras[0] == _SEPARATE or photometric == RGB))
     sure = bits in _PLAIN_BITS and isinstance(page.bitspersample, int) and _format(page) == _UNSIGNED
-    plain = known and layout and simple and sure and (bits == 8 or page.samplesperpixel == 1)
+    # Pillow's library leaves the checksum of deflated strips unread.
+    checked = int(page.compression) not in _DEFLATED or photometric == YCC
+    plain = known and layout and simple and sure and checked and (bits == 8 or page.samplesperpixel == 1)
     return TiffHeader(page.imagelength, page.imagewidth, bits, page.samplesperpixel, int(page.compression), plain)
 
 

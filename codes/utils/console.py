@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -54,6 +55,8 @@ def get_logger(name: str) -> logging.Logger:
 
 def setup_logging(debug: bool = False, quiet: bool = False) -> None:
     """Send the project's log to stderr: level, time and message. `quiet` is for ranks other than 0."""
+    # What Pillow remarks about single tags, once a file and on two lines; what matters of a file is told by its name.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     root = logging.getLogger(ROOT)
     for handler in [*root.handlers]:
         root.removeHandler(handler)
