@@ -139,11 +139,20 @@ class ImageDataset:
         if options.tile == "center":
             samples = window(samples, *centre_corner(samples, size), size)
         elif options.tile == "random":
-            samples = window(samples, *random_corner(samples, size, generator("tile"), options.min_tile_std), size)
+            side = self._cut_side(samples, generator)
+            samples = window(samples, *random_corner(samples, side, generator("tile"), options.min_tile_std), side)
         hq = to_float(samples)
         if hq.shape[:2] != (size, size):
             hq = resize_area(hq, size, size)
         return np.ascontiguousarray(hq[:, ::-1]) if self._flipped(generator) else hq
+
+    def _cut_side(self, samples: np.ndarray, generator: Generators) -> int:
+        """Side of the square that becomes a tile: to shrink what is cut is to cut from the shrunk photograph."""
+        size, (low, high) = self.image_options.target_size, self.image_options.shrink
+        assert size is not None
+        if high == 1.0:
+            return size
+        return min(round(size * generator("shrink").uniform(low, high)), *samples.shape[:2])
 
     def _flipped(self, generator: Generators) -> bool:
         return bool(self.shuffle and not self.image_options.disable_flip and generator("flip").random() < 0.5)

@@ -49,6 +49,13 @@ class ImageOptions(DatasetOptions):
         description="With `tile: random`: draw again (up to 8 times) while the gray values (0..255) of a tile deviate "
         "by less than this, so that skies and walls do not fill the batches; the liveliest one is taken. 0 is off.",
     )
+    shrink: tuple[Annotated[float, Field(ge=1.0)], Annotated[float, Field(ge=1.0)]] = Field(
+        (1.0, 1.0),
+        description="With `tile: random`: every tile is cut from the photograph shrunk by area, by a factor drawn "
+        "evenly between these two ([1, 2]: full to half size), so that objects are learned at several sizes and soft "
+        "photographs become sharp. An image too small for a factor is shrunk as far as it still holds a tile. "
+        "min_tile_std looks at what is cut, before it is shrunk.",
+    )
     force_square: bool | None = Field(
         None,
         description="Cut the centre square first. Nothing: only where `tile: none` resizes to target_size; there "
@@ -108,6 +115,10 @@ class ImageOptions(DatasetOptions):
             yield Issue(("tiles_per_image",), f"{self.tiles_per_image} tiles of one image need tile: random")
         if self.min_tile_std and self.tile != "random":
             yield Issue(("min_tile_std",), f"{self.min_tile_std:g} needs tile: random, where tiles are drawn")
+        if self.shrink != (1.0, 1.0) and self.tile != "random":
+            yield Issue(("shrink",), f"{list(self.shrink)} needs tile: random, where tiles are drawn")
+        if self.shrink[0] > self.shrink[1]:
+            yield Issue(("shrink",), f"the smaller factor comes first, found {list(self.shrink)}")
         if self.paths == ():
             yield Issue(("paths",), "an empty list; name a folder, or remove the key for the sample photographs")
         if self.weights is not None and len(self.weights) != len(self.path_list):

@@ -80,6 +80,8 @@ class PairedOptions(ImageOptions):
             yield Issue(("target_size",), f"{size} is not divisible by scale {self.scale}")
         if size is not None and self.tile == "none":
             yield Issue(("tile",), "none would resize pairs, which changes what the lq lost; use random or center")
+        if self.shrink != (1.0, 1.0):
+            yield Issue(("shrink",), "would change what the lq of a pair lost; shrink both folders beforehand")
         if self.force_square:
             yield Issue(("force_square",), "pairs are cut by `tile` alone; remove this key")
         if self.alpha == "crop":

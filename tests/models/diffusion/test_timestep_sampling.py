@@ -25,11 +25,13 @@ def evenly(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def samplers() -> dict[str, TimestepSampler]:
-    named = {name: TIMESTEP_SAMPLERS.get(name)(SCHEDULE) for name in ("uniform", "log_normal", "logistic")}
+    named = {
+        name: TIMESTEP_SAMPLERS.get(name)(SCHEDULE) for name in ("uniform", "log_normal", "logistic", "restoration")
+    }
     return {**named, "loss-second-moment": TIMESTEP_SAMPLERS.get("loss-second-moment")(SCHEDULE)}
 
 
-@pytest.mark.parametrize("name", ["uniform", "log_normal", "logistic", "loss-second-moment"])
+@pytest.mark.parametrize("name", ["uniform", "log_normal", "logistic", "restoration", "loss-second-moment"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_samplers_are_pure_functions_with_their_types(name: str, dtype: torch.dtype) -> None:
     sampler = samplers()[name]
@@ -178,3 +180,27 @@ def test_log_snr_sampler_refuses_nonsense(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         log_snr_sampler(schedule, distribution, mean, scale)  # type: ignore[arg-type]
+
+
+def test_the_restorers_sampler_visits_its_noise_levels_and_pure_noise_and_weighs_nothing_down() -> None:
+    schedule = NoiseSchedule.named("linear", 4000)
+    t, weights = TIMESTEP_SAMPLERS.get("restoration")(schedule).sample(evenly(100_000))
+    assert (weights == 1).all()
+    log_sigma = -schedule.log_snr[t.numpy()] / 2
+    z = (np.log([1.0, 0.12]) - np.log(0.12)) / 1.6
+    # Above sigma 1: the top share and the normal's own tail; between 0.12 and 1: the normal's alone.
+    cumulative = torch.special.ndtr(torch.from_numpy(z)).numpy()
+    reachable = torch.special.ndtr(torch.from_numpy((-schedule.log_snr[[0, -1]] / 2 - np.log(0.12)) / 1.6)).numpy()
+    inside = reachable[1] - reachable[0]
+    assert (log_sigma > 0).mean() == pytest.approx(0.12 + 0.88 * (reachable[1] - cumulative[0]) / inside, abs=0.005)
+    between = (log_sigma > np.log(0.12)) & (log_sigma < 0)
+    assert between.mean() == pytest.approx(0.88 * (cumulative[0] - cumulative[1]) / inside, abs=0.005)
+    top = t.numpy()[log_sigma > 0]
+    assert len(np.unique(top)) == (schedule.log_snr < 0).sum()
+
+
+def test_the_restorers_sampler_has_a_top_where_no_timestep_is_pure_noise() -> None:
+    clean = NoiseSchedule.from_betas(NoiseSchedule.named("linear", 4000).betas[:4])
+    assert (clean.log_snr > 0).all()
+    t, _ = TIMESTEP_SAMPLERS.get("restoration")(clean).sample(evenly(1000))
+    assert (t == 3).float().mean() > 0.12
