@@ -11,8 +11,8 @@ if not __package__:
 
 from .config.yaml_source import load_source
 from .inference.generation.run import Generation
-from .inference.restoring.dry_run import dry_run
-from .inference.restoring.tester import Tester
+from .inference.restoring.estimate import estimate
+from .inference.restoring.run import Restoration
 from .recipe.recipe import read_recipe
 from .runtime.command_line import common_arguments, main_with
 from .runtime.devices import join_ranks, leave_ranks
@@ -29,13 +29,13 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError("--dry_run estimates for one process; leave --launcher out")
         if recipe.generate is not None:
             raise ConfigError("--dry_run estimates a restoration; this recipe generates images (`generate`)")
-        return dry_run(recipe, source)
+        return estimate(recipe, source)
     ranks = join_ranks(arguments.launcher, cuda=False)  # ranks exchange no tensors of the device, so gloo does
     try:
         if not ranks.first:
             setup_logging(arguments.debug, quiet=True)
         if recipe.generate is None:
-            return EXIT_FAILED if Tester(recipe, source, ranks).run().failed else EXIT_OK
+            return EXIT_FAILED if Restoration(recipe, source, ranks).run().failed else EXIT_OK
         Generation(recipe, source, ranks).run()
         return EXIT_OK
     finally:

@@ -70,18 +70,22 @@ class Run:
         """Contexts of the arithmetic."""
         return autocast_for(self.device, self.precision)
 
-    def settings(self, recipe: Recipe, phase: str | None = None) -> dict[str, Any]:
+    def settings(
+        self, recipe: Recipe, phase: str | None = None, networks: Iterable[str] | None = None
+    ) -> dict[str, Any]:
         """What every result of this run follows from besides its input: option, or weights of a network -> value.
 
-        Of the datasets only that of `phase` counts, which makes the input.
+        Of the datasets only that of `phase` counts, which makes the input; of the weights those of `networks`, or all.
         """
         data = {phase: recipe.datasets[phase]} if phase else {}
         in_use = {"seed": self.seed, "precision": self.precision, "fp16": False, "datasets": data}
-        return deciding(recipe.model_copy(update=in_use)) | self._weight_digests
+        return deciding(recipe.model_copy(update=in_use)) | {
+            f"weights of {name}": self._digests[name] for name in (self.weights if networks is None else networks)
+        }
 
     @cached_property
-    def _weight_digests(self) -> dict[str, str]:
-        return {f"weights of {name}": digest_of(file) for name, file in self.weights.items()}
+    def _digests(self) -> dict[str, str]:
+        return {name: digest_of(file) for name, file in self.weights.items()}
 
     def engine(self, name: str, sampling: SamplingOptions) -> Engine:
         """A network ready to sample by these options. Raises ConfigError where its process is not known."""

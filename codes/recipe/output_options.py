@@ -31,7 +31,8 @@ class OutputOptions(Options):
     skip_existing: Annotated[Literal["same", True, False], CHOICE_ONLY] = Field(
         "same",
         description="What is not done again. `same`: results that were made from the same file with the same weights, "
-        "options and seed; true: whatever result is there, however it was made; false: nothing.",
+        "options and seed; true: whatever result is there, unless another file is known to be its source; false: "
+        "nothing.",
     )
     num_samples: int = Field(
         1, ge=1, description="Different results of every image, each of its own noise: name_1.png, name_2.png, ..."

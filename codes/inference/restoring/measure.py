@@ -11,25 +11,24 @@ import numpy as np
 from ...data.base import Item
 from ...data.imagefolder import ImageFolderDataset, Traits
 from ...evaluation.metrics import fidelity
+from ...images.channels import Bicubic
 from ...images.files import Alpha, quantise, read_samples, to_rgb
 from ...utils.console import get_logger
 from ...utils.errors import DataError
 from ...utils.files import digest_of
 from ...viewer.layers import BICUBIC
 from .job import low_res_shown
-from .output_files import SPREAD
-from .planes import Bicubic
-from .records import Restored
-from .setup import Setup
+from .output import SPREAD, ImageRecord
+from .plan import Plan
 
 logger = get_logger(__name__)
 BAND_ROWS = 256
 
 
-def measured(setup: Setup, row: Restored, item: Item, traits: Traits | None) -> Restored:
+def measured(plan: Plan, row: ImageRecord, item: Item, traits: Traits | None) -> ImageRecord:
     """With the metrics of its results; without any where no ground truth fits, of which a warning tells."""
-    row = replace(row, metrics={}, truth=truth_digest(setup, row.phase, row.position))
-    truth = truth_of(setup, row.phase, row.position, item)
+    row = replace(row, metrics={}, truth=truth_digest(plan, row.phase, row.position))
+    truth = truth_of(plan, row.phase, row.position, item)
     if truth is None:
         return row
     height, width = row.size
@@ -39,16 +38,16 @@ def measured(setup: Setup, row: Restored, item: Item, traits: Traits | None) -> 
             "%s: its ground truth is %s pixels, the result %dx%d; not measured", row.source, found, width, height
         )
         return row
-    metrics = {BICUBIC: fidelity(truth, enlarged(low_res_shown(setup, row.phase, item, traits), height))}
+    metrics = {BICUBIC: fidelity(truth, enlarged(low_res_shown(plan, row.phase, item, traits), height))}
     for label, file in row.files.items():
         if not label.endswith(f" {SPREAD}"):
-            metrics[label] = fidelity(truth, result_pixels(setup, row.phase, file))
+            metrics[label] = fidelity(truth, result_pixels(plan, row.phase, file))
     return replace(row, metrics=metrics)
 
 
-def truth_digest(setup: Setup, phase: str, position: int) -> str:
+def truth_digest(plan: Plan, phase: str, position: int) -> str:
     """What tells one ground truth file from another; "" without one."""
-    dataset = setup.datasets[phase]
+    dataset = plan.datasets[phase]
     if not isinstance(dataset, ImageFolderDataset) or dataset.truths is None:
         return ""
     with suppress(OSError, DataError):
@@ -57,10 +56,10 @@ def truth_digest(setup: Setup, phase: str, position: int) -> str:
     return ""
 
 
-def truth_of(setup: Setup, phase: str, position: int, item: Mapping[str, object]) -> np.ndarray | None:
+def truth_of(plan: Plan, phase: str, position: int, item: Mapping[str, object]) -> np.ndarray | None:
     """Integer samples (H, W, 3) of what an image was made from, or of the file that its dataset names as the truth."""
-    dataset = setup.datasets[phase]
-    if setup.low_res_key(item) != "hq" and "hq" in item:
+    dataset = plan.datasets[phase]
+    if plan.low_res_key(item) != "hq" and "hq" in item:
         return quantise(to_rgb(item["hq"], dataset.options.rgb_n1_to_1))  # type: ignore[arg-type]
     if not isinstance(dataset, ImageFolderDataset) or dataset.truths is None:
         return None
@@ -76,9 +75,9 @@ def truth_of(setup: Setup, phase: str, position: int, item: Mapping[str, object]
         return None
 
 
-def result_pixels(setup: Setup, phase: str, file: Path) -> np.ndarray:
+def result_pixels(plan: Plan, phase: str, file: Path) -> np.ndarray:
     """Integer samples (H, W, 3) of a result; its transparency laid over what the dataset says."""
-    ground: Alpha = "black" if setup.datasets[phase].options.alpha == "black" else "white"
+    ground: Alpha = "black" if plan.datasets[phase].options.alpha == "black" else "white"
     return read_samples(file, max_pixels=sys.maxsize, alpha=ground)
 
 

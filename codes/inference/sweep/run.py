@@ -54,7 +54,7 @@ class Sweep:
         self.axes = read_axes(request.axes, getattr(dataset, "fixed_corruptions", ()))
         _refuse_many(self.axes, request.yes)
         self.subject = Subject(recipe, source, request, self.root)
-        self.cells = list(cells(self.axes, self.subject.node, self.subject.setup.output))
+        self.cells = list(cells(self.axes, self.subject.node, self.subject.plan.output))
         for cell in self.cells:
             self.subject.check(cell)
         self.options = source.to_yaml()
@@ -74,7 +74,7 @@ class Sweep:
         if len(todo) < len(self.cells):
             logger.info("%d of %d cells are there already", len(self.cells) - len(todo), len(self.cells))
         with StopRequest() as stop:
-            if todo and self.subject.setup.use.device.type != "cpu":
+            if todo and self.subject.plan.use.device.type != "cpu":
                 self.subject.warm_up(todo[0])
             for number, cell in enumerate(todo, 1):
                 lock.check()
@@ -124,8 +124,8 @@ class Sweep:
 
     def _fingerprint(self) -> str:
         """Of everything that decides a cell besides its values: options, image, weights."""
-        setup, image = self.subject.setup, self.request.image
-        settings = setup.use.settings(setup.recipe, self.subject.phase)
+        plan, image = self.subject.plan, self.request.image
+        settings = plan.use.settings(plan.recipe, self.subject.phase)
         return fingerprint(settings, image.name, digest_of(image), self.request.crop, self.subject.node.out)
 
     def _key(self, cell: Cell) -> str:
@@ -158,16 +158,16 @@ class Sweep:
     def _facts(self) -> dict[str, str]:
         height, width = self.subject.state[self.subject.key].shape[-2:]
         crop = self.request.crop
-        setup = self.subject.setup
+        plan = self.subject.plan
         where = "" if crop is None else f", from row {crop[0]}, column {crop[1]}"
         return {
             "Image": f"{self.request.image}",
             "Input": f"{width} × {height} pixels{where}; enlarged {self.subject.scale} times",
-            "Weights": "\n".join(map(str, setup.use.weights.values())),
-            "Device": f"{setup.use.device} ({setup.use.precision})",
+            "Weights": "\n".join(map(str, plan.use.weights.values())),
+            "Device": f"{plan.use.device} ({plan.use.precision})",
             "Seed": "varied"
             if any(axis.kind == "seed" for axis in self.axes)
-            else f"{setup.use.seed}, the same everywhere",
+            else f"{plan.use.seed}, the same everywhere",
         }
 
 

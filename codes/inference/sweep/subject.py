@@ -19,7 +19,7 @@ from ...recipe.recipe import EvalOptions, Recipe
 from ...runtime.devices import Ranks
 from ...utils.errors import ConfigError, DataError
 from ..restoring.job import batch_of
-from ..restoring.setup import Setup
+from ..restoring.plan import Plan
 from .axes import Axis, Cell, InferenceOptions
 
 Crop = tuple[int, int, int, int]
@@ -48,14 +48,14 @@ class Subject:
     def __init__(self, recipe: Recipe, source: Source, request: Request, root: Path) -> None:
         self.request = request
         self.phase = next(iter(recipe.datasets))
-        self.setup = Setup(_of_one_image(recipe, self.phase, request.image, root), source, Ranks())
+        self.plan = Plan(_of_one_image(recipe, self.phase, request.image, root), source, Ranks())
         self.node = self._chosen(request.result)
         self.injectors = self._leading_to(self.node)
-        dataset = self.setup.datasets[self.phase]
+        dataset = self.plan.datasets[self.phase]
         if len(dataset) == 0:
             raise DataError("; ".join(str(line) for line in dataset.report().failed) or f"{request.image}: no image")
         self.n1_to_1: bool = dataset.options.rgb_n1_to_1
-        self.key = self.setup.low_res_key(dataset.item(0))
+        self.key = self.plan.low_res_key(dataset.item(0))
         self.state, self.truth = self._state(batch_of(dataset.item(0)))
 
     @property
@@ -74,12 +74,12 @@ class Subject:
         """Pixels of the result per pixel of the input."""
         keys = frozenset(self.state)
         low = (self.state[self.key].shape[-2], self.state[self.key].shape[-1])
-        return self.setup.sizes(low, keys)[self.node.out][0] // low[0]
+        return self.plan.sizes(low, keys)[self.node.out][0] // low[0]
 
     def check(self, cell: Cell) -> None:
         """Raise ConfigError for steps that the process of the network does not have, before anything is restored."""
         name = cell.node.generators[0]
-        cell.node.build_process(self.setup.use.processes.get(name), name)
+        cell.node.build_process(self.plan.use.processes.get(name), name)
 
     def restore(
         self, cell: Cell, axes: Sequence[Axis], on_step: Callable[[str, int, int], None]
@@ -108,7 +108,7 @@ class Subject:
     def _sampled(self, state: Mapping[str, Any], cell: Cell, on_step: Callable[[str, int, int], None]) -> Any:
         nodes = {**self.injectors, "swept": cell.node}
         graph = Graph({name: INJECTORS.get(node.type)(node) for name, node in nodes.items()}, {})
-        context = self.setup.use.context(on_step=on_step)
+        context = self.plan.use.context(on_step=on_step)
         if "seed" in cell.values:
             context = replace(context, seed=cell.values["seed"])
         return graph.inject(state, context)[cell.node.out]
@@ -129,21 +129,21 @@ class Subject:
     @property
     def corruptions(self) -> list[str]:
         """Names of the strengths, in their order."""
-        return list(getattr(self.setup.recipe.datasets[self.phase], "fixed_corruptions", ()))
+        return list(getattr(self.plan.recipe.datasets[self.phase], "fixed_corruptions", ()))
 
     def _chosen(self, result: str | None) -> InferenceOptions:
         """The injector whose options are swept."""
-        wanted = self.setup.outputs[0] if result is None else result
-        known = [node.out for node in self.setup.nodes]
+        wanted = self.plan.outputs[0] if result is None else result
+        known = [node.out for node in self.plan.nodes]
         if wanted not in known:
             raise ConfigError(f"--result {wanted}: no injector writes it (there are: {', '.join(known)})")
-        return self.setup.node(wanted)
+        return self.plan.node(wanted)
 
     def _leading_to(self, node: InferenceOptions) -> dict[str, InjectorOptions]:
         """The other injectors whose results this one needs, in order."""
         every = [
             (f"{step}.{name}", found)
-            for step, options in self.setup.recipe.steps.items()
+            for step, options in self.plan.recipe.steps.items()
             for name, found in options.injectors.items()
             if not found.train
         ]

@@ -12,7 +12,8 @@ from door_helpers import picture, restore, restore_small, restored_files, save_p
 from PIL import Image
 
 from codes.inference.restoring import job as restore_job
-from codes.inference.restoring import summary, tester
+from codes.inference.restoring import report
+from codes.inference.restoring import run as restoring_run
 
 FACTOR = 2
 
@@ -268,7 +269,7 @@ def test_a_disk_that_takes_nothing_ends_the_run_with_one_line(monkeypatch, numbe
     def full(path, *_):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(restore_job, "write_planes", full)
+    monkeypatch.setattr(restore_job, "write_channels", full)
     save_picture("small/other.png", 16, 20)
     code, said = restore_small()
     assert code == 1
@@ -281,7 +282,7 @@ def test_a_page_that_cannot_be_written_keeps_the_images(monkeypatch):
     def full(path, _):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(summary, "write_json", full)
+    monkeypatch.setattr(report, "write_json", full)
     code, said = restore_small()
     assert code == 1
     assert "No space left on device; free some space and run again" in said
@@ -299,7 +300,7 @@ def test_a_place_where_nothing_may_be_written(monkeypatch):
     def forbidden(path):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(tester, "log_to_file", forbidden)
+    monkeypatch.setattr(restoring_run, "log_to_file", forbidden)
     code, said = restore_small()
     assert code == 1
     assert "results/restored/test.log: Permission denied" in said
@@ -317,7 +318,7 @@ def test_debug_shows_the_traceback_and_only_debug(monkeypatch):
     def bug(*_):
         raise KeyError("a mistake of ours\nin two lines")
 
-    monkeypatch.setattr(tester.Tester, "_finish", bug)
+    monkeypatch.setattr(restoring_run.Restoration, "_finish", bug)
     code, said = restore_small()
     assert code == 1
     assert "KeyError: " in said

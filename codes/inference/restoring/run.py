@@ -2,7 +2,7 @@
 
 import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,12 +17,11 @@ from ...runtime.run_lock import RunLock
 from ...utils.console import StepLine, counted, format_seconds, get_logger, log_to_file, stop_logging_to
 from ...utils.errors import ConfigError, DataError, Interrupted, TakenOver, TesseraError, reason_of
 from ...utils.files import write_json
-from .job import Job, Written, read_item
+from .job import Job, read_item, sampled
 from .measure import measured, truth_digest
-from .records import Records, Restored
-from .setup import Setup
-from .summary import spoken, write_summary
-from .work_plan import Planned, groups, plan_images, share_of
+from .output import ImageRecord, Order, Planned
+from .plan import Plan
+from .report import metrics_text, write_report_files
 
 logger = get_logger(__name__)
 # Errors of one image; the rest goes on.
@@ -35,7 +34,7 @@ OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROF
 class Outcome:
     """What a test run did."""
 
-    done: list[Restored] = field(default_factory=list)
+    done: list[ImageRecord] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)  # one line each: file and reason
     seconds: float = 0.0
 
@@ -45,7 +44,7 @@ class Outcome:
         return sum(not row.earlier for row in self.done)
 
 
-class Tester:
+class Restoration:
     """Runs the injectors of a recipe on whole images and writes `results/<name>/`.
 
     Building it loads the networks and reads the headers of the data; it raises ConfigError or DataError when something
@@ -54,9 +53,8 @@ class Tester:
 
     def __init__(self, recipe: Recipe, source: Source, ranks: Ranks | None = None) -> None:
         self.ranks = ranks or Ranks()
-        self.setup = Setup(recipe, source, self.ranks)
-        self.root = self.setup.root
-        self.records = Records(self.root)
+        self.plan = Plan(recipe, source, self.ranks)
+        self.root = self.plan.root
         self.exchange = Exchange(self.ranks)
         self.lock: RunLock | None = None
 
@@ -95,56 +93,43 @@ class Tester:
 
     def _run_all(self, stop: StopRequest) -> tuple[Outcome, OSError | None]:
         """What all ranks did, and what kept one of them from writing."""
-        images = self.exchange.from_first(plan_images(self.setup) if self.ranks.first else [])
-        earlier = self.exchange.from_first(self._earlier(images) if self.ranks.first else {})
-        todo = [image for image in images if image.order not in earlier]
-        if self.ranks.first:
-            self.records.clean(todo)
-            self._announce(images, todo)
-        self.exchange.from_first(None)  # nobody begins before the leftovers are gone
+        work = self.plan.work(self.exchange)
         own = Outcome()
-        trouble = self._restore_all(share_of(todo, self.ranks.rank, self.ranks.world_size), own, stop)
+        trouble = self._restore_all(work.groups, own, stop)
         parts = self.exchange.gathered((own.done, own.failed, trouble))
+        measures = self.ranks.first and not stop.requested
+        earlier = self._measured_again(work.earlier, work.images) if measures else work.earlier
         done = [*earlier.values(), *(row for part in parts for row in part[0])]
-        failed = [str(rejected) for data in self.setup.datasets.values() for rejected in data.report().failed]
+        failed = [str(rejected) for data in self.plan.datasets.values() for rejected in data.report().failed]
         failed += [line for part in parts for line in part[1]]
-        listed = {image.order: number for number, image in enumerate(images)}
+        listed = {image.order: number for number, image in enumerate(work.images)}
         outcome = Outcome(sorted(done, key=lambda row: listed[row.order]), failed)
         return outcome, next((part[2] for part in parts if part[2] is not None), None)
 
-    def _earlier(self, images: Sequence[Planned]) -> dict[tuple[str, int], Restored]:
-        """What need not be restored again; measured again where the ground truth is another."""
-        found = earlier_results(self.setup, self.records, images)
+    def _measured_again(
+        self, earlier: Mapping[Order, ImageRecord], images: Sequence[Planned]
+    ) -> dict[Order, ImageRecord]:
+        """Finished images, measured again where the ground truth is another than then."""
+        found = dict(earlier)
         for image in images:
             row = found.get(image.order)
-            if row is None or row.truth == truth_digest(self.setup, row.phase, row.position):
+            if row is None or row.truth == truth_digest(self.plan, row.phase, row.position):
                 continue
             with suppress(DataError):  # an input that is damaged by now; its result is still there
-                found[image.order] = measured(self.setup, row, *read_item(self.setup, row.phase, row.position))
-                self.records.put(found[image.order], image.target)
+                found[image.order] = measured(self.plan, row, *read_item(self.plan, row.phase, row.position))
+                self.plan.records.put(found[image.order], image)
         return found
 
-    def _announce(self, images: Sequence[Planned], todo: Sequence[Planned]) -> None:
-        if len(todo) < len(images):
-            logger.info(
-                "%d of %d images are restored already (output.skip_existing: %s)",
-                len(images) - len(todo), len(images), str(self.setup.output.skip_existing).lower(),
-            )  # fmt: skip
-        kept = [image for image in todo if image.key and self.records.scratch(image).is_dir()]
-        if kept:
-            logger.info("going on with %s where an earlier run was interrupted", counted(len(kept), "image"))
-
-    def _restore_all(self, images: Sequence[Planned], outcome: Outcome, stop: StopRequest) -> OSError | None:
+    def _restore_all(self, groups: Sequence[Sequence[Planned]], outcome: Outcome, stop: StopRequest) -> OSError | None:
         """Restore the images of this rank; the error that kept it from writing, if one did."""
-        at_once = min((node.tile_batch_size for node in self.setup.nodes), default=1)
-        count = 0
-        for group in groups(images, at_once):
+        count, images = 0, sum(map(len, groups))
+        for group in groups:
             if stop.requested:
                 return None
             numbers = f"{count + 1}" if len(group) == 1 else f"{count + 1}-{count + len(group)}"
             count += len(group)
             try:
-                self._restore_group(group, f"{numbers}/{len(images)}", outcome, stop)
+                self._restore_group(group, f"{numbers}/{images}", outcome, stop)
             except Interrupted:
                 return None
             except OSError as error:
@@ -153,7 +138,7 @@ class Tester:
 
     def _restore_group(self, group: Sequence[Planned], title: str, outcome: Outcome, stop: StopRequest) -> None:
         """Restore images together; when that fails, each on its own. Raises Interrupted, and OSError of the disk."""
-        jobs = [job for image in group if (job := self._attempt(image, outcome, stop, self._read, image)) is not None]
+        jobs = [job for image in group if (job := self._attempt(image, outcome, stop, Job, self.plan, image))]
         try:
             if len(jobs) > 1:
                 self._restore(jobs, title, outcome, stop)
@@ -185,9 +170,6 @@ class Tester:
         if isinstance(error, Interrupted | ConfigError | TakenOver) or getattr(error, "errno", None) in OF_THE_DISK:
             raise error
 
-    def _read(self, image: Planned) -> Job:
-        return Job(self.setup, image)
-
     def _restore(self, jobs: Sequence[Job], title: str, outcome: Outcome, stop: StopRequest) -> None:
         """Sample images together, then write each."""
         start = time.monotonic()
@@ -203,52 +185,32 @@ class Tester:
                 if stop.requested:
                     raise Interrupted("stopped between two batches of tiles")
 
-            states = self._sample(jobs, on_step)
-        sampled = time.monotonic() - start
+            states = sampled(self.plan, jobs, on_step)
+        sampling = time.monotonic() - start
         pixels = sum(job.image.pixels for job in jobs)
         for job, results in zip(jobs, states, strict=True):
             begin = time.monotonic()
-            self.records.forget(job.image)
-            written = job.write(results)
-            row = measured(self.setup, self._row(job, written), job.item, job.traits)
-            seconds = sampled * job.image.pixels / pixels + time.monotonic() - begin
+            self.plan.records.forget(job.image)
+            row = measured(self.plan, job.write(results), job.item, job.traits)
+            seconds = sampling * job.image.pixels / pixels + time.monotonic() - begin
             self._keep(job.image, replace(row, seconds=seconds), title, outcome)
 
-    def _sample(self, jobs: Sequence[Job], on_step: Any) -> list[list[dict[str, Any]]]:
-        """The states of every job after all injectors, one for each of its units."""
-        states = [state for job in jobs for state in job.states()]
-        contexts = [context for job in jobs for context in job.contexts(self.records, on_step)]
-        ran: list[str] = []
-        for name, step in self.setup.steps.items():
-            if step.options.runs(None, {*states[0], *ran}):
-                states = step.at(None, {*states[0], *ran}).inject_many(states, contexts)
-                ran.append(name)
-        results = iter(states)
-        return [[next(results) for _ in job.units] for job in jobs]
-
-    def _row(self, job: Job, written: Written) -> Restored:
-        image, low_res = job.image, (job.low_res.shape[-2], job.low_res.shape[-1])
-        return Restored(
-            image.phase, image.position, image.source, image.key, written.files, low_res, written.size,
-            self.setup.use.seed, written.strengths, consistency=written.consistency,
-        )  # fmt: skip
-
-    def _keep(self, image: Planned, row: Restored, title: str, outcome: Outcome) -> None:
-        self.records.put(row, image.target)
-        self.records.finished(image)
+    def _keep(self, image: Planned, row: ImageRecord, title: str, outcome: Outcome) -> None:
+        self.plan.records.put(row, image)
+        self.plan.records.finished(image)
         outcome.done.append(row)
         target, (height, width) = next(iter(row.files.values())), row.size
         text = f"{title} {image.source.name} -> {target} ({width}x{height}, {format_seconds(row.seconds)})"
-        logger.info("%s%s", text, spoken(row.metrics))
+        logger.info("%s%s", text, metrics_text(row.metrics))
 
     def _finish(self, outcome: Outcome) -> None:
-        if self.setup.nodes:
-            write_summary(self.setup, outcome.done, outcome.failed, outcome.seconds)
+        if self.plan.nodes:
+            write_report_files(self.plan, outcome.done, outcome.failed, outcome.seconds)
 
     def _evaluate(self) -> None:
         """Run the evaluators: numbers to the log and to evaluation.json, pictures beside it."""
-        context = self.setup.use.context()
-        found = {name: evaluator.evaluate(context) for name, evaluator in self.setup.evaluators.items()}
+        context = self.plan.use.context()
+        found = {name: evaluator.evaluate(context) for name, evaluator in self.plan.evaluators.items()}
         for name, evaluation in found.items():
             logger.info("evaluation %s: %s", name, "  ".join(f"{k} {v:.4g}" for k, v in evaluation.metrics.items()))
             for key, image in evaluation.images.items():
@@ -268,20 +230,3 @@ def _tell(outcome: Outcome) -> None:
     before = len(outcome.done) - outcome.new
     earlier = f", {before} of them earlier" if before else ""
     logger.info("done: %s restored%s", counted(len(outcome.done), "image"), earlier)
-
-
-def earlier_results(setup: Setup, records: Records, images: Sequence[Planned]) -> dict[tuple[str, int], Restored]:
-    """The images that need not be restored again, by their order."""
-    found = {}
-    skip = setup.output.skip_existing
-    for image in images if skip is not False else ():
-        if setup.names.problem(image.target):
-            continue  # the system cannot even be asked for such a name
-        files = setup.names.files(image.target)
-        row = records.get(image, files)
-        if row is not None and image.key and row.key == image.key:
-            found[image.order] = row
-        elif skip is True and all(file.is_file() for file in files.values()):
-            bare = Restored(image.phase, image.position, image.source, "", files, image.low_res, earlier=True)
-            found[image.order] = row or replace(bare, size=image.sizes[setup.outputs[0]])
-    return found

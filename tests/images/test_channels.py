@@ -1,17 +1,11 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from codes.images.canvas import RamCanvas
-from codes.images.files import ImageInfo, resize_bicubic
-from codes.inference.restoring.output_files import OutputNames
-from codes.inference.restoring.planes import Bicubic, FileOptions, Mean, Result, Spread, write_planes
-from codes.recipe.output_options import OutputOptions
-
-ROOT = Path("results")
+from codes.images.channels import Bicubic, FileOptions, Mean, Result, Spread, write_channels
+from codes.images.files import resize_bicubic
 
 
 def canvas(seed, channels=3, height=13, width=9, low=-1.2, high=1.2):
@@ -49,29 +43,7 @@ def test_bicubic_by_bands_is_that_of_the_whole(scale):
 @pytest.mark.parametrize("band", [1, 4, 100])
 def test_a_file_is_the_same_whatever_the_band(tmp_path, band):
     planes = [Result(canvas(0), False, False), Result(canvas(1), False, True)]
-    write_planes(tmp_path / "a.png", planes, FileOptions(13, 9, 8, 95, None, None), band)
+    write_channels(tmp_path / "a.png", planes, FileOptions(13, 9, 8, 95, None, None), band)
     found = np.asarray(Image.open(tmp_path / "a.png"))
     expected = torch.cat([plane.rows(0, 13) for plane in planes]).permute(1, 2, 0).numpy()
     assert np.array_equal(found, np.rint(expected * 255).astype(np.uint8))
-
-
-def names(*files, **options):
-    infos = [ImageInfo(8, 8, "RGB", {"jpg": "JPEG"}.get(file.suffix[1:], "PNG")) for file in files]
-    found = OutputNames(OutputOptions(**options), ("out", "other"))
-    return [sorted(file.name for file in found.files(target).values()) for target in found.plan(ROOT, files, infos, ())]
-
-
-def test_no_two_images_share_any_of_their_files():
-    found = names(*map(ROOT.joinpath, ("a.png", "a.jpg", "a_other.png", "a.bmp", "a.tmp.bmp")))
-    assert found[0] == ["a.png", "a_other.png"]
-    assert found[1] == ["a_jpg.png", "a_jpg_other.png"]
-    assert found[2] == ["a_other_png.png", "a_other_png_other.png"]
-    every = [file for some in found for file in some]
-    assert len(set(every)) == len(every) == 10
-
-
-def test_names_of_samples_and_suffixes():
-    (found,) = names(ROOT / "a.jpg", num_samples=2, write=("samples", "mean", "spread"), suffix="_x", format="same")
-    assert found == sorted(
-        f"a_x{key}_{part}" for key in ("", "_other") for part in ("1.jpg", "2.jpg", "mean.jpg", "spread.png")
-    )

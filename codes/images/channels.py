@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...images.canvas import Canvas
-from ...images.files import open_writer, quantise, resample
+from .canvas import Canvas
+from .files import open_writer, quantise, resample
 
 SPREAD_GAIN = 4.0  # gray levels of a spread picture for one level of standard deviation
 MARGIN = 4  # low-resolution pixels around a band, more than bicubic interpolation reads
 
 
-class Plane(Protocol):
+class Channels(Protocol):
     """Rows in [0, 1], from top to bottom, of a picture of some channels."""
 
     @property
@@ -49,7 +49,7 @@ class Result:
 class Mean:
     """The mean of several samples, which is closer to the truth than any of them."""
 
-    samples: Sequence[Plane]
+    samples: Sequence[Channels]
 
     @property
     def channels(self) -> int:
@@ -69,7 +69,7 @@ class Spread:
     The unbiased variance, averaged over the channels.
     """
 
-    samples: Sequence[Plane]
+    samples: Sequence[Channels]
     channels: int = 1
 
     def rows(self, y0: int, y1: int) -> Tensor:
@@ -120,14 +120,14 @@ class FileOptions:
     icc: bytes | None
 
 
-def write_planes(path: Path, planes: Sequence[Plane], options: FileOptions, band_rows: int) -> None:
-    """Write the channels of all planes as one file, atomically, `band_rows` rows at a time."""
-    channels = sum(plane.channels for plane in planes)
+def write_channels(path: Path, parts: Sequence[Channels], options: FileOptions, band_rows: int) -> None:
+    """Write the channels of all parts as one file, atomically, `band_rows` rows at a time."""
+    channels = sum(part.channels for part in parts)
     with open_writer(
         path, options.height, options.width, channels,
         bit_depth=options.bit_depth, quality=options.quality, exif=options.exif, icc=options.icc,
     ) as writer:  # fmt: skip
         for y0 in range(0, options.height, band_rows):
             y1 = min(y0 + band_rows, options.height)
-            rows = torch.cat([plane.rows(y0, y1) for plane in planes])
+            rows = torch.cat([part.rows(y0, y1) for part in parts])
             writer.write_rows(quantise(rows.permute(1, 2, 0).numpy(), options.bit_depth))

@@ -12,7 +12,8 @@ import pytest
 from door_helpers import restore, restore_small, restored_files, save_picture
 from PIL import Image
 
-from codes.inference.restoring.work_plan import Planned, groups, share_of
+from codes.inference.restoring.output import Planned
+from codes.inference.restoring.plan import groups, share_of
 from codes.runtime.devices import Ranks, join_ranks
 from codes.utils.errors import ConfigError
 
@@ -102,7 +103,7 @@ def test_all_ranks_stop_when_one_is_told_to():
 
 def planned(position, height, tiles, phase="test"):
     file = Path(f"{position}.png")
-    return Planned(phase, position, file, file, (height, 10), {"out": (height, 10)}, tiles, 1, "")
+    return Planned(phase, position, file, file, {"out": file}, (height, 10), {"out": (height, 10)}, tiles, 1, "", "")
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -10,12 +10,13 @@ from door_helpers import RESTORING, changed, picture, restore_small, restored_fi
 from PIL import Image
 
 from codes.images.files import ImageInfo
-from codes.inference.restoring.output_files import OutputNames
+from codes.inference.restoring.output import OutputNames
 from codes.recipe.output_options import OutputOptions
 from codes.utils.errors import ConfigError
 from codes.utils.names import same_file
 
 NFC, NFD = (unicodedata.normalize(form, "Zürich") for form in ("NFC", "NFD"))
+ROOT = Path("results")
 DETAIL = "steps.restore.injectors.detail"
 
 
@@ -36,7 +37,7 @@ def test_results_are_told_apart_on_every_file_system(names, samples):
     options = OutputOptions(num_samples=samples, write=("samples", "mean") if samples > 1 else ("samples",))
     namer = OutputNames(options, ("out", "other"))
     found = [
-        file for target in namer.plan(Path("/out"), files, infos, ["/in"]) for file in namer.files(target).values()
+        file for target in namer.targets(Path("/out"), files, infos, ["/in"]) for file in namer.files(target).values()
     ]
     assert len(found) == len(files) * (1 if samples == 1 else 3) * 2
     assert len(set(map(same_file, found))) == len(found)
@@ -109,3 +110,27 @@ def test_two_results_with_their_canvases_on_disk_do_not_write_into_each_other():
 
 def test_the_helper_draws_different_pictures():
     assert picture(16, 24, 0).tobytes() != picture(16, 24, 1).tobytes()
+
+
+def names(*files, **options):
+    infos = [ImageInfo(8, 8, "RGB", {"jpg": "JPEG"}.get(file.suffix[1:], "PNG")) for file in files]
+    found = OutputNames(OutputOptions(**options), ("out", "other"))
+    return [
+        sorted(file.name for file in found.files(target).values()) for target in found.targets(ROOT, files, infos, ())
+    ]
+
+
+def test_no_two_images_share_any_of_their_files():
+    found = names(*map(ROOT.joinpath, ("a.png", "a.jpg", "a_other.png", "a.bmp", "a.tmp.bmp")))
+    assert found[0] == ["a.png", "a_other.png"]
+    assert found[1] == ["a_jpg.png", "a_jpg_other.png"]
+    assert found[2] == ["a_other_png.png", "a_other_png_other.png"]
+    every = [file for some in found for file in some]
+    assert len(set(every)) == len(every) == 10
+
+
+def test_names_of_samples_and_suffixes():
+    (found,) = names(ROOT / "a.jpg", num_samples=2, write=("samples", "mean", "spread"), suffix="_x", format="same")
+    assert found == sorted(
+        f"a_x{key}_{part}" for key in ("", "_other") for part in ("1.jpg", "2.jpg", "mean.jpg", "spread.png")
+    )

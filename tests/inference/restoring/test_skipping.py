@@ -85,6 +85,12 @@ def test_nothing_is_done_twice_and_the_page_still_shows_all():
         ("output.skip_existing=false", True),
         ("steps.restore.injectors.detail.tile_batch_size=2", False),
         ("datasets.test.n_workers=0", False),
+        ("datasets.test.cache_megabytes=1", False),
+        ("steps.restore.injectors.detail.canvas=disk", False),
+        ("steps.restore.injectors.detail.tile_overlap=4", True),
+        ("steps.restore.injectors.detail.noise_type=zero", True),
+        ("datasets.test.alpha=black", True),
+        ("logger.print_freq=7", False),
     ],
 )
 def test_what_a_result_depends_on_redoes_it(override, redone):
@@ -122,6 +128,22 @@ def test_skip_existing_true_takes_whatever_is_there():
     assert metrics()["images"][0]["earlier"]
     assert restore_small("seed=3")[0] == 0  # nothing says how it was made
     assert times() != before
+
+
+def test_results_that_are_known_to_come_from_another_input_never_count():
+    assert restore_small()[0] == 0
+    before = times()
+    assert restore_small("output.skip_existing=true", "seed=3", f"{STEPS}=3")[0] == 0
+    assert times() == before
+    picture(16, 24, seed=5).save("small/ok.png")
+    assert restore_small("output.skip_existing=true")[0] == 0
+    after = times()
+    assert after != before
+    Path("small/ok.png").unlink()
+    picture(16, 24, seed=6).save("small/ok.bmp")  # its result has the same name
+    assert restore_small("output.skip_existing=true")[0] == 0
+    assert restored_files() == ["ok.png"]
+    assert times() != after
 
 
 def test_equal_images_leave_no_infinity_in_the_numbers(monkeypatch):
@@ -288,9 +310,10 @@ def test_a_result_that_somebody_replaced_stays_off_the_page():
     assert "ok.png: 5x5 pixels, expected 48x32; not on the page" in said
 
 
-def test_an_input_that_was_damaged_later_keeps_its_result_where_nothing_is_redone():
+def test_an_input_that_was_damaged_later_keeps_its_result():
     save_picture("small/other.png", 12, 12)
     assert restore_small()[0] == 0
+    shutil.rmtree("results/restored/.records")  # so nothing says what the results were made from
     before = times()
     whole = Path("small/ok.png").read_bytes()
     Path("small/ok.png").write_bytes(whole[:60] + bytes(200) + whole[-12:])  # header and end mark are fine
@@ -303,6 +326,7 @@ def test_an_input_that_was_damaged_later_keeps_its_result_where_nothing_is_redon
     code, said = restore_small()
     assert code == 1
     assert "small/ok.png: not restored: damaged" in said
+    assert (PLACE / "ok.png").stat().st_mtime_ns == before["ok.png"]
 
 
 def test_images_of_one_name_in_several_folders_have_noise_of_their_own_that_the_others_do_not_change():

@@ -13,11 +13,9 @@ from ...runtime.devices import Ranks
 from ...utils.console import counted, format_seconds, get_logger, progress
 from ...utils.errors import EXIT_OK, TesseraError, reason_of
 from .job import Job
-from .records import Records
-from .setup import Setup
-from .summary import display_size, name_below
-from .tester import earlier_results
-from .work_plan import Planned, plan_images, tile_plan
+from .output import Planned
+from .plan import Plan
+from .report import display_size
 
 logger = get_logger(__name__)
 FLOAT_BYTES = 4
@@ -25,42 +23,42 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Timing:
+class Pace:
     """One batch of tiles through the network: seconds a pixel of them, and the device memory it took (0: unknown)."""
 
     seconds: float
     device_bytes: int
 
 
-def dry_run(recipe: Recipe, source: Source) -> int:
+def estimate(recipe: Recipe, source: Source) -> int:
     """Read every image, time one batch of tiles a result, and tell. The exit code is 0 even where images are broken."""
-    setup = Setup(recipe, source, Ranks())
-    if not setup.nodes:
+    plan = Plan(recipe, source, Ranks())
+    if not plan.nodes:
         raise TesseraError(f"{source.file}: no image is restored by this recipe, so there is nothing to estimate")
-    images = plan_images(setup)
-    earlier = earlier_results(setup, Records(setup.root), images)
-    timings = {key: timed(engine) for key, engine in setup.engines.items()}
+    images = plan.images()
+    earlier = plan.records.earlier(images, plan.output.skip_existing)
+    paces = {key: timed(engine) for key, engine in plan.engines.items()}
     readable = 0
     total = 0.0
     for image in progress(images, len(images), "reading"):
-        name = name_below(setup, image.phase, image.source)
+        name = plan.name_below(image.phase, image.source)
         try:
-            job = Job(setup, image)
+            job = Job(plan, image)
         except (TesseraError, OSError, RuntimeError, ValueError, MemoryError) as error:
             logger.error("%s: would fail: %s", name, reason_of(error, image.source))
             continue
         readable += 1
-        seconds = 0.0 if image.order in earlier else _seconds(setup, image, timings, len(job.units))
+        seconds = 0.0 if image.order in earlier else _seconds(plan, image, paces, len(job.units))
         total += seconds
-        logger.info("%s", _line(setup, image, name, len(job.units), seconds, image.order in earlier))
-    broken = [entry for dataset in setup.datasets.values() for entry in dataset.report().failed]
+        logger.info("%s", _line(plan, image, name, len(job.units), seconds, image.order in earlier))
+    broken = [entry for dataset in plan.datasets.values() for entry in dataset.report().failed]
     for rejected in broken:
         logger.error("%s: would fail: %s", rejected.path, rejected.reason)
-    _tell_total(setup, len(images) + len(broken), readable, len(earlier), total, timings.values())
+    _tell_total(plan, len(images) + len(broken), readable, len(earlier), total, paces.values())
     return EXIT_OK
 
 
-def timed(engine: Engine) -> Timing:
+def timed(engine: Engine) -> Pace:
     """The second of two batches of tiles of noise through the network as it is sampled.
 
     Where the device runs out of memory the batch halves, as it would while sampling.
@@ -81,7 +79,7 @@ def timed(engine: Engine) -> Timing:
 
 
 @torch.no_grad()
-def _timed(engine: Engine, batch: int, height: int, width: int) -> Timing:
+def _timed(engine: Engine, batch: int, height: int, width: int) -> Pace:
     network, device = engine.network, engine.device
     cuda = device.type == "cuda"
     x = torch.zeros(batch, network.in_channels, height, width, device=device)
@@ -99,47 +97,45 @@ def _timed(engine: Engine, batch: int, height: int, width: int) -> Timing:
         if cuda:
             torch.cuda.synchronize(device)
         seconds = time.monotonic() - start
-    return Timing(seconds / (batch * height * width), torch.cuda.max_memory_allocated(device) if cuda else 0)
+    return Pace(seconds / (batch * height * width), torch.cuda.max_memory_allocated(device) if cuda else 0)
 
 
-def _seconds(setup: Setup, image: Planned, timings: dict[str, Timing], states: int) -> float:
+def _seconds(plan: Plan, image: Planned, paces: dict[str, Pace], states: int) -> float:
     total = 0.0
     for key, size in image.sizes.items():
-        plan, engine = tile_plan(setup, key, size), setup.engines[key]
-        pixels = len(plan) * plan.tile[0] * plan.tile[1] * states
-        total += pixels * engine.process.num_timesteps * timings[key].seconds
+        tiles, engine = plan.tiles(key, size), plan.engines[key]
+        pixels = len(tiles) * tiles.tile[0] * tiles.tile[1] * states
+        total += pixels * engine.process.num_timesteps * paces[key].seconds
     return total
 
 
-def _line(setup: Setup, image: Planned, name: str, states: int, seconds: float, earlier: bool) -> str:
+def _line(plan: Plan, image: Planned, name: str, states: int, seconds: float, earlier: bool) -> str:
     size = next(iter(image.sizes.values()))
     text = f"{name}: {display_size(image.low_res)} -> {display_size(size)}, {counted(image.tiles, 'tile')}"
     if states > 1:
         text += f" x {states} (samples, transparency)"
     if earlier:
         return f"{text}; done already"
-    return f"{text}, {_canvas_memory(setup, image, states)}, about {format_seconds(seconds)}"
+    return f"{text}, {_canvas_memory(plan, image, states)}, about {format_seconds(seconds)}"
 
 
-def _canvas_memory(setup: Setup, image: Planned, states: int) -> str:
+def _canvas_memory(plan: Plan, image: Planned, states: int) -> str:
     """What its canvases take, in memory or on disk: two of float32, which some samplers have hold x_start as well."""
-    found = {"ram": 0.0, "disk": 0.0}
+    sizes = {"ram": 0.0, "disk": 0.0}
     for key, (height, width) in image.sizes.items():
-        engine = setup.engines[key]
+        engine = plan.engines[key]
         channels = engine.network.in_channels * (2 if engine.options.rule.remembers_x_start else 1)
-        found[engine.options.canvas] += states * height * width * 2 * FLOAT_BYTES * channels
+        sizes[engine.options.canvas] += states * height * width * 2 * FLOAT_BYTES * channels
     words = {"ram": "memory", "disk": "disk"}
-    return ", ".join(f"{value / GIB:.2f} GiB of {words[kind]}" for kind, value in found.items() if value)
+    return ", ".join(f"{value / GIB:.2f} GiB of {words[kind]}" for kind, value in sizes.items() if value)
 
 
-def _tell_total(
-    setup: Setup, images: int, readable: int, earlier: int, total: float, timings: Iterable[Timing]
-) -> None:
+def _tell_total(plan: Plan, images: int, readable: int, earlier: int, total: float, paces: Iterable[Pace]) -> None:
     logger.info(
         "%d of %d images can be read, %d are done already; about %s in all on one %s",
-        readable, images, earlier, format_seconds(total), setup.use.device.type,
+        readable, images, earlier, format_seconds(total), plan.use.device.type,
     )  # fmt: skip
-    device_bytes = max(timing.device_bytes for timing in timings)
+    device_bytes = max(pace.device_bytes for pace in paces)
     if device_bytes:
         logger.info("device memory: %.2f GiB for a batch of tiles, whatever the size of an image", device_bytes / GIB)
     else:

@@ -1,12 +1,11 @@
-"""What a test run says at its end: a table in the log, metrics.json and the page to compare."""
+"""What a test run reports at its end: a table in the log, metrics.json and the page to compare."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...data.companions import below
+from ...images.channels import Bicubic
 from ...images.files import quantise, to_float
 from ...utils.console import counted, format_seconds, get_logger
 from ...utils.errors import DataError
@@ -16,16 +15,15 @@ from ...viewer.comparison_page import ComparisonEntry, ComparisonSummary, mean_m
 from ...viewer.layers import BICUBIC, TRUTH, RowsLayer
 from .job import low_res_shown, read_item
 from .measure import result_pixels, truth_of
-from .planes import Bicubic
-from .records import Restored
-from .setup import Setup
+from .output import ImageRecord
+from .plan import Plan
 
 logger = get_logger(__name__)
 WIDEST_NAME = 40
 Means = Mapping[str, Mapping[str, float]]
 
 
-def write_summary(setup: Setup, rows: Sequence[Restored], failed: Sequence[str], seconds: float) -> None:
+def write_report_files(plan: Plan, rows: Sequence[ImageRecord], failed: Sequence[str], seconds: float) -> None:
     """Table, metrics.json and page of all finished images, those of earlier runs included."""
     means = mean_metrics([row.metrics for row in rows])
     numbers = {
@@ -35,26 +33,26 @@ def write_summary(setup: Setup, rows: Sequence[Restored], failed: Sequence[str],
         "failed": list(failed),
         "seconds": round(seconds, 2),
     }
-    write_json(setup.root / "metrics.json", numbers)
-    for line in table(setup, rows):
+    write_json(plan.root / "metrics.json", numbers)
+    for line in table(plan, rows):
         logger.info("%s", line)
     for label, values in means.items():
         count = sum(label in row.metrics for row in rows)
         logger.info("mean of %s, %s: %s", counted(count, "image"), label, _numbers(values))
     if rows:
-        page = setup.root / "index.html"
+        page = plan.root / "index.html"
         measured = sum(bool(row.metrics) for row in rows)
-        write_comparison_page(page, _Entries(setup, rows), _summary(setup, seconds, means, measured))
+        write_comparison_page(page, _Entries(plan, rows), _summary(plan, seconds, means, measured))
         logger.info("compare before and after: %s", page)
 
 
-def table(setup: Setup, rows: Sequence[Restored]) -> list[str]:
+def table(plan: Plan, rows: Sequence[ImageRecord]) -> list[str]:
     """A line an image: name, sizes (width x height), time, how close to the input and to the truth."""
     if len(rows) < 2:
         return []
     lines = [["file", "input", "result", "time", *_headings(rows)]]
     for row in rows:
-        name = name_below(setup, row.phase, row.source)
+        name = plan.name_below(row.phase, row.source)
         shown = name if len(name) <= WIDEST_NAME else "…" + name[1 - WIDEST_NAME :]
         time_taken = "earlier" if row.earlier else format_seconds(row.seconds)
         lines.append([shown, display_size(row.low_res), display_size(row.size), time_taken, *_cells(row, rows)])
@@ -67,17 +65,12 @@ def table(setup: Setup, rows: Sequence[Restored]) -> list[str]:
     ]
 
 
-def name_below(setup: Setup, phase: str, source: Path) -> str:
-    """The name of an image below its input folder."""
-    return below(source, getattr(setup.recipe.datasets[phase], "path_list", ())).as_posix()
-
-
-def spoken(metrics: Means) -> str:
+def metrics_text(metrics: Means) -> str:
     """Metrics for the end of a line."""
     return "".join(f"; {label}: {_numbers(values)}" for label, values in metrics.items())
 
 
-def _columns(rows: Sequence[Restored]) -> list[tuple[str, str]]:
+def _columns(rows: Sequence[ImageRecord]) -> list[tuple[str, str]]:
     """(label, metric) of the table: the baseline's PSNR, and all of the result that counts most."""
     labels = list(dict.fromkeys(label for row in rows for label in row.metrics))
     results = [label for label in labels if label != BICUBIC]
@@ -87,12 +80,12 @@ def _columns(rows: Sequence[Restored]) -> list[tuple[str, str]]:
     return baseline + list(dict.fromkeys(found))
 
 
-def _headings(rows: Sequence[Restored]) -> list[str]:
+def _headings(rows: Sequence[ImageRecord]) -> list[str]:
     consistency = ["consistency"] if any(row.consistency for row in rows) else []
     return consistency + [f"{'bicubic ' if label == BICUBIC else ''}{metric}" for label, metric in _columns(rows)]
 
 
-def _cells(row: Restored, rows: Sequence[Restored]) -> list[str]:
+def _cells(row: ImageRecord, rows: Sequence[ImageRecord]) -> list[str]:
     consistency = [f"{value:.2f} dB" for value in list(row.consistency.values())[:1]] or ["-"]
     cells = consistency if any(other.consistency for other in rows) else []
     for label, metric in _columns(rows):
@@ -106,7 +99,7 @@ def display_size(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def _as_json(row: Restored) -> dict[str, Any]:
+def _as_json(row: ImageRecord) -> dict[str, Any]:
     return {
         "file": str(row.source),
         "seconds": round(row.seconds, 2),
@@ -120,17 +113,17 @@ def _as_json(row: Restored) -> dict[str, Any]:
     }
 
 
-def _mean_consistency(rows: Sequence[Restored]) -> dict[str, float]:
+def _mean_consistency(rows: Sequence[ImageRecord]) -> dict[str, float]:
     found = mean_metrics([{label: {"": value} for label, value in row.consistency.items()} for row in rows])
     return {label: values[""] for label, values in found.items() if "" in values}
 
 
-def _summary(setup: Setup, seconds: float, means: Means, measured: int) -> ComparisonSummary:
+def _summary(plan: Plan, seconds: float, means: Means, measured: int) -> ComparisonSummary:
     return ComparisonSummary(
-        title=setup.recipe.name,
-        options=setup.source.to_yaml(),
-        weights=[str(file) for file in setup.use.weights.values()],
-        device=f"{setup.use.device} ({setup.use.precision})",
+        title=plan.recipe.name,
+        options=plan.source.to_yaml(),
+        weights=[str(file) for file in plan.use.weights.values()],
+        device=f"{plan.use.device} ({plan.use.precision})",
         seconds=seconds,
         version=__version__,
         mean_metrics=means,
@@ -138,41 +131,41 @@ def _summary(setup: Setup, seconds: float, means: Means, measured: int) -> Compa
     )
 
 
-def entry(setup: Setup, row: Restored) -> ComparisonEntry:
+def entry(plan: Plan, row: ImageRecord) -> ComparisonEntry:
     """The page's entry of a finished image, read again from its files so that a long run holds no pictures."""
-    layers = {**_before(setup, row), **_results(setup, row)}
+    layers = {**_before(plan, row), **_results(plan, row)}
     truth = layers.pop(TRUTH, None)  # the last of the buttons
     if truth is not None:
         layers[TRUTH] = truth
-    notes = {"time": format_seconds(row.seconds), "seed": str(row.seed), "strengths": row.strengths, **_steps(setup)}
+    notes = {"time": format_seconds(row.seconds), "seed": str(row.seed), "strengths": row.strengths, **_steps(plan)}
     notes |= {f"consistency, {label}": f"{value:.2f} dB" for label, value in row.consistency.items()}
     metrics = {label: values for label, values in row.metrics.items() if label in layers}
     files = {label: file for label, file in row.files.items() if label in layers}
-    return ComparisonEntry(name_below(setup, row.phase, row.source), layers, metrics, notes, files)
+    return ComparisonEntry(plan.name_below(row.phase, row.source), layers, metrics, notes, files)
 
 
-def _before(setup: Setup, row: Restored) -> dict[str, Any]:
+def _before(plan: Plan, row: ImageRecord) -> dict[str, Any]:
     """What the image was, at the size of the result, and the ground truth; a black one where it cannot be read now."""
     try:
-        item, traits = read_item(setup, row.phase, row.position)
+        item, traits = read_item(plan, row.phase, row.position)
     except DataError as error:
         logger.warning("%s; black on the page", error)
         return {BICUBIC: np.zeros((*row.size, 3), np.uint8)}
-    small = low_res_shown(setup, row.phase, item, traits)
+    small = low_res_shown(plan, row.phase, item, traits)
     bicubic = Bicubic(small, row.size[0] // small.shape[0])
     layers: dict[str, Any] = {BICUBIC: RowsLayer(*bicubic.size, bicubic.pixels)}
-    truth = truth_of(setup, row.phase, row.position, item) if row.metrics else None
+    truth = truth_of(plan, row.phase, row.position, item) if row.metrics else None
     if truth is not None and truth.shape[:2] == row.size:
         layers[TRUTH] = _as_8_bit(truth)
     return layers
 
 
-def _results(setup: Setup, row: Restored) -> dict[str, Any]:
+def _results(plan: Plan, row: ImageRecord) -> dict[str, Any]:
     """The results as uint8 RGB, but those that somebody replaced by something else."""
     found, size = {}, row.size
     for label, file in row.files.items():
         try:
-            pixels = _as_8_bit(result_pixels(setup, row.phase, file))
+            pixels = _as_8_bit(result_pixels(plan, row.phase, file))
         except DataError as error:
             logger.warning("%s; not on the page", error)
             continue
@@ -187,23 +180,23 @@ def _results(setup: Setup, row: Restored) -> dict[str, Any]:
 class _Entries(Sequence[ComparisonEntry]):
     """Entries of the page, made one at a time."""
 
-    def __init__(self, setup: Setup, rows: Sequence[Restored]) -> None:
-        self.setup = setup
+    def __init__(self, plan: Plan, rows: Sequence[ImageRecord]) -> None:
+        self.plan = plan
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return entry(self.setup, self.rows[index])
+        return entry(self.plan, self.rows[index])
 
     def __iter__(self) -> Iterator[ComparisonEntry]:
-        return (entry(self.setup, row) for row in self.rows)
+        return (entry(self.plan, row) for row in self.rows)
 
 
-def _steps(setup: Setup) -> dict[str, str]:
+def _steps(plan: Plan) -> dict[str, str]:
     rows = {}
-    for node in setup.nodes:
+    for node in plan.nodes:
         spacing = node.respaced_timestep_spacing
         steps = f"{node.sampler_name}, {'all' if spacing is None else spacing} steps"
         rows[node.out] = "one pass" if node.type == "regression" else steps

@@ -1,0 +1,257 @@
+"""The files of a test run: what they are called, and what is remembered of every finished image.
+
+So that a later run neither repeats nor forgets one.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ...data.companions import Roots
+from ...images.files import WRITERS, ImageInfo
+from ...recipe.output_options import OutputOptions
+from ...utils.errors import ConfigError
+from ...utils.files import write_json
+from ...utils.names import first_free, numbered, problem_with_length, same_file
+
+EXTENSIONS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif"}
+SAME = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}  # by Pillow's name of a format
+SPREAD = "spread"
+FOLDER = ".records"
+RESUME = ".resume"
+TEMPORARY = ".*.????????.tmp*"  # what `utils.files.atomic_write` names a file that is not whole yet
+Order = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class OutputNames:
+    """Names the files of an image: one for each result of the recipe (`outputs`, state keys) and each sample."""
+
+    options: OutputOptions
+    outputs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where two results of one image would always share a file."""
+        files = self.files(Path("a.png")).values()
+        if len(set(map(same_file, files))) < len(files):
+            listed = ", ".join(file.name for file in files)
+            raise ConfigError(
+                f"eval.output_state: two results of an image would share a file ({listed}); rename an `out`"
+            )
+
+    def files(self, target: Path) -> dict[str, Path]:
+        """Label of the page -> file. The first result takes the image's own name, the others add their key."""
+        found = {}
+        for index, key in enumerate(self.outputs):
+            stem = target.stem if index == 0 else f"{target.stem}_{key}"
+            for part in self.options.labels:
+                name = f"{stem}_{part}" if part else stem
+                extension = ".png" if part == SPREAD else target.suffix
+                found[self.label(key, part)] = target.with_name(name + extension)
+        return found
+
+    @staticmethod
+    def label(key: str, part: str) -> str:
+        """What a file is called on the page."""
+        return f"{key} {part}" if part else key
+
+    def targets(
+        self, folder: Path, files: Sequence[Path], infos: Sequence[ImageInfo], roots: Sequence[str]
+    ) -> list[Path]:
+        """A target for every input, below `folder` as the input lies below its root.
+
+        No two inputs share a file, on whatever file system: not by case, nor by the form of an accented letter.
+        """
+        taken: set[tuple[str, ...]] = set()
+        tree = Roots(roots)
+        result = []
+        for file, info in zip(files, infos, strict=True):
+            place, extension = folder / tree.below(file).parent, self._extension(file, info)
+            names = (
+                place / f"{stem}{self.options.suffix}{extension}"
+                for stem in numbered(file.stem, file.suffix.lstrip("."))
+            )
+            result.append(first_free(names, lambda target: self.files(target).values(), taken))
+        return result
+
+    def _extension(self, file: Path, info: ImageInfo) -> str:
+        if self.options.format != "same":
+            return EXTENSIONS[self.options.format]
+        kind = "JPEG" if info.format == "MPO" else info.format
+        return file.suffix if WRITERS.get(file.suffix.lower()) == kind else SAME.get(info.format, ".png")
+
+
+def name_problem(files: Mapping[str, Path]) -> str | None:
+    """Why results cannot be called as they would be; None where they can."""
+    found = (problem_with_length(file) for file in files.values())
+    return next((problem for problem in found if problem), None)
+
+
+def clash(named: Mapping[str, Path], inputs: frozenset[tuple[str, ...]]) -> Path | None:
+    """A result that is itself an input (`same_file` of the resolved paths)."""
+    return next((file for file in named.values() if same_file(file.resolve()) in inputs), None)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One image to restore: sizes (height, width) from its header, of the low resolution and of each result.
+
+    `files`: label of the page -> file to be written; `target` is the first one's name without what tells them apart.
+    `tiles`: network tiles of one state at once (of the largest result); `states`: samples, twice with transparency
+    that is restored. `input`: fingerprint of the files it is read from; `key`: of that and everything else that its
+    results depend on. Both are "" where a file cannot be read.
+    """
+
+    phase: str
+    position: int
+    source: Path
+    target: Path
+    files: Mapping[str, Path]
+    low_res: tuple[int, int]
+    sizes: Mapping[str, tuple[int, int]]
+    tiles: int
+    states: int
+    input: str
+    key: str
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of all states: what the work is in proportion to."""
+        return self.states * sum(height * width for height, width in self.sizes.values())
+
+    @property
+    def order(self) -> Order:
+        return self.phase, self.position
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One finished image: the files written and what was measured, by label of the page.
+
+    Sizes are (height, width). `strengths`: what the network was told, in words. `consistency`: how close the result,
+    made small again, is to the input. `input` and `key`: those of its `Planned`.
+    """
+
+    phase: str
+    position: int
+    source: Path
+    input: str
+    key: str
+    files: Mapping[str, Path]
+    low_res: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)
+    seed: int = 0
+    strengths: str = ""
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    truth: str = ""  # digest of the file that the metrics compare with
+    consistency: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    earlier: bool = False  # finished by an earlier run
+
+    @property
+    def order(self) -> Order:
+        return self.phase, self.position
+
+
+class Records:
+    """The records of the results below a folder, one file each, written after the results."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def earlier(self, images: Sequence[Planned], skip: Literal["same", True, False]) -> dict[Order, ImageRecord]:
+        """The images that need not be restored again, as `output.skip_existing` says.
+
+        Results that are known to come from another input never count.
+        """
+        found = {}
+        for image in images if skip is not False else ():
+            if not all(_is_file(file) for file in image.files.values()):
+                continue
+            record = self.get(image)
+            if record is not None and image.key and record.key == image.key:
+                found[image.order] = record
+            elif skip is True and (record is None or record.input == image.input):
+                found[image.order] = record or _without_record(image)
+        return found
+
+    def put(self, record: ImageRecord, image: Planned) -> None:
+        """Remember a finished image."""
+        data = asdict(record) | {
+            "source": str(record.source),
+            "files": {label: str(file.relative_to(self.root)) for label, file in record.files.items()},
+        }
+        write_json(self._file(image.target), data)
+
+    def get(self, image: Planned) -> ImageRecord | None:
+        """What was remembered of the results of an image; None where nothing was."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            data: dict[str, Any] = json.loads(self._file(image.target).read_text(encoding="utf-8"))
+            data |= {"low_res": tuple(data["low_res"]), "size": tuple(data["size"])}
+            data |= {"metrics": {label: _with_inf(values) for label, values in data["metrics"].items()}}
+            data |= {"consistency": _with_inf(data["consistency"])}
+            data |= {
+                "phase": image.phase,
+                "position": image.position,
+                "source": image.source,
+                "files": dict(image.files),
+            }
+            return ImageRecord(**data | {"earlier": True})
+        return None
+
+    def forget(self, image: Planned) -> None:
+        """Before results are written again: from now on they are not what the record says."""
+        self._file(image.target).unlink(missing_ok=True)
+
+    def scratch(self, image: Planned) -> Path:
+        """The folder for what an interruption of this image keeps."""
+        return self.root / RESUME / image.key
+
+    def finished(self, image: Planned) -> None:
+        """Remove what an interruption would have kept."""
+        if image.key:
+            shutil.rmtree(self.scratch(image), ignore_errors=True)
+            with suppress(OSError):
+                (self.root / RESUME).rmdir()  # empty
+
+    def clean(self, images: Sequence[Planned]) -> None:
+        """Remove what interruptions kept of anything but these images, and files whose writing was cut off."""
+        for place in {image.target.parent for image in images} | {self.root, self.root / FOLDER}:
+            for left in place.glob(TEMPORARY):
+                left.unlink(missing_ok=True)
+        folder, keys = self.root / RESUME, {image.key for image in images}
+        for left in folder.iterdir() if folder.is_dir() else ():
+            if left.name not in keys:
+                shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            folder.rmdir()
+
+    def _file(self, target: Path) -> Path:
+        # A name as long as a file system takes has no room for more, so a digest stands for it.
+        name = str(target.relative_to(self.root)).encode("utf-8", "surrogateescape")
+        return self.root / FOLDER / f"{hashlib.blake2b(name, digest_size=16).hexdigest()}.json"
+
+
+def _without_record(image: Planned) -> ImageRecord:
+    """What can be said of results that were there before anything was remembered of them."""
+    size = next(iter(image.sizes.values()))
+    return ImageRecord(
+        image.phase, image.position, image.source, "", "", image.files, image.low_res, size, earlier=True
+    )
+
+
+def _is_file(file: Path) -> bool:
+    with suppress(OSError):  # a name so long that the system cannot even be asked
+        return file.is_file()
+    return False
+
+
+def _with_inf(values: Mapping[str, float | None]) -> dict[str, float]:
+    """JSON has no infinity (the PSNR of equal images), so null stands for it."""
+    return {name: math.inf if value is None else value for name, value in values.items()}

@@ -1,0 +1,325 @@
+"""What a test run restores, and with what: networks, data, the graph, the place and the size of every result.
+
+Everything that is known before the first image, and which images are left to do.
+"""
+
+import heapq
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ...config.fingerprint import fingerprint
+from ...config.yaml_source import Issue, KeyPath, Source
+from ...data.companions import below
+from ...data.corruptions.strength_map import StrengthMap
+from ...data.datasets import DATASETS
+from ...data.imagefolder import ImageFolderDataset
+from ...evaluation.evaluators.base import EVALUATORS
+from ...graph.graph import Injector
+from ...graph.injectors.gaussian_diffusion_inference import (
+    GaussianDiffusionInferenceInjector,
+    GaussianDiffusionInferenceOptions,
+)
+from ...graph.step_graph import StepGraph
+from ...models.diffusion.engine import Engine
+from ...models.diffusion.tiling.plan import TilePlan
+from ...recipe.checks import check_inference
+from ...recipe.recipe import Recipe
+from ...runtime.devices import Ranks
+from ...runtime.rank_messages import Exchange
+from ...utils.console import counted, get_logger, progress
+from ...utils.errors import ConfigError, DataError
+from ...utils.files import digest_of
+from ...utils.names import same_file
+from ..run import Run
+from .output import ImageRecord, Order, OutputNames, Planned, Records, clash
+
+logger = get_logger(__name__)
+InferenceOptions = GaussianDiffusionInferenceOptions
+
+
+@dataclass(frozen=True)
+class Work:
+    """All images in their order, those that are finished, and the groups that this rank restores."""
+
+    images: Sequence[Planned]
+    earlier: Mapping[Order, ImageRecord]
+    groups: Sequence[Sequence[Planned]]
+
+
+class Plan:
+    """A recipe as a test run uses it.
+
+    Building it loads the networks and reads the headers of the data; it raises ConfigError or DataError when something
+    does not fit.
+    """
+
+    def __init__(self, recipe: Recipe, source: Source, ranks: Ranks) -> None:
+        self.recipe = recipe
+        self.source = source
+        self.output = recipe.output
+        nodes = [node for step in recipe.steps.values() for node in step.injectors.values() if not node.train]
+        sampling = [node for node in nodes if isinstance(node, InferenceOptions)]
+        self.nodes = [node for node in sampling if "low_res" in node.model_input_keys]
+        if not self.nodes and not recipe.eval.evaluators:
+            raise ConfigError(
+                f"{source.file}: neither an injector gaussian_diffusion_inference in steps nor an evaluator in eval, "
+                "so there is nothing to do; for training run train.py"
+            )
+        self.restoring = self._restoring_networks()
+        evaluated = [name for section in recipe.eval.evaluators.values() for name in section.network_names()]
+        self.use = Run.of_recipe(recipe, dict.fromkeys([*self.restoring, *evaluated]), ranks)
+        self.root = self.use.folder
+        self.records = Records(self.root)
+        check_inference(recipe, source, self.use.networks)
+        self.outputs = self._outputs()
+        self.names = OutputNames(self.output, self.outputs)
+        self.steps = {name: StepGraph(step) for name, step in recipe.steps.items()}
+        _refuse_own_results(recipe, self.root)
+        _refuse_missing_files(recipe, source)
+        self.datasets = {
+            phase: DATASETS.get(options.mode)(options, seed=self.use.seed, shuffle=False)
+            for phase, options in recipe.datasets.items()
+            if self.nodes
+        }
+        self._check_data()
+        self.targets = self._plan_files()
+        self.evaluators = {
+            name: EVALUATORS.get(options.type)(options) for name, options in recipe.eval.evaluators.items()
+        }
+
+    def work(self, exchange: Exchange) -> Work:
+        """What is left to do, and this rank's share of it. Rank 0 looks at the files; every rank must call this."""
+        first = exchange.ranks.first
+        images = exchange.from_first(self.images() if first else [])
+        earlier = exchange.from_first(self.records.earlier(images, self.output.skip_existing) if first else {})
+        todo = [image for image in images if image.order not in earlier]
+        if first:
+            self.records.clean(todo)
+            self._announce(images, todo)
+        exchange.from_first(None)  # nobody begins before the leftovers are gone
+        at_once = min((node.tile_batch_size for node in self.nodes), default=1)
+        mine = share_of(todo, exchange.ranks.rank, exchange.ranks.world_size)
+        return Work(images, earlier, groups(mine, at_once))
+
+    def images(self) -> list[Planned]:
+        """Every image of every dataset, in their order."""
+        shared = {
+            phase: fingerprint(self.use.settings(self.recipe, phase, self.restoring), self.outputs)
+            for phase in self.datasets
+        }
+        places = [(phase, position) for phase, data in self.datasets.items() for position in range(len(data))]
+        shown = progress(places, len(places), "looking at the files")
+        return [self._planned(phase, position, shared[phase]) for phase, position in shown]
+
+    def _planned(self, phase: str, position: int, shared: str) -> Planned:
+        dataset, target = self.datasets[phase], self.targets[phase][position]
+        low_res = self._low_res_size(phase, position)
+        sizes = self.sizes(low_res, dataset.state_keys)
+        restored_alpha = self.output.alpha == "restore" and self.is_input(phase) and _may_have_alpha(dataset, position)
+        made_from = self._input(phase, position)
+        return Planned(
+            phase, position, dataset.files[position], target, self.names.files(target), low_res, sizes,
+            tiles=max(len(self.tiles(key, size)) for key, size in sizes.items()),
+            states=self.output.num_samples * (2 if restored_alpha else 1),
+            input=made_from,
+            key=fingerprint(shared, made_from) if made_from else "",
+        )  # fmt: skip
+
+    def _low_res_size(self, phase: str, position: int) -> tuple[int, int]:
+        """By the header; where transparency is cut off the real image is smaller."""
+        options = self.recipe.datasets[phase]
+        info = self.datasets[phase].infos[position]
+        target, scale = getattr(options, "target_size", None), getattr(options, "scale", 1)
+        height, width = (target, target) if target else (info.height, info.width)
+        if getattr(options, "square", False):
+            height = width = min(height, width)
+        if self.low_res_key(self.datasets[phase].state_keys) == "lq":
+            return max(height // scale, 1), max(width // scale, 1)
+        return height, width
+
+    def _input(self, phase: str, position: int) -> str:
+        """Fingerprint of what an image is made from: the name and the content of its files."""
+        dataset, options = self.datasets[phase], self.recipe.datasets[phase]
+        drawn = not (self.is_input(phase) and getattr(options, "target_size", None) is None)
+        try:
+            maps = dataset.map_files(dataset.files[position]) if isinstance(dataset, ImageFolderDataset) else {}
+            digests = [digest_of(path) for path in (*dataset.sources(position), *maps.values())]
+        except (OSError, DataError):
+            return ""  # restoring it says what is wrong
+        # What is drawn for an image depends on its place in the list; its noise depends on its name alone.
+        return fingerprint(dataset.names[position], digests, position if drawn else None)
+
+    def _announce(self, images: Sequence[Planned], todo: Sequence[Planned]) -> None:
+        if len(todo) < len(images):
+            logger.info(
+                "%d of %d images are restored already (output.skip_existing: %s)",
+                len(images) - len(todo), len(images), str(self.output.skip_existing).lower(),
+            )  # fmt: skip
+        kept = [image for image in todo if image.key and self.records.scratch(image).is_dir()]
+        if kept:
+            logger.info("going on with %s where an earlier run was interrupted", counted(len(kept), "image"))
+
+    def tiles(self, key: str, size: tuple[int, int]) -> TilePlan:
+        """The tiles of a result of (height, width)."""
+        return self.engines[key].plan(*size, self.node(key).output_scale_factor)
+
+    def name_below(self, phase: str, source: Path) -> str:
+        """The name of an image below its input folder."""
+        return below(source, getattr(self.recipe.datasets[phase], "path_list", ())).as_posix()
+
+    def node(self, key: str) -> InferenceOptions:
+        """The options of the injector that writes a result."""
+        return next(node for node in self.nodes if node.out == key)
+
+    @cached_property
+    def engines(self) -> dict[str, Engine]:
+        """Result -> what samples it."""
+        context = self.use.context()
+        injectors = [_bare(injector) for step in self.steps.values() for injector in step.injectors.values()]
+        sampling = [found for found in injectors if isinstance(found, GaussianDiffusionInferenceInjector)]
+        restoring = {node.out for node in self.nodes}
+        return {found.options.out: found.engine(context) for found in sampling if found.options.out in restoring}
+
+    def low_res_key(self, keys: Mapping[str, Any] | frozenset[str]) -> str:
+        """The key of an item that restoration starts from; a later injector may start from an earlier one's result."""
+        named = [node.model_input_keys["low_res"] for node in self.nodes]
+        found = next((key for key in map(self._origin, named) if key in keys), None)
+        if found is None:
+            raise ConfigError(
+                f"low_res: {named[0]} is neither an image of the data nor made from one of the same size, so the size "
+                "of the result is not known beforehand; resize or crop the files themselves"
+            )
+        return found
+
+    def _origin(self, key: str) -> str:
+        """The key that an image was made from by injectors that keep its height and width."""
+        nodes = [node for step in self.recipe.steps.values() for node in step.injectors.values()]
+        made_of = {out: read for node in nodes for out, read in node.same_size().items()}
+        while key in made_of:
+            key = made_of[key]
+        return key
+
+    def is_input(self, phase: str) -> bool:
+        """Whether the files of a phase are themselves what is restored."""
+        return bool(getattr(self.recipe.datasets[phase], "skip_lq", False))
+
+    def sizes(self, low_res: tuple[int, int], keys: frozenset[str]) -> dict[str, tuple[int, int]]:
+        """Result -> (height, width), of an image whose low resolution has this size; those written come first."""
+        found = {self.low_res_key(keys): low_res}
+        for node in self.nodes:
+            height, width = found[self._origin(node.model_input_keys["low_res"])]
+            found[node.out] = (height * node.output_scale_factor, width * node.output_scale_factor)
+        return {key: found[key] for key in dict.fromkeys([*self.outputs, *(node.out for node in self.nodes)])}
+
+    def _restoring_networks(self) -> tuple[str, ...]:
+        """The networks that results depend on."""
+        nodes = [node for step in self.recipe.steps.values() for node in step.injectors.values() if not node.train]
+        sampled = [name for node in self.nodes for name in node.generators]
+        return tuple(dict.fromkeys([*sampled, *(name for node in nodes for name in node.network_inputs())]))
+
+    def _outputs(self) -> tuple[str, ...]:
+        named = self.recipe.eval.output_state
+        if named is None:
+            return tuple(node.out for node in self.nodes)
+        return (named,) if isinstance(named, str) else named
+
+    def _check_data(self) -> None:
+        for phase, dataset in self.datasets.items():
+            if isinstance(dataset, ImageFolderDataset):
+                _ = dataset.truths, dataset.maps  # raise what is wrong with them
+            if len(dataset) != len(dataset.files):
+                raise ConfigError(
+                    f"datasets.{phase}: {len(dataset)} items of {len(dataset.files)} images; here each is restored "
+                    "once, so remove weights and tiles_per_image, which are for training"
+                )
+
+    def _plan_files(self) -> dict[str, list[Path]]:
+        """Phase -> the target of every image. Raises ConfigError when a result is itself an input."""
+        targets = {
+            phase: self.names.targets(self.root / data.options.name, data.files, data.infos, data.options.path_list)
+            for phase, data in self.datasets.items()
+        }
+        inputs = frozenset(same_file(file.resolve()) for dataset in self.datasets.values() for file in dataset.files)
+        for phase, planned in targets.items():
+            for target in planned:
+                input_file = clash(self.names.files(target), inputs)
+                if input_file is not None:
+                    raise ConfigError(
+                        f"datasets.{phase}.paths: {input_file} is an input and would be overwritten by its own result; "
+                        "set path.results or another `name`"
+                    )
+        return targets
+
+
+def _refuse_own_results(recipe: Recipe, root: Path) -> None:
+    for phase, options in recipe.datasets.items():
+        for text in getattr(options, "path_list", ()):
+            if root.resolve().is_relative_to(Path(text).resolve()):
+                raise ConfigError(
+                    f"datasets.{phase}.paths: the results ({root}) would be written into the input folder "
+                    f"{text}; set path.results to a folder outside of it"
+                )
+
+
+def _refuse_missing_files(recipe: Recipe, source: Source) -> None:
+    """Before the data is read, which knows no key of the recipe."""
+    issues = []
+    for phase, options in recipe.datasets.items():
+        truth = getattr(options, "ground_truth", None)
+        known = getattr(options, "known_entropy", None) or ()
+        places: dict[KeyPath, Sequence[str]] = {
+            ("paths",): getattr(options, "path_list", ()),
+            ("ground_truth",): [truth] if truth else [],
+            ("fixed_parameters", "corruption_entropy"): [v.map for v in known if isinstance(v, StrengthMap)],
+        }
+        issues += [
+            Issue(("datasets", phase, *key), f"{place}: no such file or folder")
+            for key, named in places.items()
+            for place in named
+            if not os.path.exists(place)  # unlike Path.exists, without an error of permissions
+        ]
+    if issues:
+        raise source.error(issues)
+
+
+def _may_have_alpha(dataset: Any, position: int) -> bool:
+    return "A" in dataset.infos[position].mode.upper()
+
+
+def groups(images: Sequence[Planned], tiles_at_once: int) -> list[list[Planned]]:
+    """Images that go through the network together: about as many tiles as it takes at once; large ones go alone."""
+    result: list[list[Planned]] = []
+    open_group: list[Planned] = []
+    filled = 0
+    for image in images:
+        tiles = image.tiles * image.states
+        if tiles >= tiles_at_once:
+            result.append([image])
+            continue
+        if filled + tiles > tiles_at_once or (open_group and open_group[0].phase != image.phase):
+            result.append(open_group)
+            open_group, filled = [], 0
+        open_group.append(image)
+        filled += tiles
+    return [*result, open_group] if open_group else result
+
+
+def share_of(images: Sequence[Planned], rank: int, world_size: int) -> list[Planned]:
+    """The images of a rank: the largest first, each to the rank with the fewest pixels so far. In listed order."""
+    loads = [(0, number) for number in range(world_size)]
+    mine = []
+    for index in sorted(range(len(images)), key=lambda index: (-images[index].pixels, index)):
+        load, number = heapq.heappop(loads)
+        heapq.heappush(loads, (load + images[index].pixels, number))
+        if number == rank:
+            mine.append(index)
+    return [images[index] for index in sorted(mine)]
+
+
+def _bare(injector: Injector) -> Injector:
+    """An injector without what was wrapped around it."""
+    return getattr(injector, "injector", injector)
