@@ -33,6 +33,9 @@ def shrunk(file):
     for name, network in data.get("networks", {}).items():
         small = ESTIMATOR if network.get("which_model_G") == "strength_estimator" else NETWORK
         sets += [f"networks.{name}.args.{key}={value}" for key, value in small.items()]
+    for step, part in data.get("steps", {}).items():
+        cuts = [name for name, node in part["injectors"].items() if node and node.get("type") == "crop"]
+        sets += [f"steps.{step}.injectors.{name}.size=16" for name in cuts]  # of lq, half of target_size
     for name, evaluator in data.get("eval", {}).get("evaluators", {}).items():
         if evaluator is None:  # a part of its base that it does without
             continue
