@@ -18,7 +18,7 @@ from ..runtime.devices import choose_device
 from ..runtime.experiment import Experiment
 from ..utils.console import get_logger
 from ..utils.errors import EXIT_OK, DataError
-from .saving.resuming import find_state
+from .saving.resuming import find_states
 
 logger = get_logger(__name__)
 SAMPLE_ITEMS = 4
@@ -34,7 +34,7 @@ def check_run(recipe: Recipe, source: Source) -> int:
         _show_network(name, network)
     for name in recipe.path.pretrain:
         logger.info("network %s: would start from %s", name, find_weights(name, recipe))
-    find_state(recipe, Experiment.named(recipe.name), auto_resume=False)
+    find_states(recipe, Experiment.named(recipe.name), auto_resume=False)
     for phase, options in recipe.datasets.items():
         _read_some(
             f"datasets.{phase}",

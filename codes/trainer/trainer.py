@@ -37,7 +37,7 @@ from .logs.writers import JsonLines, Outlet, TensorBoard, Wandb
 from .optim import Ema
 from .power_ema import PowerEma
 from .saving.checkpoint_keeper import Keeper
-from .saving.resuming import find_state, is_own, resume
+from .saving.resuming import find_states, is_own, resume_first_whole
 from .saving.saving import Parts, processes_of, remove_leftovers
 from .saving.snapshots import drop_after
 from .training_step import StepResult, TrainingStep, run_iteration
@@ -75,9 +75,9 @@ class Trainer:
         self.parts = self._build()
         self.evaluators = build_evaluators(recipe.eval.evaluators, source)
         self.iteration, self.samples = recipe.first_iteration, recipe.first_iteration * self.options.batch_size
-        state = find_state(recipe, self.experiment, auto_resume)
-        if state is not None:
-            self.iteration, self.samples = resume(state, self.parts, recipe, source)
+        state: Path | None = None
+        if states := find_states(recipe, self.experiment, auto_resume):
+            state, self.iteration, self.samples = resume_first_whole(states, self.parts, recipe, source)
         if not agree_over_ranks(self.iteration, self.device, ranks):
             raise ConfigError(
                 f"the processes do not see the same checkpoint (this one: iteration {self.iteration}); "
@@ -86,7 +86,8 @@ class Trainer:
         if ranks.first:
             self._prepare_folder(state)
         self.keeper = Keeper(self.experiment, recipe, self.parts, ranks)
-        self.keeper.saved_at = self.iteration if state else -1
+        if state is not None:
+            self.keeper.resumed(self.iteration, own=is_own(self.experiment, state))
         self.skipped_in_a_row = 0
         self._measured: set[str] = set()  # the evaluators that have worked in this process
         if ranks.first and self.iteration < self.train.niter:
@@ -117,8 +118,8 @@ class Trainer:
 
     def _prepare_folder(self, state: Path | None) -> None:
         """Clear up what a killed save left; put the folder of a run aside that is not continued."""
+        remove_leftovers(self.experiment)
         if state is not None and is_own(self.experiment, state):
-            remove_leftovers(self.experiment)
             drop_after(self.experiment, self.iteration)
         else:
             self.experiment.archive(self.lock)
@@ -204,12 +205,12 @@ class Trainer:
     def _stopped(self) -> str:
         return f"stopped at iteration {self.iteration} of {self.train.niter}; saved, continue with --auto_resume"
 
-    def _batches(self, stop: StopRequest) -> Generator[Batch, None, None]:
+    def _batches(self, stop: StopRequest | None = None) -> Generator[Batch, None, None]:
         options, ranks = self.options, self.ranks
 
         def while_waiting(seconds: float) -> None:
             # Other ranks leave after an iteration, all after the same one; without a batch there may never be one.
-            if stop.requested and (ranks.world_size == 1 or seconds > WAIT_FOR_OTHERS):
+            if stop is not None and stop.requested and (ranks.world_size == 1 or seconds > WAIT_FOR_OTHERS):
                 self._save_what_is_done(final=True)
                 raise Interrupted(self._stopped())
 

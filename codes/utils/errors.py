@@ -39,6 +39,10 @@ class ConfigError(TesseraError):
             self.args = (message,)  # a line for each, which `Source.error` made printable
 
 
+class DamagedError(ConfigError):
+    """A checkpoint that is cut short, damaged or not finite: an earlier one may be whole. Exit code 2."""
+
+
 class DataError(TesseraError):
     """The data cannot be used. Exit code 2 when it stops a run before it starts."""
 

@@ -1,16 +1,22 @@
 """Writing files so that a reader never sees half of one, as text or JSON; where caches lie."""
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import sys
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+# What `atomic_write` names a file that is not whole yet, and what the library of safetensors does.
+TEMPORARY = re.compile(r"\.(.*\.)?[0-9a-f]{8}\.tmp(\..+)?|\.tmp[A-Za-z0-9]{6}", re.DOTALL)
 
 
 @contextmanager
@@ -32,9 +38,32 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.filename is None:  # a full disk does not say what it was writing
+        # A full disk does not say what it was writing, and other errors name a file that nobody knows.
+        if isinstance(error, OSError) and error.filename in (None, str(temporary), temporary):
             error.filename = str(path)
         raise
+
+
+def require_folder(folder: Path) -> None:
+    """Raise FileNotFoundError where a folder is not there any more: a drive that is gone must not be made anew beneath
+    its place, where nobody would look for what is written.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder is not there any more", str(folder))
+
+
+def remove_temporaries(folders: Iterable[Path], older_than: float = 0.0) -> None:
+    """Remove what killed writers left in folders, not below them; only files untouched for `older_than` seconds.
+
+    Whoever calls this must be the only one that writes there, or give an age that no writing takes.
+    """
+    for folder in folders:
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    old = time.time() - entry.stat(follow_symlinks=False).st_mtime >= older_than
+                    if TEMPORARY.fullmatch(entry.name) and old and entry.is_file(follow_symlinks=False):
+                        os.unlink(entry.path)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from trainer_helpers import different, everything, fill, make_trainer, read, recipe_data, write_recipe
 
+from codes.models.diffusion.checkpoints.files import disk_errors
 from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata
 from codes.recipe.networks import build_network
 from codes.runtime.experiment import Experiment
@@ -218,7 +219,8 @@ def test_a_disk_without_room_for_a_snapshot_does_not_end_the_run(recipe: Path, m
     def full(path: Path, weights: dict[str, torch.Tensor], metadata: CheckpointMetadata) -> None:
         at.append(metadata.iteration)
         if metadata.iteration < 6:
-            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+            with disk_errors():
+                raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
         written(path, weights, metadata)
 
     monkeypatch.setattr(snapshots, "save_checkpoint", full)

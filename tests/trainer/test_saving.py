@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from trainer_helpers import different, everything, fill, make_trainer, merged, read, recipe_data, write_recipe
 
 from codes.evaluation.evaluators.base import Evaluation
+from codes.models.diffusion.checkpoints.files import disk_errors
 from codes.recipe.networks import find_weights
 from codes.runtime.experiment import Experiment
 from codes.train import main
 from codes.trainer.logs import writers as outlets
 from codes.trainer.saving.best import Best
 from codes.trainer.saving.resuming import resume
-from codes.trainer.saving.saving import disk_errors
 from codes.trainer.trainer import Trainer
 from codes.utils.errors import ConfigError
 

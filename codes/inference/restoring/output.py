@@ -17,7 +17,7 @@ from ...data.companions import Roots
 from ...images.files import WRITERS, ImageInfo
 from ...recipe.output_options import OutputOptions
 from ...utils.errors import ConfigError
-from ...utils.files import write_json
+from ...utils.files import remove_temporaries, write_json
 from ...utils.names import first_free, numbered, problem_with_length, same_file
 
 EXTENSIONS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif"}
@@ -25,7 +25,6 @@ SAME = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "TIFF": "
 SPREAD = "spread"
 FOLDER = ".records"
 RESUME = ".resume"
-TEMPORARY = ".*.????????.tmp*"  # what `utils.files.atomic_write` names a file that is not whole yet
 Order = tuple[str, int]
 
 
@@ -222,9 +221,8 @@ class Records:
 
     def clean(self, images: Sequence[Planned]) -> None:
         """Remove what interruptions kept of anything but these images, and files whose writing was cut off."""
-        for place in {image.target.parent for image in images} | {self.root, self.root / FOLDER}:
-            for left in place.glob(TEMPORARY):
-                left.unlink(missing_ok=True)
+        own = (self.root, self.root / FOLDER, self.root / "index_files")
+        remove_temporaries({image.target.parent for image in images}.union(own))
         folder, keys = self.root / RESUME, {image.key for image in images}
         for left in folder.iterdir() if folder.is_dir() else ():
             if left.name not in keys:

@@ -15,6 +15,7 @@ from ...images.files import to_image, write_image
 from ...images.picture_grid import picture_grid
 from ...runtime.devices import peak_memory
 from ...utils.console import TrainingBar, format_seconds, get_logger
+from ...utils.files import require_folder
 from ..training_step import StepResult
 from .writers import Guard, Outlet
 
@@ -139,7 +140,12 @@ class RunLog:
 
     def picture(self, iteration: int, tag: str, path: Path, image: npt.NDArray[Any]) -> None:
         """Write a picture (H, W, 3) uint8 as PNG and to the outlets. A full disk costs the picture, not the run."""
-        self._pictures.attempt(lambda: write_image(path, image))
+
+        def write() -> None:
+            require_folder(self.root)
+            write_image(path, image)
+
+        self._pictures.attempt(write)
         for outlet in self.outlets:
             outlet.picture(iteration, tag, image)
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -19,10 +20,11 @@ from torch.utils.tensorboard import SummaryWriter
 from ...recipe.log_checks import import_wandb
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
-from ...utils.files import json_text, write_text
+from ...utils.files import json_text, require_folder, write_text
 
 logger = get_logger(__name__)
 LEAST_FREE = 2**20  # bytes; TensorBoard writes from a thread, whose failures come too late to be told well
+PAUSE = 10.0  # seconds before TensorBoard's folder, once it failed, is tried again
 MOST_PENDING = 10_000
 
 
@@ -98,7 +100,7 @@ class JsonLines(Outlet):
 
     def _append(self) -> None:
         data = "".join(self._pending).encode()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        require_folder(self.file.parent)
         with self.file.open("ab", buffering=0) as file:
             size = file.tell()
             try:
@@ -118,6 +120,9 @@ class TensorBoard(Outlet):
         self._purge: int | None = start + 1
         self._guard = Guard(str(folder))
         self._writer: SummaryWriter | None = None
+        self._next = 0.0  # when it is tried again
+        self._threads_told = threading.excepthook
+        threading.excepthook = self._tell_of_thread
         self._write(lambda writer: writer.add_text("recipe", f"```yaml\n{recipe}\n```", start))
 
     def scalars(self, iteration: int, numbers: Mapping[str, float]) -> None:
@@ -143,16 +148,27 @@ class TensorBoard(Outlet):
     def close(self) -> None:
         if self._writer is not None:
             self._guard.attempt(self._writer.close)
+        threading.excepthook = self._threads_told
+
+    def _tell_of_thread(self, args: threading.ExceptHookArgs) -> None:
+        """The threads of TensorBoard hand their errors to the next call here as well: told once, without traceback."""
+        if not type(args.thread).__module__.startswith("tensorboard."):
+            self._threads_told(args)
 
     def _write(self, work: Callable[[SummaryWriter], object]) -> None:
+        if time.monotonic() < self._next:
+            return
         if not self._guard.attempt(lambda: work(self._open())) and self._writer is not None:
             # A writer that failed once fails for ever; the next one begins another file.
             with suppress(OSError):
                 self._writer.close()
             self._writer = None
+        if self._guard.failing:
+            self._next = time.monotonic() + PAUSE
 
     def _open(self) -> SummaryWriter:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        require_folder(self.folder.parent)
+        self.folder.mkdir(exist_ok=True)
         if shutil.disk_usage(self.folder).free < LEAST_FREE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._writer is None:

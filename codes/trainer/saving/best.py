@@ -11,7 +11,7 @@ from typing import Any
 from ...recipe.recipe import Recipe
 from ...runtime.experiment import Experiment
 from ...utils.console import get_logger
-from ...utils.files import write_json
+from ...utils.files import require_folder, write_json
 from .saving import Parts, write_weights_of
 
 logger = get_logger(__name__)
@@ -48,6 +48,7 @@ class Best:
             return
         if not self._better(value):
             return
+        require_folder(self.experiment.root)
         kept = {path.name for path in self._keep(parts, iteration)}
         record = {"iteration": iteration, "value": value, **self.options.model_dump(), "files": sorted(kept)}
         write_json(self.experiment.best / "best.json", record)

@@ -9,6 +9,7 @@ from ...config.yaml_source import Issue, KeyPath, Source
 from ...models.diffusion.process_options import DiffusionArgs
 from ...recipe.recipe import Recipe
 from ...utils.console import get_logger
+from ...utils.errors import DamagedError
 
 logger = get_logger(__name__)
 UNSPOKEN = ("name", "path", "start_step", "force_start_step")  # a resume names or replaces these itself
@@ -53,7 +54,10 @@ def take_changes(saved: str, recipe: Recipe, source: Source) -> None:
     Raises ConfigError with the key paths of what cannot change on a resume.
     """
     now = {tuple(path): value for path, value in json.loads(to_text(recipe))}
-    before = {tuple(path): value for path, value in json.loads(saved)}
+    try:
+        before = {tuple(path): value for path, value in json.loads(saved)}
+    except (ValueError, TypeError, RecursionError):
+        raise DamagedError("the options in the training state are damaged; use an earlier state") from None
     # Of a network: no weight follows from these, and no output in use.
     free = {path for path, _, mark in all_settings(recipe.networks, ("networks",)) if mark and path[2:3] == ("args",)}
     issues, lines = [], []

@@ -1,7 +1,10 @@
 """What is kept of a run while it trains: checkpoints, snapshots, the best weights. Only rank 0 writes."""
 
+import errno
 import shutil
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from ...recipe.recipe import Recipe
 from ...runtime.devices import Ranks
@@ -15,6 +18,7 @@ from .saving import Parts, prune, save
 from .snapshots import write_snapshots
 
 logger = get_logger(__name__)
+WAITS = (2.0, 8.0, 20.0)  # seconds between the attempts at the last save of a run
 
 
 class Keeper:
@@ -25,15 +29,16 @@ class Keeper:
         self.recipe = recipe
         self.parts = parts
         self.ranks = ranks
-        self.saved_at = -1
+        self.saved_at = -1  # the iteration that need not be saved again
+        self._good: int | None = None  # the newest whole checkpoint of this experiment
         self._whole_at = -1  # the iteration whose sharded optimiser states rank 0 holds
         self._best = Best(experiment, recipe) if recipe.logger.keep_best and ranks.first else None
         self._snapshots = Guard("a snapshot of train.post_hoc_ema")
         self._best_guard = Guard("the best checkpoint")
 
     def save(self, iteration: int, samples: int, final: bool) -> None:
-        """Write a checkpoint; every rank must call it. A failure is fatal only for the last one: a later save may find
-        room again.
+        """Write a checkpoint; every rank must call it. A failure is fatal only for the last one, which is tried several
+        times: a later save may find room, or the drive, again.
         """
         if self._whole_at != iteration:
             for step in self.parts.steps:
@@ -41,22 +46,52 @@ class Keeper:
             self._whole_at = iteration
         if not self.ranks.first or self.saved_at == iteration:
             return
+        waits = WAITS if final else ()
+        for wait in (*waits, None):
+            error = self._attempt(iteration, samples)
+            if error is None:
+                return
+            message = f"could not save iteration {iteration} to {self.experiment.root} ({self._reason(error)})"
+            if wait is None:
+                break
+            logger.error("%s; trying again in %.0f s", message, wait)
+            time.sleep(wait)
+        if final:
+            raise TesseraError(f"{message}; {self._kept()}") from None
+        logger.error("%s; training goes on and the next save tries again. %s", message, self._kept().capitalize())
+
+    def resumed(self, iteration: int, own: bool) -> None:
+        """The run goes on from a checkpoint of this iteration, perhaps of another experiment (not `own`)."""
+        self.saved_at = iteration
+        self._good = iteration if own else None
+
+    def _attempt(self, iteration: int, samples: int) -> OSError | None:
+        """Save; whatever of the disk or of a drive that is out of reach prevented it."""
         try:
             save(self.experiment, self.recipe, self.parts, iteration, samples)
         except OSError as error:
-            free = shutil.disk_usage(self.experiment.root).free / 1e9
-            reason = f"{error.strerror or error}; {free:.2f} GB are free there"
-            message = f"could not save iteration {iteration} to {self.experiment.root} ({reason})"
-            if final:
-                kept = f"the last good checkpoint is that of iteration {self.saved_at}"
-                raise TesseraError(
-                    f"{message}; {kept if self.saved_at >= 0 else 'there is no checkpoint yet'}"
-                ) from None
-            logger.error("%s; training goes on, the last good checkpoint is kept", message)
-            return
-        self.saved_at = iteration
-        prune(self.experiment, self.recipe)
+            return error
+        self.saved_at = self._good = iteration
         logger.info("saved %s", self.experiment.state(iteration))
+        with suppress(OSError):  # what stays now goes the next time
+            prune(self.experiment, self.recipe)
+        return None
+
+    def _reason(self, error: OSError) -> str:
+        reason = error.strerror or str(error)
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return reason
+        with suppress(OSError):
+            return f"{reason}; {shutil.disk_usage(self.experiment.root).free / 1e9:.2f} GB are free there"
+        return reason
+
+    def _kept(self) -> str:
+        """What is there to go on from."""
+        return (
+            "there is no checkpoint yet"
+            if self._good is None
+            else f"the last good checkpoint is that of iteration {self._good}"
+        )
 
     def snapshot(self, iteration: int, last: bool) -> None:
         """Write the averages of `train.post_hoc_ema` when it is time."""

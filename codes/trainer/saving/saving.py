@@ -1,21 +1,22 @@
 """Checkpoints of a run: weights, averaged weights and everything else that a resume needs."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from ...graph.injectors.gaussian_diffusion import GaussianDiffusionOptions
+from ...models.diffusion.checkpoints.files import disk_errors
 from ...models.diffusion.checkpoints.metadata import CheckpointMetadata, save_checkpoint
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.process_options import ProcessOptions
 from ...recipe.recipe import Recipe
-from ...runtime.experiment import SNAPSHOTS, Experiment
-from ...utils.files import atomic_write
+from ...runtime.experiment import Experiment
+from ...utils.files import atomic_write, remove_temporaries, require_folder
 from ...version import __version__
 from ..optim import Ema
 from ..power_ema import PowerEma
@@ -54,26 +55,15 @@ def data_of(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """A full disk has three faces: Python's, torch's and that of safetensors. Outside, all are an OSError."""
-    try:
-        yield
-    except OSError:
-        raise
-    except (RuntimeError, SafetensorError) as error:
-        if isinstance(error.__context__, OSError):  # torch talks of positions in its file and keeps the reason beside
-            raise error.__context__ from None
-        raise OSError((str(error).splitlines() or [type(error).__name__])[0]) from error
-
-
 def save(experiment: Experiment, recipe: Recipe, parts: Parts, iteration: int, samples: int) -> None:
     """Write a checkpoint. Raises OSError when that failed; what was written until then is removed."""
     try:
+        require_folder(experiment.root)
         with disk_errors():
             _write(experiment, recipe, parts, iteration, samples)
     except OSError:
-        _remove(experiment, recipe.networks, iteration)
+        with suppress(OSError):
+            _remove(experiment, recipe.networks, iteration)
         raise
 
 
@@ -108,8 +98,7 @@ def write_weights_of(path: Path, recipe: Recipe, parts: Parts, name: str, iterat
     process = processes_of(recipe).get(name)
     described = process.model_dump(mode="json") if process else {}
     metadata = CheckpointMetadata.of(network, "ema" if ema else "raw", iteration, described, data_of(recipe))
-    with disk_errors():
-        save_checkpoint(path, network.state_dict(), metadata)
+    save_checkpoint(path, network.state_dict(), metadata)
 
 
 def prune(experiment: Experiment, recipe: Recipe) -> None:
@@ -130,11 +119,8 @@ def _remove(experiment: Experiment, networks: Iterable[str], iteration: int) -> 
 
 
 def remove_leftovers(experiment: Experiment) -> None:
-    """Remove the temporary files of a save that was killed."""
-    for folder in ("models", "training_state", "best", SNAPSHOTS):
-        for path in (experiment.root / folder).glob(".*.tmp.*"):
-            with suppress(FileNotFoundError):
-                path.unlink()
+    """Remove the temporary files of a run that was killed, wherever it was writing. Only under the folder's lock."""
+    remove_temporaries(Path(folder) for folder, _, _ in os.walk(experiment.root))
 
 
 def _injector_states(step: TrainingStep) -> dict[str, Any]:

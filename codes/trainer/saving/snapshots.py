@@ -14,9 +14,9 @@ from ...models.diffusion.checkpoints.metadata import CheckpointMetadata, read_me
 from ...recipe.recipe import Recipe
 from ...runtime.experiment import SNAPSHOTS, Experiment
 from ...utils.errors import ConfigError
-from ...utils.files import write_json
+from ...utils.files import require_folder, write_json
 from ..power_ema import coefficients, exponent_of
-from .saving import Parts, data_of, disk_errors, processes_of
+from .saving import Parts, data_of, processes_of
 
 BUFFERS = "buffers.json"  # network -> its buffers, which are copied and not averaged
 NAME = re.compile(r"^(\d+)_(.+)_(0\.\d{3})\.safetensors$")
@@ -36,6 +36,7 @@ def write_snapshots(experiment: Experiment, recipe: Recipe, parts: Parts, iterat
     """Write the averages as they stand. Raises OSError."""
     assert recipe.train is not None
     assert recipe.train.post_hoc_ema is not None
+    require_folder(experiment.root)
     half = recipe.train.post_hoc_ema.dtype == "fp16"
     processes, data = processes_of(recipe), data_of(recipe)
     for name, profiles in parts.profiles.items():
@@ -46,8 +47,7 @@ def write_snapshots(experiment: Experiment, recipe: Recipe, parts: Parts, iterat
             if half:
                 weights = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
             file = f"{iteration}_{name}_{sigma:.3f}.safetensors"
-            with disk_errors():
-                save_checkpoint(experiment.root / SNAPSHOTS / file, weights, metadata)
+            save_checkpoint(experiment.root / SNAPSHOTS / file, weights, metadata)
     buffers = {name: [key for key, _ in parts.networks[name].named_buffers()] for name in parts.profiles}
     write_json(experiment.root / SNAPSHOTS / BUFFERS, buffers)
 

@@ -1,10 +1,16 @@
 """Reading and writing weights as files: safe loading only, wrappers taken off, half precision widened."""
 
+import json
+import os
 import pickle
 import pickletools
+import re
+import stat
 import struct
 import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ....utils.errors import ConfigError
+from ....utils.errors import ConfigError, DamagedError
 from ....utils.files import atomic_write
 
 SAFETENSORS = ".safetensors"
@@ -21,6 +27,7 @@ PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 # Where several are present the averaged weights come first: they are the ones to sample from.
 WRAPPERS = ("params_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "params", "model", "generator")
 PREFIXES = ("module.", "_orig_mod.")
+DEEPEST = 8  # mappings around the weights
 NAMING_OPCODES = ("GLOBAL", "STACK_GLOBAL", "INST")
 
 
@@ -43,8 +50,7 @@ def read_weights(path: str | Path) -> Weights:
     Raises ConfigError, one line, on a file that is missing, damaged, of another kind, or that would run code.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"checkpoint {path} does not exist; check the path")
+    _refuse_unreadable(path)
     if path.suffix == SAFETENSORS:
         content, metadata = _read_safetensors(path)
     elif path.suffix in PICKLES:
@@ -61,8 +67,7 @@ def read_weights(path: str | Path) -> Weights:
 def read_safetensors_metadata(path: str | Path) -> dict[str, str]:
     """The metadata of a .safetensors file, without reading its tensors. Raises ConfigError on a bad file."""
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"checkpoint {path} does not exist; check the path")
+    _refuse_unreadable(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             return dict(file.metadata() or {})
@@ -77,11 +82,56 @@ def write_weights(path: str | Path, state_dict: Mapping[str, Tensor], metadata: 
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state_dict.items()}
     if path.suffix not in (SAFETENSORS, ".pth", ".pt"):
         raise ConfigError(f"cannot write a checkpoint as {path.name}; use the ending .safetensors, .pth or .pt")
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, disk_errors():
         if path.suffix == SAFETENSORS:
+            temporary.touch()  # with the rights that new files have here; safetensors puts a private one in its place
+            rights = stat.S_IMODE(temporary.stat().st_mode)
             save_file(tensors, str(temporary), dict(metadata))
+            temporary.chmod(rights)
         else:
-            torch.save(tensors, temporary)
+            with temporary.open("wb") as file:  # of Python, whose errors say why a write failed
+                torch.save(tensors, file)
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """A full disk has three faces: Python's, torch's and that of safetensors. Outside, all are an OSError."""
+    try:
+        yield
+    except OSError:
+        raise
+    except (RuntimeError, SafetensorError) as error:
+        if isinstance(error.__context__, OSError):  # torch talks of positions in its file and keeps the reason beside
+            raise error.__context__ from None
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number:
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise OSError((str(error).splitlines() or [type(error).__name__])[0]) from error
+
+
+def is_cut_short(path: Path) -> bool:
+    """Whether a file of weights ends before it should, by its own table of contents; what is in it is not looked at."""
+    try:
+        if path.suffix != SAFETENSORS:
+            return not zipfile.is_zipfile(path)
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            table = json.loads(file.read(min(length, path.stat().st_size)))
+        ends = [entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__"]
+        return path.stat().st_size != 8 + length + max(ends, default=0)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error, RecursionError):
+        return True
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Raise ConfigError for a file that is not there, or that may not be read: neither is damaged."""
+    try:
+        if not path.is_file():
+            raise ConfigError(f"checkpoint {path} does not exist; check the path")
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ConfigError(f"checkpoint {path} cannot be read ({error.strerror or error})") from None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -119,15 +169,15 @@ def _names_code(path: Path) -> bool:
         return False
 
 
-def _damaged(path: Path, error: Exception) -> ConfigError:
+def _damaged(path: Path, error: Exception) -> DamagedError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-    return ConfigError(f"checkpoint {path} is damaged, cut short or no checkpoint ({reason}); fetch it again")
+    return DamagedError(f"checkpoint {path} is damaged, cut short or no checkpoint ({reason}); fetch it again")
 
 
 def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
     """The innermost mapping of names to tensors, and the keys that led to it."""
     trail: list[str] = []
-    while isinstance(content, Mapping):
+    while isinstance(content, Mapping) and len(trail) <= DEEPEST:  # a mapping may hold itself
         key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if key is None:
             tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from ....utils.errors import ConfigError
+from ....utils.errors import ConfigError, DamagedError
 from ....version import __version__
 from ..networks.base import NETWORKS, DiffusionNetwork
 from .families import Recognised, recognise
@@ -134,7 +134,8 @@ def load_into(network: nn.Module, path: str | Path, strict: bool = True) -> Load
     """Copy a file's weights into a network.
 
     strict: every name and shape must match, else ConfigError says which do not and what the file seems to be.
-    Otherwise what matches is loaded and the report names the rest; ConfigError when nothing matches.
+    Otherwise what matches is loaded and the report names the rest; ConfigError when nothing matches. DamagedError for
+    weights that are not finite.
     """
     path = Path(path)
     weights = read_weights(path)
@@ -156,6 +157,11 @@ def load_into(network: nn.Module, path: str | Path, strict: bool = True) -> Load
     )
     if not fitting or (strict and not report.complete):
         raise ConfigError(f"{path} does not fit the network: {report.describe()}; {_hint(path, weights)}")
+    broken = next((name for name in fitting if not torch.isfinite(found[name]).all()), None)
+    if broken is not None:
+        raise DamagedError(
+            f"{path}: the weights {broken} are not finite, so nothing would come out; use an earlier one"
+        )
     with torch.no_grad():
         for name in fitting:
             expected[name].copy_(found[name])

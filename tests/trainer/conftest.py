@@ -1,0 +1,12 @@
+"""Tests do not wait for disks that will not come back."""
+
+import pytest
+
+from codes.trainer.logs import writers
+from codes.trainer.saving import checkpoint_keeper
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_keeper, "WAITS", (0.0,))
+    monkeypatch.setattr(writers, "PAUSE", 0.0)
