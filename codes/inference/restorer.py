@@ -140,6 +140,7 @@ class Restorer:
         sampler: str | None = None,
         eta: float | None = None,
         stop_at_snr: float | None = None,
+        temperature: float | None = None,
         options: SamplingOptions | Mapping[str, Any] | None = None,
         color_fix: ColourFix = "none",
         seed: int = 0,
@@ -152,7 +153,8 @@ class Restorer:
 
         image: NumPy (H, W) or (H, W, 1..4), a tensor (1..4, H, W), uint8, uint16 or floats in [0, 1]; or a Pillow
         image of any mode. strengths: see `strength_tensor`; None is 0 for all: the image is taken as clean.
-        steps, sampler, eta, stop_at_snr: None leaves them as in `options`; a stop_at_snr of math.inf stops nowhere.
+        steps, sampler, eta, stop_at_snr, temperature: None leaves them as in `options`; a stop_at_snr of math.inf stops
+        nowhere. steps: a count or a spacing, "karras8" say. temperature: 0 is the most faithful, 1 a sample.
         options: keys of the sampling injector that change `self.options`, or SamplingOptions in their place.
         color_fix: none, mean, wavelet or lowfreq: colours taken from the input, see `fix_colours`.
         seed, name, sample: the noise depends on them; with the recipe's seed, the file's path below its input
@@ -163,7 +165,13 @@ class Restorer:
         if color_fix not in get_args(ColourFix):
             raise ConfigError(f"color_fix: expected one of {', '.join(get_args(ColourFix))}, found {color_fix!r}")
         taken = take_apart(image)
-        short = {"respaced_timestep_spacing": steps, "sampler": sampler, "eta": eta, "stop_at_snr": stop_at_snr}
+        short = {
+            "respaced_timestep_spacing": steps,
+            "sampler": sampler,
+            "eta": eta,
+            "stop_at_snr": stop_at_snr,
+            "temperature": temperature,
+        }
         sampling = self._sampling(options, {key: value for key, value in short.items() if value is not None})
         factor = strength_tensor(strengths, self.num_strengths, self.corruptions, taken, auto_default)
         images = [to_tensor(image, True) for image in _colours_and_alpha(taken)]

@@ -213,7 +213,6 @@ def test_experts_that_do_not_belong_together_are_refused() -> None:
         ({"snr_splits": [0.25]}, "1 for 1 networks"),
         ({"output_size": 64}, "is for generation"),
         ({"output_size": [0, 3], "model_input_keys": {}}, "at least 1 pixel"),
-        ({"canvas": "disk", "dynamic_threshold": True}, "needs the whole image at once"),
     ],
 )
 def test_contradictions_are_named(changes: dict[str, Any], message: str) -> None:

@@ -120,12 +120,11 @@ def _line(plan: Plan, image: Planned, name: str, states: int, seconds: float, ea
 
 
 def _canvas_memory(plan: Plan, image: Planned, states: int) -> str:
-    """What its canvases take, in memory or on disk: two of float32, which some samplers have hold x_start as well."""
+    """What its canvases take, in memory or on disk: two of float32, which sometimes hold a second image."""
     sizes = {"ram": 0.0, "disk": 0.0}
     for key, (height, width) in image.sizes.items():
         engine = plan.engines[key]
-        channels = engine.network.in_channels * (2 if engine.options.rule.remembers_x_start else 1)
-        sizes[engine.options.canvas] += states * height * width * 2 * FLOAT_BYTES * channels
+        sizes[engine.options.canvas] += states * height * width * 2 * FLOAT_BYTES * engine.canvas_channels
     words = {"ram": "memory", "disk": "disk"}
     return ", ".join(f"{value / GIB:.2f} GiB of {words[kind]}" for kind, value in sizes.items() if value)
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,20 @@ from ...images.canvas import Canvas, CanvasWindow, RamCanvas
 from ...images.canvas_store import CanvasStore, DiskStore, RamStore
 from ...utils.errors import ConfigError, TesseraError
 from .denoiser import Denoiser, NetworkDenoiser
-from .guidance import ClassifierFree, Clipped, DynamicThreshold, EpsilonScaled, SplitDenoiser
+from .guidance import ClassifierFree, Clipped, EpsilonScaled, SplitDenoiser
 from .networks.base import DiffusionNetwork
-from .noise import CanvasNoise, NoiseField
+from .noise import NoiseField
 from .prediction import Prediction
 from .process import GaussianDiffusion
-from .samplers import Moment
+from .respacing import karras_count
 from .sampling_options import SamplingOptions
-from .tiling.canvas_sampling import SampledImage, sample_images
-from .tiling.denoiser import TiledDenoiser, reflect_pad
+from .tiling.canvas_sampling import SampledImage, canvas_channels, sample_images
 from .tiling.plan import TilePlan, padded_size
 from .tiling.runner import TileRunner
+from .tiling.whole_image import Adjustment
+
+THRESHOLD_QUANTILE = 0.995  # of |x_start|, as in Saharia et al. 2022
+STARTING_SIGNAL = 0.2  # sqrt(abar) up to which pure noise stands for the state: leading3 of a linear schedule has .11
 
 
 class AutocastDenoiser:
@@ -96,12 +98,36 @@ class Engine:
     experts: tuple[DiffusionNetwork, ...] = ()
     snr_splits: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """Raises ConfigError for steps that begin where an image would still show, unless sampling begins around one.
+
+        Timesteps that a spacing leaves out at the noisy end are noise that nothing removes.
+        """
+        schedule, spacing = self.process.schedule, self.options.respaced_timestep_spacing
+        first, signal = int(schedule.timesteps[-1]), math.sqrt(schedule.alphas_cumprod[-1])
+        if signal <= STARTING_SIGNAL or first == schedule.original_num_timesteps - 1:
+            return
+        steps = schedule.num_timesteps
+        karras = karras_count(spacing) is not None
+        if karras and "low_res" in self.network.cond_names:
+            return
+        why = (
+            "karrasN starts around the upsampled low_res, which this network does not have"
+            if karras
+            else f"its first step, timestep {first} of {schedule.original_num_timesteps}, lies past most of the noise "
+            "that sampling starts from, so noise would be left in the image"
+        )
+        raise ConfigError(f"respaced_timestep_spacing {spacing}: {why}; use trailing{steps}")
+
     def denoiser(self) -> Denoiser:
         """The network or networks with epsilon scaling and guidance; x_start is clipped only after what
-        extrapolates."""
+        extrapolates, and where the whole image is adjusted, only after that."""
         options = self.options
         extrapolates = options.guidance_scale != 1.0 or options.epsilon_scale != 1.0
-        clip = options.clip_denoised and not options.dynamic_threshold
+        clip = options.clip_denoised and not self.adjustment.changes_something
         denoiser = self._networks(clip and not extrapolates)
         if options.epsilon_scale != 1.0:
             denoiser = EpsilonScaled(denoiser, self.process, options.epsilon_scale)
@@ -112,9 +138,21 @@ class Engine:
                 options.guidance_scale,
                 num_classes=self.network.null_label,
                 low_res_strength=options.guidance_low_res,
-                rescale=options.guidance_rescale,
+                keep_unguided=options.guidance_rescale > 0.0,
             )
         return Clipped(denoiser, self.process) if clip and extrapolates else denoiser
+
+    @property
+    def adjustment(self) -> Adjustment:
+        """What is done to the predictions of whole images."""
+        options = self.options
+        rescale = options.guidance_rescale if options.guidance_scale != 1.0 else 0.0
+        return Adjustment(rescale, THRESHOLD_QUANTILE if options.dynamic_threshold else None, options.clip_denoised)
+
+    @property
+    def canvas_channels(self) -> int:
+        """Channels of each of the two canvases that an image is sampled in."""
+        return canvas_channels(self.network.in_channels, self.options.rule, self.adjustment)
 
     def _networks(self, clip: bool) -> Denoiser:
         each = [NetworkDenoiser(network, self.process, clip) for network in (self.network, *self.experts)]
@@ -149,18 +187,10 @@ class Engine:
         raises ends the sampling, and a request with `scratch` goes on there the next time.
         """
         plans = [self.plan(request.height, request.width, scale) for request in requests]
-        if self.options.dynamic_threshold and any(len(plan) > 1 for plan in plans):
-            return [
-                self._at_once(request, plan, on_event, on_progress)
-                for request, plan in zip(requests, plans, strict=True)
-            ]
         images = [self._image(request, plan, on_event) for request, plan in zip(requests, plans, strict=True)]
-        denoiser = self.denoiser()
-        if self.options.dynamic_threshold:
-            denoiser = DynamicThreshold(denoiser, self.process)
-        runner = self._runner(denoiser, on_event)
+        runner = self._runner(on_event)
         try:
-            sample_images(images, runner, self.process, self.options.rule, on_progress)
+            sample_images(images, runner, self.process, self.options.rule, on_progress, self.adjustment)
         except BaseException:
             for image in images:
                 image.store.keep()
@@ -169,20 +199,20 @@ class Engine:
 
     def _image(self, request: Request, plan: TilePlan, on_event: Callable[[str], None] | None) -> SampledImage:
         channels = self.network.in_channels
-        planes = 2 * channels if self.options.rule.remembers_x_start else channels
         return SampledImage(
             cond=request.cond,
             scales=_scales(request),
             plan=plan,
             noise=NoiseField(request.seed, channels),
-            store=self._store(request, (planes, plan.height, plan.width), on_event),
+            store=self._store(request, (self.canvas_channels, plan.height, plan.width), on_event),
             zero_start=self.options.noise_type == "zero",
+            temperature=self.options.temperature,
             jitter=self.options.tile_jitter,
         )
 
-    def _runner(self, denoiser: Denoiser, on_event: Callable[[str], None] | None) -> TileRunner:
+    def _runner(self, on_event: Callable[[str], None] | None) -> TileRunner:
         return TileRunner(
-            AutocastDenoiser(denoiser, self.autocast, on_event),
+            AutocastDenoiser(self.denoiser(), self.autocast, on_event),
             self.process.eps_from_x_start,
             tile_batch_size=self.options.tile_batch_size,
             needs_log_variance=self.options.rule.needs_log_variance,
@@ -213,37 +243,6 @@ class Engine:
         if isinstance(store, RamStore):
             return RamCanvas(store.state.rows(0, store.state.height)[:channels, : request.height, : request.width])
         return CanvasWindow(store.state, channels, request.height, request.width)
-
-    def _at_once(
-        self,
-        request: Request,
-        plan: TilePlan,
-        on_event: Callable[[str], None] | None,
-        on_progress: Callable[[float], None] | None,
-    ) -> Canvas:
-        """Tiles under dynamic thresholding, which needs the quantile of the whole image at every step."""
-        noise = CanvasNoise((request.seed,), self.network.in_channels, plan.height, plan.width)
-        scales = _scales(request)
-        cond = {
-            name: reflect_pad(value, plan.height // scales[name], plan.width // scales[name])
-            if name in scales
-            else value
-            for name, value in request.cond.items()
-        }
-        start = noise.initial()
-        x_T = self.process.prior_sample(torch.zeros_like(start) if self.options.noise_type == "zero" else start, cond)
-        denoiser = TiledDenoiser(self._runner(self.denoiser(), on_event), plan)
-        whole = DynamicThreshold(denoiser, self.process)
-        x, previous, rule, count = x_T, None, self.options.rule, self.process.num_timesteps
-        for index in range(count):
-            t = count - 1 - index
-            with torch.no_grad():
-                prediction = whole(x, torch.tensor([t]), cond)
-                x = rule(Moment(self.process, t, x, prediction, partial(noise, index), previous))
-            previous = prediction.x_start if rule.remembers_x_start else None
-            if on_progress:
-                on_progress((index + 1) / count)
-        return RamCanvas(x[0, :, : request.height, : request.width])
 
 
 def _scales(request: Request) -> dict[str, int]:

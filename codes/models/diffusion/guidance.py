@@ -1,11 +1,10 @@
-"""Wrappers that turn a denoiser into another: guidance, thresholding, experts and epsilon scaling.
+"""Wrappers that turn a denoiser into another: guidance, clipping, experts and epsilon scaling.
 
 They compose in any order. Each returns a Prediction whose x_start and eps describe the same point. Guidance and epsilon
-scaling extrapolate, so build the `NetworkDenoiser` below them with clip_denoised=False and put `Clipped` or
-`DynamicThreshold` outside.
+scaling extrapolate, so build the `NetworkDenoiser` below them with clip_denoised=False and put `Clipped` outside. What
+looks at a whole image is none of these: see `tiling/whole_image.py`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -44,8 +43,7 @@ class ClassifierFree:
     """Classifier-free guidance (Ho & Salimans 2022, eq. 6): eps_null + scale * (eps - eps_null).
 
     Linear in eps whatever the network predicts; the variance is that of the conditional pass. scale 1 is off and
-    costs no second pass. rescale in [0, 1] moves the standard deviation of each sample's x_start back to that of the
-    conditional pass by this much (Lin et al. 2023, section 3.4, on x_start).
+    costs no second pass. keep_unguided: the prediction carries the x_start of the conditional pass as `unguided`.
     The null pass sees `null_condition(cond, num_classes, low_res_strength)`.
     """
 
@@ -57,10 +55,8 @@ class ClassifierFree:
         *,
         num_classes: int | None = None,
         low_res_strength: float = 1.0,
-        rescale: float = 0.0,
+        keep_unguided: bool = False,
     ) -> None:
-        if not 0.0 <= rescale <= 1.0:
-            raise ValueError(f"guidance rescale must lie in [0, 1], got {rescale}")
         if not 0.0 <= low_res_strength <= 1.0:
             raise ValueError(f"low_res_strength must lie in [0, 1], got {low_res_strength}")
         self.denoiser = denoiser
@@ -68,7 +64,7 @@ class ClassifierFree:
         self.scale = scale
         self.num_classes = num_classes
         self.low_res_strength = low_res_strength
-        self.rescale = rescale
+        self.keep_unguided = keep_unguided
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
         given = self.denoiser(x_t, t, cond)
@@ -77,11 +73,9 @@ class ClassifierFree:
         null = self.denoiser(x_t, t, null_condition(cond, self.num_classes, self.low_res_strength))
         # Extrapolated as x_start too, not recovered from eps: where little signal is left that would amplify rounding.
         x_start = null.x_start + self.scale * (given.x_start - null.x_start)
-        if self.rescale == 0.0:
-            return given.at(x_start, lambda: null.eps + self.scale * (given.eps - null.eps))
-        factor = _deviation(given.x_start) / _deviation(x_start)
-        rescaled = x_start * (1.0 - self.rescale + self.rescale * factor)
-        return given.at(rescaled, lambda: self.process.eps_from_x_start(x_t, t, rescaled))
+        guided = given.at(x_start, lambda: null.eps + self.scale * (given.eps - null.eps))
+        guided.unguided = given.x_start if self.keep_unguided else None
+        return guided
 
 
 class Clipped:
@@ -94,35 +88,6 @@ class Clipped:
     def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
         prediction = self.denoiser(x_t, t, cond)
         x_start = prediction.x_start.clamp(-1.0, 1.0)
-        return prediction.at(x_start, lambda: self.process.eps_from_x_start(x_t, t, x_start))
-
-
-def dynamic_threshold(x_start: Tensor, quantile: float = 0.995) -> Tensor:
-    """Clip each sample to its own [-s, s] and divide by s, s = max(1, quantile of |x_start|).
-
-    Saharia et al. 2022, section 2.3. x_start is (B, C, H, W); the result lies in [-1, 1]. The quantile is the element
-    below the exact position, as in PatchDiffusion.
-    """
-    magnitude = x_start.abs().flatten(1)
-    # topk rather than torch.quantile, which refuses more than 16 million elements: a whole canvas has more.
-    kept = magnitude.shape[1] - math.floor(quantile * (magnitude.shape[1] - 1))
-    limit = magnitude.topk(kept, dim=1).values[:, -1].clamp(min=1.0).reshape(-1, *[1] * (x_start.ndim - 1))
-    return x_start.clamp(-limit, limit) / limit
-
-
-class DynamicThreshold:
-    """Dynamic thresholding of x_start, per sample; eps follows. Outside a tiled denoiser it sees the whole canvas."""
-
-    def __init__(self, denoiser: Denoiser, process: GaussianDiffusion, quantile: float = 0.995) -> None:
-        if not 0.0 < quantile <= 1.0:
-            raise ValueError(f"the quantile of dynamic thresholding must lie in (0, 1], got {quantile}")
-        self.denoiser = denoiser
-        self.process = process
-        self.quantile = quantile
-
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
-        prediction = self.denoiser(x_t, t, cond)
-        x_start = dynamic_threshold(prediction.x_start, self.quantile)
         return prediction.at(x_start, lambda: self.process.eps_from_x_start(x_t, t, x_start))
 
 
@@ -174,7 +139,3 @@ class SplitDenoiser:
             lambda: torch.cat([part.eps for part in parts])[back],
             lambda: torch.cat([part.log_variance for part in parts])[back],
         )
-
-
-def _deviation(x: Tensor) -> Tensor:
-    return x.flatten(1).std(1).clamp(min=1e-8).reshape(-1, *[1] * (x.ndim - 1))

@@ -6,7 +6,6 @@ was in, or on where an interrupted run was taken up again.
 A counter-based generator draws the values where they are needed, the same on every device (`utils/philox.py`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,25 +37,3 @@ class NoiseField:
             raise ValueError(f"noise region [{y0}, {y1}) x [{x0}, {x1}) is empty: each end must exceed its start")
         seed = derive_seed(self.seed, "noise", step)
         return normal_planes((seed,), self.channels, (y0, y1), (x0, x1), device)[0]
-
-
-@dataclass(frozen=True)
-class CanvasNoise:
-    """The `noise` argument of a sampler for a batch of images, image b drawing from `NoiseField(seeds[b], channels)`.
-
-    An image's noise does not depend on the others in its batch.
-    """
-
-    seeds: Sequence[int]
-    channels: int
-    height: int
-    width: int
-
-    def __call__(self, step: int) -> Tensor:
-        """The field of sampling step `step` (0, 1, ...): float32 (B, channels, height, width) on the CPU."""
-        fields = [NoiseField(seed, self.channels)(step, 0, self.height, 0, self.width) for seed in self.seeds]
-        return torch.stack(fields)
-
-    def initial(self) -> Tensor:
-        """The noise of x_T, independent of every step's: same shape."""
-        return self(INITIAL_STEP)

@@ -13,12 +13,15 @@ class Prediction:
     x_start and eps describe one point: x_t = sqrt(abar) x_start + sqrt(1 - abar) eps. log_variance is that of
     p(x_{t-1} | x_t). eps and log_variance may be given as functions, which are called when somebody first asks:
     most samplers need only one of the two or neither, and either costs as much as a small network.
+
+    unguided: the x_start that guidance started from, where somebody asked guidance to keep it.
     """
 
-    __slots__ = ("_eps", "_log_variance", "x_start")
+    __slots__ = ("_eps", "_log_variance", "unguided", "x_start")
 
-    def __init__(self, x_start: Tensor, eps: Lazy, log_variance: Lazy) -> None:
+    def __init__(self, x_start: Tensor, eps: Lazy, log_variance: Lazy, unguided: Tensor | None = None) -> None:
         self.x_start = x_start
+        self.unguided = unguided
         self._eps = eps
         self._log_variance = log_variance
 
@@ -39,8 +42,9 @@ class Prediction:
 
     def at(self, x_start: Tensor, eps: Lazy) -> "Prediction":
         """The same variance about another point."""
-        return Prediction(x_start, eps, lambda: self.log_variance)
+        return Prediction(x_start, eps, lambda: self.log_variance, self.unguided)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Prediction":
-        """`change` applied to all three, to eps and the log-variance when they are asked for."""
-        return Prediction(change(self.x_start), lambda: change(self.eps), lambda: change(self.log_variance))
+        """`change` applied to everything, to eps and the log-variance when they are asked for."""
+        unguided = None if self.unguided is None else change(self.unguided)
+        return Prediction(change(self.x_start), lambda: change(self.eps), lambda: change(self.log_variance), unguided)

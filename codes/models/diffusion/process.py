@@ -5,7 +5,6 @@ t is int64 (B,) on the process's own schedule. Nothing here draws random numbers
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal, NamedTuple, cast, get_args
@@ -87,9 +86,16 @@ class GaussianDiffusion:
         """The same process on fewer steps (see `NoiseSchedule.respaced`)."""
         return replace(self, schedule=self.schedule.respaced(spec, stop_at_snr))
 
-    def prior_sample(self, noise: Tensor, cond: Mapping[str, Tensor]) -> Tensor:  # noqa: ARG002 - a bridge starts from it
-        """x_T from standard normal noise (B, C, H, W); for this process the noise itself."""
-        return noise
+    def initial_state(self, noise: Tensor, prior: Tensor | None = None) -> Tensor:
+        """x_T, (B, C, H, W), from noise shaped like it, and the best guess of the image that there is before sampling.
+
+        With a prior it is q(x_T | prior), which is right wherever the first step stands; without one it is the noise
+        itself, which is right where (nearly) no signal is left.
+        """
+        if prior is None:
+            return noise
+        last = torch.full((len(noise),), self.num_timesteps - 1, dtype=torch.int64, device=noise.device)
+        return self.q_sample(prior.to(noise.dtype), last, noise)
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t ~ q(x_t | x_start), Ho et al. 2020, eq. 4. noise is standard normal, shaped like x_start."""

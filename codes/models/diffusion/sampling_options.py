@@ -1,6 +1,6 @@
 """How images are sampled, as options: shared by the inference injector and by evaluators (`diffusion_params`)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AliasChoices, Field, field_validator, model_validator
@@ -13,9 +13,10 @@ from ...config.yaml_source import Issue
 from ...utils.errors import ConfigError
 from .process import GaussianDiffusion
 from .process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, build_process
-from .respacing import Respacing, check_spacing
+from .respacing import Karras, Respacing, check_spacing, karras_count, single_step
 from .samplers import SAMPLERS, Sampler
 
+SIGMAS = ("sigma_max", "sigma_min")  # of karrasN alone
 SamplerName = Annotated[str, NameIn(SAMPLERS)]
 
 
@@ -34,9 +35,15 @@ class SamplingOptions(ChoiceOptions):
     diffusion_args: DiffusionArgs | None = Field(None, description="The process of training; ~: from the checkpoint.")
     respaced_timestep_spacing: int | str | tuple[int, ...] | None = Field(
         None,
-        description="Sampling steps: a count (section rule), counts per section, 'ddimN', 'leadingN', 'linspaceN' or "
-        "'trailingN'; ~ takes every step of training.",
+        description="Sampling steps: a count (section rule; 1 is trailing1), counts per section, 'ddimN', 'leadingN', "
+        "'linspaceN', 'trailingN', or for restoration 'karrasN'; ~ takes every step of training.",
     )
+    sigma_max: float = Field(
+        1.0,
+        gt=0,
+        description="karrasN: noise over signal at the first step, which starts around the upsampled low_res.",
+    )
+    sigma_min: float = Field(0.01, gt=0, description="karrasN: noise over signal at the last step.")
     stop_at_snr: float | None = Field(
         None,
         gt=0,
@@ -46,6 +53,13 @@ class SamplingOptions(ChoiceOptions):
     sampler: SamplerName | None = Field(None, description="The rule of a step, by name; ~ is ancestral.")
     use_ddim: bool = Field(False, description="The same as `sampler: ddim`.")
     clip_denoised: bool = Field(True, description="Keep every predicted x_start within [-1, 1].")
+    temperature: float = Field(
+        1.0,
+        ge=0,
+        le=2,
+        description="Factor of all noise, of the start and of the steps: 0 is the most faithful, 1 a sample of what "
+        "the network has learned; between them lies less detail with less grain.",
+    )
     guidance_scale: float = Field(
         1.0, ge=0, description="Classifier-free guidance: 1 is off; larger follows the condition more than was learned."
     )
@@ -105,17 +119,28 @@ class SamplingOptions(ChoiceOptions):
     def _consistent(self) -> Self:
         if self.use_ddim and self.sampler not in (None, "ddim"):
             raise nested([Issue(("use_ddim",), f"use_ddim: true contradicts sampler: {self.sampler}; remove one")])
+        if self.noise_type == "zero" and self.temperature != 1.0:
+            message = f"is {self.temperature:g}, but noise_type: zero starts without noise already; remove one of them"
+            raise nested([Issue(("temperature",), message)])
+        for issue in self._sigma_issues():
+            raise nested([issue])
         if self.guidance_scale == 1.0 and (self.guidance_rescale or self.guidance_low_res != 1.0):
             raise nested(
                 [Issue(("guidance_scale",), "is 1 (off), so guidance_rescale and guidance_low_res do nothing")]
             )
-        if self.dynamic_threshold and self.canvas == "disk":
-            raise nested([Issue(("dynamic_threshold",), "needs the whole image at once; use canvas: ram")])
         if self.tile and self.tile_overlap is not None and self.tile_overlap >= self.tile:
             raise nested(
                 [Issue(("tile_overlap",), f"must be smaller than the tile of {self.tile}, found {self.tile_overlap}")]
             )
         return self
+
+    def _sigma_issues(self) -> Iterator[Issue]:
+        named = karras_count(self.respaced_timestep_spacing) is not None
+        for name in SIGMAS:
+            if not named and getattr(self, name) != type(self).model_fields[name].default:
+                yield Issue((name,), f"belongs to karrasN, found steps {self.respaced_timestep_spacing}")
+        if self.sigma_min >= self.sigma_max:
+            yield Issue(("sigma_min",), f"must be below sigma_max of {self.sigma_max:g}, found {self.sigma_min:g}")
 
     @classmethod
     def chosen_name(cls, data: Mapping[str, Any]) -> Any:
@@ -125,6 +150,8 @@ class SamplingOptions(ChoiceOptions):
         given = super().given_for(changes)
         if "sampler" in changes and "use_ddim" not in changes:
             given.pop("use_ddim", None)  # it gives way to the name
+        if karras_count(given.get("respaced_timestep_spacing")) is None:
+            given = {key: value for key, value in given.items() if key not in SIGMAS or key in changes}
         return given
 
     @property
@@ -136,6 +163,13 @@ class SamplingOptions(ChoiceOptions):
         """The sampler with its options."""
         rule: Sampler = self.choice()
         return rule
+
+    def _steps(self, spacing: Respacing) -> Respacing:
+        """The spacing as sampling means it: karrasN with its sigmas, and one step alone where noise is."""
+        count = karras_count(spacing)
+        if count is not None:
+            return Karras(count, self.sigma_max, self.sigma_min)
+        return "trailing1" if single_step(spacing) else spacing
 
     def build_process(self, trained: ProcessOptions | None, network: str) -> GaussianDiffusion:
         """The process of these options, else of training, respaced. Raises ConfigError when neither names one."""
@@ -153,6 +187,6 @@ class SamplingOptions(ChoiceOptions):
                 raise ConfigError(f"sampling from {network}: stop_at_snr needs respaced_timestep_spacing, a step count")
             return process
         try:
-            return process.respaced(spacing, self.stop_at_snr)
+            return process.respaced(self._steps(spacing), self.stop_at_snr)
         except ValueError as error:
             raise ConfigError(f"sampling from {network}: {error}") from None

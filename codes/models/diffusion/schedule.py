@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .respacing import Respacing, kept_timesteps
+from .respacing import Karras, Respacing, karras_count, kept_timesteps
 
 Array = npt.NDArray[np.float64]
 
@@ -90,7 +90,7 @@ class NoiseSchedule:
         return cls.from_betas(_linear_betas(name, float(linear[1] or 0.02), num_timesteps))
 
     def respaced(self, spec: Respacing, stop_at_snr: float | None = None) -> "NoiseSchedule":
-        """The schedule that visits only the steps `spec` keeps (see `kept_timesteps`), with the same abar at each.
+        """The schedule that visits only the steps `spec` keeps (`kept_timesteps`, `Karras`), each with the same abar.
 
         stop_at_snr: `spec` is spread over the steps of at most this SNR alone. A sampler's last step then comes before
         the finest detail is drawn, and returns the mean of what that detail could be.
@@ -101,7 +101,10 @@ class NoiseSchedule:
             raise ValueError(
                 f"stop_at_snr {stop_at_snr:g} leaves no step: the lowest SNR is {self.snr[-1]:.3g}; raise it"
             )
-        kept = [first + step for step in kept_timesteps(spec, self.num_timesteps - first)]
+        count = karras_count(spec)
+        karras = spec if isinstance(spec, Karras) else Karras(count) if count else None
+        steps = karras.kept(self.sigma[first:]) if karras else kept_timesteps(spec, self.num_timesteps - first)
+        kept = [first + step for step in steps]
         abar = self.alphas_cumprod[kept]
         betas = 1.0 - abar / np.append(1.0, abar[:-1])
         return NoiseSchedule(betas, self.timesteps[kept], self.original_num_timesteps)
@@ -152,6 +155,12 @@ class NoiseSchedule:
     def log_snr(self) -> Array:
         with np.errstate(divide="ignore"):  # the last step may be pure noise: -inf
             return np.log(self.snr)
+
+    @cached_property
+    def sigma(self) -> Array:
+        """Noise-to-signal ratio sqrt((1 - abar) / abar), the sigma of EDM; it rises with t, to inf without signal."""
+        with np.errstate(divide="ignore"):
+            return np.sqrt((1.0 - self.alphas_cumprod) / self.alphas_cumprod)
 
     @cached_property
     def posterior_variance(self) -> Array:

@@ -1,27 +1,29 @@
 """Sampling band by band: the sampler's own result, in memory and on disk, interrupted or not."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusion_helpers import parameterized
-from reference_sampling import steps_of
+from reference_sampling import CanvasNoise, TiledDenoiser, steps_of
 from torch import Tensor
 
 from codes.images.canvas import RamCanvas
 from codes.images.canvas_store import CanvasStore, DiskStore, RamStore
-from codes.models.diffusion.noise import CanvasNoise, NoiseField
+from codes.models.diffusion.noise import NoiseField
 from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import SAMPLERS, Ddim, Moment, Sampler
 from codes.models.diffusion.schedule import NoiseSchedule
-from codes.models.diffusion.tiling.canvas_sampling import SampledImage, sample_images
-from codes.models.diffusion.tiling.denoiser import TiledDenoiser
+from codes.models.diffusion.tiling.canvas_sampling import SampledImage, canvas_channels, sample_images
 from codes.models.diffusion.tiling.plan import TilePlan
-from codes.models.diffusion.tiling.runner import TileRunner, View
+from codes.models.diffusion.tiling.runner import Band, TileRunner, View
+from codes.models.diffusion.tiling.whole_image import Adjustment
 from codes.utils.errors import TesseraError
 
 PROCESS = GaussianDiffusion(NoiseSchedule.named("linear", 100), parameterized("start_x"), "learned_range").respaced(5)
@@ -54,7 +56,7 @@ def cond(number: int, height: int, width: int) -> dict[str, Tensor]:
     return {"low_res": low_res, "corruption_factor": torch.rand(1, 2, generator=generator)}
 
 
-def image(number: int, size: tuple[int, int], sampler: str, make: Make = ram, **changes: bool) -> SampledImage:
+def image(number: int, size: tuple[int, int], sampler: str, make: Make = ram, **changes: Any) -> SampledImage:
     plan = TilePlan.cover(*size, 16, 6, align=2)
     planes = 6 if RULES[sampler].remembers_x_start else 3
     scales = {"low_res": 2}
@@ -78,7 +80,9 @@ def test_bands_give_what_the_sampler_gives_over_a_tiled_denoiser(sampler: str, s
     subject = image(7, size, sampler)
     tiled = TiledDenoiser(runner(2), subject.plan)
     noise = CanvasNoise((7,), 3, *size)
-    *_, last = steps_of(RULES[sampler], tiled, PROCESS, noise.initial(), subject.cond, noise)
+    low_res = torch.nn.functional.interpolate(subject.cond["low_res"], scale_factor=2, mode="bilinear")
+    x_T = PROCESS.initial_state(noise.initial(), low_res[..., : size[0], : size[1]])
+    *_, last = steps_of(RULES[sampler], tiled, PROCESS, x_T, subject.cond, noise)
     torch.testing.assert_close(sampled([subject], sampler)[0], last.x_t[0], rtol=0, atol=0)
 
 
@@ -245,3 +249,146 @@ def test_a_variance_that_is_not_blended_changes_nothing(sampler: str) -> None:
     lean = TileRunner(Blur(), PROCESS.eps_from_x_start, needs_log_variance=False)
     sample_images([subject], lean, PROCESS, RULES[sampler])
     assert torch.equal(subject.store.state.rows(0, 40)[:3], sampled([image(2, (40, 58), sampler)], sampler)[0])
+
+
+class Halves:
+    """A guided denoiser whose contrast differs between the two halves of the image, and a learned variance."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
+        low_res = torch.nn.functional.interpolate(cond["low_res"], x_t.shape[-2:], mode="nearest")
+        given = 0.1 * x_t + low_res
+        x_start = given * (1.0 + 2.0 * cond["weight"])
+        eps = PROCESS.eps_from_x_start(x_t, t, x_start)
+        return Prediction(x_start, eps, -2.0 - low_res.abs(), unguided=given)
+
+
+def halves(plan: TilePlan, store: CanvasStore, **changes: Any) -> SampledImage:
+    """Equally bright, with little contrast and weak guidance on the left, much and strong on the right."""
+    height, width = plan.height, plan.width
+    generator = torch.Generator().manual_seed(3)
+    right = (torch.arange(width) >= width // 2).float()
+    pattern = torch.rand(1, 3, height, width, generator=generator) - 0.5
+    conditions = {"low_res": pattern * (0.2 + 0.8 * right), "weight": (0.2 + 0.8 * right).expand(1, 1, height, width)}
+    return SampledImage(conditions, {"low_res": 1, "weight": 1}, plan, NoiseField(4, 3), store, **changes)
+
+
+WHOLE = TilePlan.cover(40, 58, 58, 0, align=2)
+TILED = TilePlan.cover(40, 58, 16, 6, align=2)
+ADJUSTMENTS = {
+    "rescale": Adjustment(0.7),
+    "threshold": Adjustment(quantile=0.995),
+    "both": Adjustment(0.7, 0.995),
+    "clipped": Adjustment(0.7, clip=True),
+}
+
+
+def adjusted(adjustment: Adjustment, plan: TilePlan, sampler: str, make: Make = ram, **changes: Any) -> Tensor:
+    rule = RULES[sampler]
+    store = make(canvas_channels(3, rule, adjustment), (3, plan.height, plan.width))
+    subject = halves(plan, store, **changes)
+    sample_images(
+        [subject], TileRunner(Halves(plan.width), PROCESS.eps_from_x_start, 3), PROCESS, rule, None, adjustment
+    )
+    return store.state.rows(0, plan.height)[:3].clone()
+
+
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+@pytest.mark.parametrize("name", ADJUSTMENTS)
+def test_tiles_are_adjusted_by_the_numbers_of_the_whole_image(name: str, sampler: str) -> None:
+    whole, tiled = (adjusted(ADJUSTMENTS[name], plan, sampler) for plan in (WHOLE, TILED))
+    torch.testing.assert_close(tiled, whole, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(whole, adjusted(Adjustment(), WHOLE, sampler), atol=1e-2)
+
+
+def test_rescaled_halves_keep_the_contrast_that_the_whole_image_gives_them() -> None:
+    deviations = [
+        [float(half.std()) for half in adjusted(ADJUSTMENTS["rescale"], plan, "ddim").chunk(2, dim=2)]
+        for plan in (WHOLE, TILED)
+    ]
+    assert deviations[0] == pytest.approx(deviations[1], rel=1e-3)
+    assert deviations[0][1] > 3 * deviations[0][0]
+
+
+def test_the_whole_image_is_adjusted_as_a_loop_over_all_of_it_would() -> None:
+    adjustment, noise = ADJUSTMENTS["both"], CanvasNoise((4,), 3, 40, 58)
+    subject = halves(WHOLE, ram(3, (3, 40, 58)))
+
+    def denoiser(x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
+        found = Halves(58)(x_t, t, cond)
+        assert found.unguided is not None
+        ratio = found.unguided.std() / found.x_start.std()
+        x_start = found.x_start * (0.3 + 0.7 * ratio)
+        limit = max(float(x_start.abs().flatten().quantile(0.995, interpolation="lower")), 1.0)
+        x_start = x_start.clamp(-limit, limit) / limit
+        return found.at(x_start, PROCESS.eps_from_x_start(x_t, t, x_start))
+
+    x_T = PROCESS.initial_state(noise.initial(), subject.cond["low_res"])
+    *_, last = steps_of(RULES["ancestral"], denoiser, PROCESS, x_T, subject.cond, noise)
+    torch.testing.assert_close(adjusted(adjustment, WHOLE, "ancestral"), last.x_t[0], rtol=1e-4, atol=1e-5)
+
+
+def test_jitter_moves_the_tiles_of_adjusted_images_too() -> None:
+    still, moved = (adjusted(ADJUSTMENTS["both"], TILED, "ddim", jitter=jitter) for jitter in (False, True))
+    seen: list[tuple[int, int]] = []
+
+    class Noting(TileRunner):
+        def bands(self, views: Sequence[View]) -> Iterator[Band]:
+            seen.extend(view.shift for view in views)
+            return super().bands(views)
+
+    subject = halves(TILED, ram(3, (3, 40, 58)), jitter=True)
+    runner = Noting(Halves(58), PROCESS.eps_from_x_start)
+    sample_images([subject], runner, PROCESS, RULES["ddim"], None, ADJUSTMENTS["both"])
+    assert len(set(seen)) > 2
+    torch.testing.assert_close(still, moved, rtol=1e-3, atol=1e-4)  # Halves works pixel by pixel
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+def test_an_interrupted_image_that_is_adjusted_goes_on_with_the_same_bits(
+    tmp_path: Path, kind: str, sampler: str
+) -> None:
+    adjustment, rule = ADJUSTMENTS["both"], RULES[sampler]
+
+    def make(planes: int, shape: tuple[int, int, int]) -> CanvasStore:
+        whole = (planes, *shape[1:])
+        return DiskStore(tmp_path, "key", whole) if kind == "disk" else RamStore(whole, tmp_path, "key", seconds=0.0)
+
+    def stop(done: float) -> None:
+        if done > 0.5:
+            raise Stop
+
+    expected = adjusted(adjustment, TILED, sampler)
+    subject = halves(TILED, make(canvas_channels(3, rule, adjustment), (3, 40, 58)))
+    with pytest.raises(Stop):
+        sample_images([subject], TileRunner(Halves(58), PROCESS.eps_from_x_start, 3), PROCESS, rule, stop, adjustment)
+    again = make(canvas_channels(3, rule, adjustment), (3, 40, 58))
+    assert again.steps_done == 2
+    subject = halves(TILED, again)
+    sample_images([subject], TileRunner(Halves(58), PROCESS.eps_from_x_start, 3), PROCESS, rule, None, adjustment)
+    assert torch.equal(again.state.rows(0, 40)[:3], expected)
+
+
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+def test_temperature_scales_the_noise_of_the_start_and_of_the_steps(sampler: str) -> None:
+    size, cool = (40, 58), image(7, (40, 58), sampler, temperature=0.3)
+    noise = CanvasNoise((7,), 3, *size)
+    low_res = torch.nn.functional.interpolate(cool.cond["low_res"], scale_factor=2, mode="bilinear")
+    x_T = PROCESS.initial_state(0.3 * noise.initial(), low_res)
+    tiled = TiledDenoiser(runner(2), cool.plan)
+    *_, last = steps_of(RULES[sampler], tiled, PROCESS, x_T, cool.cond, lambda index: 0.3 * noise(index))
+    torch.testing.assert_close(sampled([cool], sampler)[0], last.x_t[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", SAMPLER_NAMES)
+def test_at_temperature_0_nothing_is_left_to_chance(sampler: str) -> None:
+    results = []
+    for seed in (1, 2):
+        subject = image(7, (40, 58), sampler, temperature=0.0)
+        results += sampled([replace(subject, noise=NoiseField(seed, 3))], sampler)
+    assert torch.equal(*results)
+    if sampler == "dpm_solver_pp":  # without noise of its own, a start without noise is all there is to it
+        assert torch.equal(results[0], sampled([image(7, (40, 58), sampler, zero_start=True)], sampler)[0])

@@ -1,17 +1,21 @@
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from engine_helpers import images
+from pydantic import ValidationError
 from torch import Tensor
 from trainer_helpers import DIFFUSION, NETWORK
 
-from codes.config.options import validate_nested
+from codes.config.options import issues_of, validate_nested
 from codes.graph.graph import StepContext
 from codes.graph.injectors.gaussian_diffusion_inference import image_seeds
-from codes.models.diffusion.engine import Engine
+from codes.models.diffusion.engine import Engine, Request
 from codes.models.diffusion.networks.unet import UNetModel
+from codes.models.diffusion.noise import INITIAL_STEP, NoiseField
 from codes.models.diffusion.process_options import ProcessOptions
 from codes.models.diffusion.sampling_options import SamplingOptions
 from codes.utils.errors import ConfigError
@@ -179,3 +183,96 @@ def test_nothing_global_is_touched() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], global_numpy)  # noqa: NPY002
     assert all(torch.equal(a, b) for a, b in zip(parameters, NET.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("spacing", ["leading1", "leading2", "ddim1", "ddim2", "50,1"])
+def test_steps_that_begin_past_the_noise_they_start_from_are_refused(spacing: str) -> None:
+    with pytest.raises(ConfigError, match=rf"respaced_timestep_spacing {spacing}: its first step.*use trailing\d+"):
+        engine(respaced_timestep_spacing=spacing)
+
+
+@pytest.mark.parametrize("spacing", [1, "1", (1,)])
+def test_one_step_alone_begins_at_noise(spacing: Any) -> None:
+    one = engine(respaced_timestep_spacing=spacing)
+    assert one.process.schedule.timesteps.tolist() == [99]
+    assert torch.equal(sample(one, 8, 12), sample(engine(respaced_timestep_spacing="trailing1"), 8, 12))
+
+
+@pytest.mark.parametrize("spacing", [2, "leading10", "10,10", "linspace2", "trailing2", None, "karras3"])
+def test_other_steps_begin_where_they_may(spacing: Any) -> None:
+    assert sample(engine(respaced_timestep_spacing=spacing, sampler="ddim"), 4, 6).shape == (2, 3, 8, 12)
+
+
+def test_karras_steps_need_an_image_to_begin_around() -> None:
+    options = validate_nested(SamplingOptions, {"respaced_timestep_spacing": "karras4", **PROCESS})
+    process = options.build_process(None, "generator")
+    net = Linear()
+    net.cond_names = frozenset()  # type: ignore[misc]
+    with pytest.raises(ConfigError, match=r"karras4: karrasN starts around the upsampled low_res, .*use trailing4"):
+        Engine(net, process, options, CPU, torch.no_grad)  # type: ignore[arg-type]
+
+
+class Linear(torch.nn.Module):
+    """The exact network of the residual parameterization for x_start ~ N(upsampled low_res, residual_std^2): 0."""
+
+    in_channels, image_size, multiple_of, minimum_size = 3, 32, 2, 2
+    cond_names, low_res_upsampling, null_label = frozenset({"low_res"}), "bilinear", None
+
+    def forward(self, x: Tensor, timesteps: Tensor, low_res: Tensor) -> Tensor:  # noqa: ARG002
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("tile", [0, 32])
+@pytest.mark.parametrize("spacing", ["karras8", "trailing50"])
+def test_the_dial_scales_the_distance_from_the_best_guess(spacing: str, tile: int) -> None:
+    # The exact denoiser is linear, so the ODE takes x_T to low_res + temperature * factor * noise, where the factor is
+    # the product of the steps' own: DDIM's map of the deviation d of x_t / signal from the prior is affine.
+    process = {
+        "beta_schedule": {"num_diffusion_timesteps": 1000},
+        "diffusion_args": {"model_mean_type": "residual", "model_var_type": "fixed_small", "residual_std": 0.2},
+    }
+    cond = {"low_res": 0.3 * torch.rand(2, 3, 20, 28, generator=torch.Generator().manual_seed(1))}
+    upsampled = torch.nn.functional.interpolate(cond["low_res"], scale_factor=2, mode="bilinear")
+
+    def made(temperature: float) -> Tensor:
+        given = {"respaced_timestep_spacing": spacing, "sampler": "ddim", "temperature": temperature, "tile": tile}
+        options = validate_nested(SamplingOptions, {**given, **process, "clip_denoised": False})
+        subject = Engine(Linear(), options.build_process(None, "g"), options, CPU, torch.no_grad)  # type: ignore[arg-type]
+        return images(subject, cond, 40, 56, 2, (1, 2))
+
+    steps = validate_nested(SamplingOptions, {"respaced_timestep_spacing": spacing, **process}).build_process(None, "g")
+    sigma = steps.schedule.sigma[::-1]
+    factor = sigma[0]
+    for here, after in zip(sigma, [*sigma[1:], 0.0], strict=True):
+        shrunk = 0.2**2 / (0.2**2 + here**2)  # deviation of x_start over that of the state
+        factor *= shrunk + after / here * (1 - shrunk)
+    noise = torch.stack([NoiseField(seed, 3)(INITIAL_STEP, 0, 40, 0, 56) for seed in (1, 2)])
+    torch.testing.assert_close(made(0.0), upsampled, rtol=1e-4, atol=1e-5)
+    for temperature in (0.3, 1.0):
+        expected = upsampled + temperature * factor * noise
+        torch.testing.assert_close(made(temperature), expected, rtol=1e-3, atol=1e-4)
+    assert 0.12 < factor < 0.25  # at temperature 1 about the true deviation of .2
+
+
+def test_a_temperature_that_noise_type_zero_contradicts_and_sigmas_without_karras_are_refused() -> None:
+    for options, message in (
+        ({"noise_type": "zero", "temperature": 0.3}, "starts without noise already"),
+        ({"temperature": 2.5}, "less than or equal to 2"),
+        ({"sigma_max": 2.0}, "belongs to karrasN"),
+        ({"respaced_timestep_spacing": "karras4", "sigma_max": 0.005}, "must be below sigma_max"),
+        ({"respaced_timestep_spacing": "karras0"}, "is not understood"),
+    ):
+        with pytest.raises(ValidationError) as raised:
+            SamplingOptions.model_validate(options)
+        assert any(message in issue.message for issue in issues_of(SamplingOptions, raised.value, options))
+
+
+def test_a_temperature_is_part_of_what_a_state_on_disk_belongs_to(tmp_path: Path) -> None:
+    cond = {name: value[:1] for name, value in conditions(8, 12).items()}
+    keys = set()
+    for temperature in (1.0, 0.3):
+        folder = tmp_path / str(temperature)
+        subject = engine(temperature=temperature, resume_seconds=0.0)
+        subject.restore([Request(cond, 16, 24, 1, folder)], 2)
+        keys.add(json.loads((folder / "state.json").read_text())["key"])
+    assert len(keys) == 2

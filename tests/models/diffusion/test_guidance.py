@@ -14,16 +14,15 @@ from codes.models.diffusion.denoiser import Denoiser, NetworkDenoiser
 from codes.models.diffusion.guidance import (
     ClassifierFree,
     Clipped,
-    DynamicThreshold,
     EpsilonScaled,
     SplitDenoiser,
-    dynamic_threshold,
     null_condition,
 )
 from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import SAMPLERS
 from codes.models.diffusion.schedule import NoiseSchedule, expert_index
+from codes.models.diffusion.tiling.whole_image import Adjustment, Gathered
 
 PIECES = load_golden("pieces.safetensors")[1]
 T = torch.tensor([2, 7])
@@ -84,8 +83,24 @@ def test_guided_x_start_is_exact_where_the_references_rounding_shows() -> None:
     torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=1e-6)
 
 
+def adjusted(adjustment: Adjustment, x_start: Tensor, unguided: Tensor | None = None, bands: int = 3) -> Tensor:
+    """Images (B, C, H, W) adjusted one by one, each given in some bands."""
+    results = []
+    for number, image in enumerate(x_start):
+        gathered = Gathered(adjustment, image.numel())
+        others = [None] * bands if unguided is None else unguided[number].chunk(bands, dim=1)
+        for rows, other in zip(image.chunk(bands, dim=1), others, strict=False):
+            gathered.add(rows, other)
+        results.append(gathered.adjusted(image))
+    return torch.stack(results)
+
+
+def thresholded(x_start: Tensor, bands: int = 3) -> Tensor:
+    return adjusted(Adjustment(quantile=0.995), x_start, bands=bands)
+
+
 def test_dynamic_threshold_matches_golden() -> None:
-    ours = dynamic_threshold(PIECES["out/dynamic_threshold_in"])
+    ours = thresholded(PIECES["out/dynamic_threshold_in"])
     torch.testing.assert_close(ours, PIECES["out/dynamic_threshold_out"], rtol=1e-4, atol=1e-5)
 
 
@@ -131,11 +146,14 @@ def test_rescale_restores_the_deviation_of_each_sample() -> None:
     cond = {"y": torch.tensor([1, 4])}
     given = class_denoiser(process)(normal(0), T, cond)
 
+    guided = ClassifierFree(class_denoiser(process), process, 6.0, num_classes=9, keep_unguided=True)
+    prediction = guided(normal(0), T, cond)
+    assert_consistent(process, prediction, normal(0), T)
+    assert prediction.unguided is not None
+    torch.testing.assert_close(prediction.unguided, given.x_start)
+
     def deviations(rescale: float) -> Tensor:
-        guided = ClassifierFree(class_denoiser(process), process, 6.0, num_classes=9, rescale=rescale)
-        prediction = guided(normal(0), T, cond)
-        assert_consistent(process, prediction, normal(0), T)
-        return prediction.x_start.flatten(1).std(1)
+        return adjusted(Adjustment(rescale), prediction.x_start, prediction.unguided).flatten(1).std(1)
 
     target, none, half, full = given.x_start.flatten(1).std(1), deviations(0.0), deviations(0.5), deviations(1.0)
     torch.testing.assert_close(full, target)
@@ -172,13 +190,13 @@ def test_guidance_with_nothing_to_guide_by_says_so(cond: dict[str, Tensor], mess
 
 def test_dynamic_threshold_is_per_sample_and_leaves_valid_images_alone() -> None:
     inside = normal(0).clamp(-1, 1)
-    torch.testing.assert_close(dynamic_threshold(inside), inside, rtol=0, atol=0)
+    torch.testing.assert_close(thresholded(inside), inside, rtol=0, atol=0)
     mixed = torch.stack([inside[0], 3 * normal(1)[1]])
-    thresholded = dynamic_threshold(mixed)
-    torch.testing.assert_close(thresholded[0], inside[0], rtol=0, atol=0)
-    torch.testing.assert_close(thresholded[1:], dynamic_threshold(mixed[1:]))
-    assert thresholded.abs().max() == 1
-    assert (thresholded[1].abs() == 1).float().mean() < 0.02
+    both = thresholded(mixed)
+    torch.testing.assert_close(both[0], inside[0], rtol=0, atol=0)
+    torch.testing.assert_close(both[1:], thresholded(mixed[1:]))
+    assert both.abs().max() == 1
+    assert (both[1].abs() == 1).float().mean() < 0.02
 
 
 def test_dynamic_threshold_takes_a_canvas_that_torch_quantile_refuses() -> None:
@@ -186,15 +204,14 @@ def test_dynamic_threshold_takes_a_canvas_that_torch_quantile_refuses() -> None:
     canvas[..., :500] = 2.0
     with pytest.raises(RuntimeError, match="too large"):
         torch.quantile(canvas.flatten(1), 0.995, dim=1)
-    assert dynamic_threshold(canvas).max() == 1
+    assert thresholded(canvas, bands=7).max() == 1
 
 
-def test_clipping_and_thresholding_keep_eps_and_x_start_together() -> None:
+def test_clipping_keeps_eps_and_x_start_together() -> None:
     process = class_process()
-    for wrapper in (Clipped, DynamicThreshold):
-        prediction = wrapper(class_denoiser(process), process)(3 * normal(0), T, {"y": torch.tensor([0, 3])})
-        assert prediction.x_start.abs().max() <= 1
-        assert_consistent(process, prediction, 3 * normal(0), T)
+    prediction = Clipped(class_denoiser(process), process)(3 * normal(0), T, {"y": torch.tensor([0, 3])})
+    assert prediction.x_start.abs().max() <= 1
+    assert_consistent(process, prediction, 3 * normal(0), T)
 
 
 def test_epsilon_scaling_divides_eps_and_moves_x_start() -> None:
@@ -237,11 +254,11 @@ def test_wrappers_refuse_what_they_cannot_do() -> None:
     inner = class_denoiser(process)
     pure_noise = GaussianDiffusion(NoiseSchedule.named("linear", 20), parameterized("v"))
     refused: list[tuple[Callable[[], object], str]] = [
-        (lambda: ClassifierFree(inner, process, 2.0, rescale=1.5), "rescale must lie in"),
+        (lambda: Adjustment(rescale=1.5), "rescale must lie in"),
         (lambda: ClassifierFree(inner, process, 2.0, low_res_strength=-1.0), "low_res_strength must lie in"),
         (lambda: EpsilonScaled(inner, process, 0.0), "must be positive"),
         (lambda: EpsilonScaled(inner, pure_noise, 1.01), "needs some signal"),
-        (lambda: DynamicThreshold(inner, process, 0.0), "quantile"),
+        (lambda: Adjustment(quantile=0.0), "quantile"),
         (lambda: SplitDenoiser([inner], [0.25], process.schedule), "need 2 networks, got 1"),
     ]
     for build, message in refused:
@@ -250,8 +267,8 @@ def test_wrappers_refuse_what_they_cannot_do() -> None:
 
 
 WRAPPERS: dict[str, Callable[[Denoiser, GaussianDiffusion], Denoiser]] = {
-    "guided": lambda inner, process: ClassifierFree(inner, process, 1.5, num_classes=9, rescale=0.3),
-    "threshold": DynamicThreshold,
+    "guided": lambda inner, process: ClassifierFree(inner, process, 1.5, num_classes=9),
+    "clipped": Clipped,
     "scaled": lambda inner, process: EpsilonScaled(inner, process, 1.01),
     "split": lambda inner, process: SplitDenoiser([inner, inner], [0.25], process.schedule),
 }

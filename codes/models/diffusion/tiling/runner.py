@@ -210,22 +210,24 @@ class TileRunner:
             return upsampled_region(value, item.tile, item.work.plan, view.scales[name], mode, self.device)
         return region_of(value, item.tile, view.scales[name]).to(self.device)
 
-    def _blended(self, items: Sequence[Item], prediction: Prediction) -> Iterator[Band]:
+    def _blended(self, items: Sequence[Item], tiles: Prediction) -> Iterator[Band]:
         """Add the prediction (N, C, h, w) for N tiles, in the plan's order; the bands that are complete with it."""
         for index, (work, tile) in enumerate(items):
-            own = prediction.each(partial(_row_on_host, index))
+            own = tiles.each(partial(_row_on_host, index))
             if work.whole:
-                variance = partial(_log_variance, own) if self.needs_log_variance else _undeclared
-                yield Band(work.number, 0, work.plan.height, Prediction(own.x_start, partial(_eps, own), variance))
+                variance = partial(_log_variance, own) if self.needs_log_variance else undeclared
+                whole = Prediction(own.x_start, partial(_eps, own), variance, own.unguided)
+                yield Band(work.number, 0, work.plan.height, whole)
                 continue
             if work.blend is None:
                 work.blend = _RollingBlend(work.plan, own, self.needs_log_variance)
             work.blend.add(tile, own)
             if tile.column == len(work.plan.xs) - 1:
-                y0, y1, x_start, log_variance = work.blend.finish_row(tile.row)
+                y0, y1, blended, log_variance = work.blend.finish_row(tile.row)
                 x_t = work.view.x_t.rows(y0, y1)[None, : work.view.channels]
-                eps = partial(self.eps_from_x_start, x_t, torch.tensor([work.view.t]), x_start)
-                yield Band(work.number, y0, y1, Prediction(x_start, eps, log_variance))
+                eps = partial(self.eps_from_x_start, x_t, torch.tensor([work.view.t]), blended["x_start"])
+                prediction = Prediction(blended["x_start"], eps, log_variance, blended.get("unguided"))
+                yield Band(work.number, y0, y1, prediction)
 
 
 class _RollingBlend:
@@ -235,43 +237,40 @@ class _RollingBlend:
         self.plan = plan
         self._rows = torch.from_numpy(plan.row_weights).to(like.x_start.dtype)
         self._columns = torch.from_numpy(plan.column_weights).to(like.x_start.dtype)
-        self.x_start = self._zeros(like.x_start)
-        self.log_variance: Tensor | None = None  # a plane of its own, or one number per channel
-        self.fixed = False
-        if needs_log_variance:
-            # Expanded from one number: a plane would cost memory for nothing.
-            self.fixed = like.log_variance.stride()[-2:] == (0, 0)
-            self.log_variance = like.log_variance[..., :1, :1] if self.fixed else self._zeros(like.x_start)
-
-    def _zeros(self, like: Tensor) -> Tensor:
-        return torch.zeros((1, like.shape[1], self.plan.tile[0], self.plan.width), dtype=like.dtype)
+        names = ["x_start"] if like.unguided is None else ["x_start", "unguided"]
+        self.needs_log_variance = needs_log_variance
+        self.fixed: Tensor | None = None  # one number per channel, expanded: a plane would cost memory for nothing
+        if needs_log_variance and like.log_variance.stride()[-2:] == (0, 0):
+            self.fixed = like.log_variance[..., :1, :1]
+        elif needs_log_variance:
+            names.append("log_variance")
+        shape = (1, like.x_start.shape[1], plan.tile[0], plan.width)
+        self.sums = {name: torch.zeros(shape, dtype=like.x_start.dtype) for name in names}
 
     def add(self, tile: Tile, prediction: Prediction) -> None:
         """Add a tile (1, C, h, w) of the row of tiles under way."""
         weight = self._rows[tile.row][:, None] * self._columns[tile.column]
-        self.x_start[..., tile.x0 : tile.x1].add_(weight * prediction.x_start)
-        if self.fixed:
-            self.log_variance = prediction.log_variance[..., :1, :1]
-        elif self.log_variance is not None:
-            self.log_variance[..., tile.x0 : tile.x1].add_(weight * prediction.log_variance)
+        for name, total in self.sums.items():
+            total[..., tile.x0 : tile.x1].add_(weight * getattr(prediction, name))
+        if self.fixed is not None:
+            self.fixed = prediction.log_variance[..., :1, :1]
 
-    def finish_row(self, row: int) -> tuple[int, int, Tensor, Lazy]:
-        """The rows [y0, y1) that no later tile reaches, with x_start and log-variance; make room for the next."""
+    def finish_row(self, row: int) -> tuple[int, int, dict[str, Tensor], Lazy]:
+        """The rows [y0, y1) that no later tile reaches, with their sums and log-variance; make room for the next."""
         ys, height = self.plan.ys, self.plan.tile[0]
         y0, y1 = ys[row], ys[row + 1] if row + 1 < len(ys) else self.plan.height
-        x_start = self._taken(self.x_start, y1 - y0, height)
-        if self.log_variance is None:
-            return y0, y1, x_start, _undeclared
-        if self.fixed:
-            return y0, y1, x_start, self.log_variance.expand_as(x_start)
-        return y0, y1, x_start, self._taken(self.log_variance, y1 - y0, height)
+        done = {name: _taken(total, y1 - y0, height) for name, total in self.sums.items()}
+        if self.fixed is not None:
+            return y0, y1, done, self.fixed.expand_as(done["x_start"])
+        return y0, y1, done, done["log_variance"] if self.needs_log_variance else undeclared
 
-    def _taken(self, buffer: Tensor, count: int, height: int) -> Tensor:
-        """The first `count` rows; the others move up, and zeros follow them."""
-        done, kept = buffer[:, :, :count].clone(), buffer[:, :, count:].clone()
-        buffer[:, :, : height - count] = kept
-        buffer[:, :, height - count :] = 0
-        return done
+
+def _taken(buffer: Tensor, count: int, height: int) -> Tensor:
+    """The first `count` rows; the others move up, and zeros follow them."""
+    done, kept = buffer[:, :, :count].clone(), buffer[:, :, count:].clone()
+    buffer[:, :, : height - count] = kept
+    buffer[:, :, height - count :] = 0
+    return done
 
 
 def _row_on_host(index: int, value: Tensor) -> Tensor:
@@ -286,7 +285,8 @@ def _log_variance(prediction: Prediction) -> Tensor:
     return prediction.log_variance
 
 
-def _undeclared() -> Tensor:
+def undeclared() -> Tensor:
+    """The log-variance of a prediction without one."""
     raise TesseraError("a sampler that reads prediction.log_variance must declare needs_log_variance = True")
 
 
