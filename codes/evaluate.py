@@ -14,7 +14,6 @@ if not __package__:
 
     run_as_module(__file__)
 
-from .config.yaml_source import load_source
 from .evaluation.effnet_lite0 import EffnetLite0
 from .inference.evaluation.folder_comparison import (
     compare_folders,
@@ -24,7 +23,7 @@ from .inference.evaluation.folder_comparison import (
 )
 from .inference.evaluation.run import RecipeEvaluation, evaluation_table
 from .recipe.recipe import read_recipe
-from .runtime.command_line import common_arguments, main_with, path_argument
+from .runtime.command_line import common_arguments, main_with, path_argument, source_of
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
 
 
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     given += [name for name in ("y", "perceptual") if getattr(arguments, name)]
     if given:
         raise ConfigError(f"--{given[0]} compares two folders and does not go with -opt; set it in the recipe")
-    source = load_source(arguments.opt, arguments.overrides)
+    source = source_of(arguments)
     sys.stdout.write(evaluation_table(RecipeEvaluation(read_recipe(source), source).run()))
     return EXIT_OK
 

@@ -9,12 +9,11 @@ if not __package__:
 
     run_as_module(__file__)
 
-from .config.yaml_source import load_source
 from .inference.generation.run import Generation
 from .inference.restoring.estimate import estimate
 from .inference.restoring.run import Restoration
 from .recipe.recipe import read_recipe
-from .runtime.command_line import common_arguments, main_with
+from .runtime.command_line import common_arguments, main_with, source_of
 from .runtime.devices import join_ranks, leave_ranks
 from .utils.console import setup_logging
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
@@ -22,7 +21,7 @@ from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the recipe, then estimate, generate or restore; 1 when some images failed."""
-    source = load_source(arguments.opt, arguments.overrides)
+    source = source_of(arguments)
     recipe = read_recipe(source)
     if arguments.dry_run:
         if arguments.launcher == "pytorch":

@@ -9,10 +9,10 @@ if not __package__:
 
     run_as_module(__file__)
 
-from .config.yaml_source import Source, load_source
+from .config.yaml_source import Source
 from .recipe.checks import check_training
 from .recipe.recipe import Recipe, read_recipe
-from .runtime.command_line import common_arguments, main_with
+from .runtime.command_line import common_arguments, main_with, source_of
 from .runtime.devices import choose_device, is_first, join_ranks, leave_ranks
 from .runtime.experiment import Experiment
 from .runtime.run_lock import RunLock
@@ -24,7 +24,7 @@ from .utils.errors import EXIT_OK
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the recipe, then check it or train."""
-    source = load_source(arguments.opt, arguments.overrides)
+    source = source_of(arguments)
     recipe = read_recipe(source, lambda found: check_training(found, source))
     if arguments.check:
         return check_run(recipe, source)

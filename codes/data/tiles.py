@@ -4,13 +4,16 @@ import json
 import math
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,16 +21,26 @@ import numpy as np
 from ..images.files import MAX_PIXELS, read_samples, resize_area, to_float, write_image
 from ..utils.console import get_logger, progress
 from ..utils.errors import DataError, reason_of
-from ..utils.files import write_json
+from ..utils.files import remove_temporaries, write_json
+from ..utils.names import first_free, numbered, problem_with_length, same_file
 from .base import Rejected, failures, named
 from .scan import Scan, scan
 from .windows import gray_deviation, window
 
 logger = get_logger(__name__)
-SETTINGS_FILE = ".tiles.json"  # hidden, so that a search for images passes them by
-FLAT_FILE = ".flat.json"
 Corner = tuple[int, int]  # top, left
-Note = tuple[tuple[int, int], tuple[Corner, ...]]  # of a photograph: its stamp and the corners of its flat tiles
+SETTINGS_FILE = ".tiles.json"  # hidden, so that a search for images passes them by
+NOTES_FILE = ".photographs.json"
+WRITING = 600.0  # seconds that no writing of a tile takes
+SAVE_NOTES = 20.0  # seconds of work that a killed run may lose at most
+
+
+class Note(NamedTuple):
+    """What was cut: a photograph by its name below the inputs, its time of change (ns) and size, its flat tiles."""
+
+    source: str
+    stamp: tuple[int, int]
+    flat: tuple[Corner, ...]
 
 
 @dataclass(frozen=True)
@@ -87,25 +100,28 @@ def cut_folders(
 ) -> CutReport:
     """Cut every image of the inputs (folders or files) into `output`, with the folders below the inputs kept.
 
-    Tiles newer than their photograph are not written again, and a photograph whose other tiles were flat is not read
+    Tiles of the same photograph, unchanged, are not written again, and one whose other tiles were flat is not read
     again. Photographs of more than `max_pixels` are left out. Raises DataError for an output inside an input, an output
     that was cut with other settings, and inputs without any usable image.
     """
-    for path in inputs:
-        if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
-            raise DataError(f"{output}: the output lies inside the input {path}; choose a folder outside of it")
+    refuse_output(inputs, output)
     found = scan(inputs, settings.tile, max_pixels=max_pixels)
     if not found.files:
         reasons = "; ".join(line.strip() for line in named(found.rejected)) or "no files"
         raise DataError(f"{', '.join(map(str, inputs))}: no image of {settings.tile} pixels or more ({reasons})")
     _claim(output, settings)
     notes = _read_notes(output)
+    names = _names(inputs, found)
     jobs = [
-        _Job(file, output / target, tuple(tile_corners(info.height, info.width, settings)), notes.get(str(target), ()))
-        for file, info, target in zip(found.files, found.infos, _targets(inputs, found), strict=True)
+        _Job(
+            file, name, output / target, tuple(tile_corners(info.height, info.width, settings)), notes.get(str(target))
+        )
+        for file, info, name, target in zip(found.files, found.infos, map(str, names), _targets(names), strict=True)
     ]
+    remove_temporaries({output, *(job.target.parent for job in jobs)}, older_than=WRITING)
     done: list[_Cut] = []
     failed: list[Rejected] = []
+    saved = time.monotonic()
     try:
         work = progress(_run(jobs, settings, workers), len(jobs), "cutting tiles")
         for job, result in zip(jobs, work, strict=True):
@@ -114,11 +130,23 @@ def cut_folders(
                 continue
             done.append(result)
             notes[str(job.target.relative_to(output))] = result.note
+            if time.monotonic() - saved > SAVE_NOTES:
+                _write_notes(output, notes)
+                saved = time.monotonic()
     finally:
         _write_notes(output, notes)
     written, existing = sum(cut.written for cut in done), sum(cut.existing for cut in done)
-    flat = sum(len(cut.flat) for cut in done)
+    flat = sum(len(cut.note.flat) for cut in done)
     return CutReport(len(done), written, existing, flat, (*found.rejected, *failed))
+
+
+def refuse_output(inputs: Sequence[Path], output: Path) -> None:
+    """Raise DataError for a place that tiles cannot go to."""
+    for path in inputs:
+        if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
+            raise DataError(f"{output}: the output lies inside the input {path}; choose a folder outside of it")
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output}: is a file; name a folder for the tiles")
 
 
 def write_contact_sheet(output: Path, side: int = 96, limit: int = 96) -> Path | None:
@@ -142,26 +170,25 @@ def write_contact_sheet(output: Path, side: int = 96, limit: int = 96) -> Path |
 
 @dataclass(frozen=True)
 class _Job:
-    """One photograph: tiles go to `<target>_<top>_<left>.png`. `note` is what an earlier run left, or empty."""
+    """One photograph, by its name below the inputs: tiles go to `<target>_<top>_<left>.png`.
+
+    `note` is what an earlier run left of this target, perhaps of another photograph.
+    """
 
     source: Path
+    name: str
     target: Path
     corners: tuple[Corner, ...]
-    note: Note | tuple[()]
+    note: Note | None
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """What became of a photograph; `stamp` is its time of change (ns) and its size when it was read."""
+    """What became of a photograph; `note` says which it was."""
 
-    stamp: tuple[int, int]
+    note: Note
     written: int
     existing: int
-    flat: tuple[Corner, ...]
-
-    @property
-    def note(self) -> Note:
-        return self.stamp, self.flat
 
 
 def _run(jobs: Sequence[_Job], settings: TileSettings, workers: int) -> Iterator[_Cut | str]:
@@ -182,16 +209,19 @@ def _prepare_worker() -> None:
 
 
 def _cut(job: _Job, settings: TileSettings) -> _Cut | str:
-    """What became of the photograph, or the reason why it cannot be read. Raises DataError for a full disk."""
+    """What became of the photograph, or the reason why it cannot be cut. Raises DataError for a full disk."""
     files = {
         corner: job.target.with_name(f"{job.target.name}_{corner[0]:05d}_{corner[1]:05d}.png") for corner in job.corners
     }
+    if problem := next((found for file in files.values() if (found := problem_with_length(file))), None):
+        return f"{problem}, so its tiles cannot be written; shorten the name of the photograph"
     try:
         status = job.source.stat()
         stamp = (status.st_mtime_ns, status.st_size)
-        flat = [*job.note[1]] if job.note and job.note[0] == stamp else []
+        known = job.note is not None and (job.note.source, job.note.stamp) == (job.name, stamp)
+        flat = [*job.note.flat] if known and job.note else []
         wanted = {corner: file for corner, file in files.items() if corner not in flat}
-        missing = {corner: file for corner, file in wanted.items() if _is_older(file, status.st_mtime)}
+        missing = {corner: file for corner, file in wanted.items() if not known or not file.exists()}
         samples = read_samples(job.source, max_pixels=sys.maxsize) if missing else None
     except DataError as error:
         return reason_of(error, job.source)
@@ -206,11 +236,7 @@ def _cut(job: _Job, settings: TileSettings) -> _Cut | str:
         else:
             _write(file, tile)
             written += 1
-    return _Cut(stamp, written, len(wanted) - len(missing), tuple(flat))
-
-
-def _is_older(file: Path, changed: float) -> bool:
-    return not file.exists() or file.stat().st_mtime < changed
+    return _Cut(Note(job.name, stamp, tuple(flat)), written, len(wanted) - len(missing))
 
 
 def _write(file: Path, tile: np.ndarray) -> None:
@@ -221,39 +247,48 @@ def _write(file: Path, tile: np.ndarray) -> None:
 
 
 def _read_notes(output: Path) -> dict[str, Note]:
-    """Which tiles of which photographs were flat. A damaged file is as good as none."""
+    """What was cut from which photograph, by target. A damaged file is as good as none."""
     try:
-        data = json.loads((output / FLAT_FILE).read_text(encoding="utf-8"))
-        return {key: ((stamp[0], stamp[1]), tuple((y, x) for y, x in flat)) for key, (stamp, flat) in data.items()}
+        data = json.loads((output / NOTES_FILE).read_text(encoding="utf-8"))
+        return {
+            key: Note(str(source), (stamp[0], stamp[1]), tuple((y, x) for y, x in flat))
+            for key, (source, stamp, flat) in data.items()
+        }
     except (OSError, ValueError, TypeError, AttributeError, IndexError):
         return {}
 
 
 def _write_notes(output: Path, notes: Mapping[str, Note]) -> None:
-    flat = {key: note for key, note in notes.items() if note[1]}
-    if flat:
-        with suppress(OSError):  # they only save time
-            write_json(output / FLAT_FILE, flat, indent=None)
+    with suppress(OSError):  # they only save time
+        write_json(output / NOTES_FILE, notes, indent=None)
 
 
-def _targets(inputs: Sequence[Path], found: Scan) -> list[Path]:
-    """Relative target of each file without suffix; one that two files would share keeps its suffix or gets a number."""
-    targets = []
+def _names(inputs: Sequence[Path], found: Scan) -> list[Path]:
+    """The path of each file below its input, with the input's own name in front where there are several."""
+    files = []
     for path, folder in zip(inputs, found.folders, strict=True):
         base = path.expanduser()
         below = Path(base.resolve().name) if base.is_dir() and len(inputs) > 1 else Path()
         for number in folder:
             file = found.files[number]
-            targets.append(below / (file.relative_to(base) if base.is_dir() else Path(file.name)))
-    shared = Counter(target.with_suffix("") for target in targets)
-    unique: Counter[Path] = Counter()
-    result = []
-    for target in targets:
-        short = target.with_suffix("")
-        chosen = short if shared[short] == 1 else target.with_name(target.name.replace(".", "_"))
-        unique[chosen] += 1
-        result.append(chosen if unique[chosen] == 1 else chosen.with_name(f"{chosen.name}_{unique[chosen]}"))
-    return result
+            files.append(below / (file.relative_to(base) if base.is_dir() else Path(file.name)))
+    return files
+
+
+def _targets(files: Sequence[Path]) -> list[Path]:
+    """Relative target of each file without suffix; no two are one on any file system.
+
+    Files that would share a target have their suffix in its name, or a number; the others keep theirs whatever comes.
+    """
+    shared = Counter(same_file(file.with_suffix("")) for file in files)
+    taken: set[tuple[str, ...]] = set()
+    chosen: dict[int, Path] = {}
+    for number in sorted(range(len(files)), key=lambda number: shared[same_file(files[number].with_suffix(""))] > 1):
+        file = files[number]
+        alone = shared[same_file(file.with_suffix(""))] == 1
+        names = islice(numbered(file.stem, file.suffix.lstrip(".")), 0 if alone else 1, None)
+        chosen[number] = first_free(map(file.with_name, names), lambda target: [target], taken)
+    return [chosen[number] for number in range(len(files))]
 
 
 def _claim(output: Path, settings: TileSettings) -> None:
@@ -268,6 +303,4 @@ def _claim(output: Path, settings: TileSettings) -> None:
         if before != wanted:
             raise DataError(f"{output}: was cut with {before}, not {wanted}; choose another folder or delete this one")
         return
-    if output.exists() and not output.is_dir():
-        raise DataError(f"{output}: is a file; name a folder for the tiles")
     write_json(note, wanted, indent=None)

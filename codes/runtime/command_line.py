@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..config.paths import user_path
+from ..config.yaml_source import Issue, Source, load_source
 from ..utils.console import get_logger, setup_logging
 from ..utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, Interrupted, TesseraError
 
@@ -28,8 +29,22 @@ def common_arguments(description: str, recipe_required: bool = True) -> argparse
         metavar="KEY.PATH=VALUE",
         help="override options of the recipe; a value is taken as it stands, [lists], {mappings} and 'quotes' are YAML",
     )
+    parser.add_argument(
+        "--no_plugins", action="store_true", help="refuse a recipe that names code of its own (plugins), also in a base"
+    )
     parser.add_argument("--debug", action="store_true", help="show debug messages and the traceback of an error")
     return parser
+
+
+def source_of(arguments: argparse.Namespace) -> Source:
+    """The recipe of `common_arguments` with its bases and overrides, of which nothing has run yet. Raises ConfigError,
+    with --no_plugins also for one that names code.
+    """
+    source = load_source(arguments.opt, arguments.overrides)
+    if arguments.no_plugins and source.data.get("plugins"):
+        message = "this recipe names code that would run, and --no_plugins refuses that; look at these files first"
+        raise source.error([Issue(("plugins",), message)])
+    return source
 
 
 def path_argument(text: str) -> Path:

@@ -18,9 +18,10 @@ if not __package__:
 
 from ..data.base import named
 from ..data.samples import sample_photographs
-from ..data.tiles import CutReport, TileSettings, cut_folders, write_contact_sheet
+from ..data.tiles import CutReport, TileSettings, cut_folders, refuse_output, write_contact_sheet
 from ..images.files import MAX_PIXELS
 from ..runtime.command_line import path_argument
+from ..runtime.run_lock import RunLock
 from ..utils.console import get_logger, setup_logging
 from ..utils.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, TesseraError
 
@@ -56,11 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         inputs = sample_photographs() if options.samples else options.input
         settings = TileSettings(options.tile, options.step, options.min_std)
-        report = cut_folders(inputs, options.output, settings, options.workers, options.max_pixels)
-        sheet = write_contact_sheet(options.output)
+        refuse_output(inputs, options.output)  # before anything is written there
+        with RunLock(options.output):
+            report = cut_folders(inputs, options.output, settings, options.workers, options.max_pixels)
+            sheet = write_contact_sheet(options.output)
     except TesseraError as error:
         logger.error("%s", error)
         return error.exit_code
+    except OSError as error:
+        logger.error("%s: %s", error.filename or options.output, error.strerror or error)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         logger.error("stopped; the same command goes on where it was")
         return EXIT_INTERRUPTED

@@ -18,13 +18,12 @@ if not __package__:
 
     run_as_module(__file__)
 
-from ..config.yaml_source import load_source
 from ..data.corruptions.all import CORRUPTIONS
 from ..data.corruptions.options import CorruptionOptions
 from ..data.datasets import DATASETS
 from ..data.preview import PreviewItem, PreviewTable, items, preview_item, sweep_tables
 from ..recipe.recipe import Recipe, read_recipe
-from ..runtime.command_line import common_arguments, main_with, path_argument
+from ..runtime.command_line import common_arguments, main_with, path_argument, source_of
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..viewer.preview_page import write_preview_page
@@ -40,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Read the recipe, make the items, write the page."""
     if arguments.count is not None and arguments.count < 1:
         raise ConfigError(f"--count {arguments.count}: expected at least 1 item to show")
-    recipe = read_recipe(load_source(arguments.opt, arguments.overrides))
+    recipe = read_recipe(source_of(arguments))
     phase, options = _chosen(recipe, arguments.phase)
     shuffle = phase == "datasets.train" and recipe.train is not None
     dataset = DATASETS.get(options.mode)(options, seed=recipe.seed_in_use, shuffle=shuffle)

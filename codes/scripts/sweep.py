@@ -19,12 +19,11 @@ if not __package__:
 
     run_as_module(__file__)
 
-from ..config.yaml_source import load_source
 from ..images.files import write_image
 from ..inference.sweep.run import Sweep
 from ..inference.sweep.subject import Crop, Request
 from ..recipe.recipe import read_recipe
-from ..runtime.command_line import common_arguments, main_with, path_argument
+from ..runtime.command_line import common_arguments, main_with, path_argument, source_of
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..viewer.sweep_grid import sweep_grid
@@ -39,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = Request(
         arguments.image, axes, _crop(arguments.crop), arguments.truth, arguments.result, arguments.output, arguments.yes
     )
-    source = load_source(arguments.opt, arguments.overrides)
+    source = source_of(arguments)
     sweep = Sweep(read_recipe(source), source, request)
     result = sweep.run()
     write_image(sweep.root / "grid.png", sweep_grid(result))

@@ -1,6 +1,7 @@
 """The tile cutter: geometry, resuming, and what it does with what it cannot cut."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from data_helpers import picture
 from codes.data.samples import HELD_OUT, TRAINING
 from codes.data.tiles import TileSettings, cut_folders, tile_corners, tile_starts, write_contact_sheet
 from codes.images.files import find_images, probe_image, quantise, read_image, read_samples, write_image
+from codes.runtime.run_lock import RunLock
 from codes.scripts.extract_tiles import main
 from codes.utils.errors import DataError
+from codes.utils.names import same_file
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_photographs_with_flat_tiles_are_not_read_again(tmp_path, monkeypatch, c
     settings = TileSettings(16, 16, min_std=5)
     cut_folders([tmp_path / "in"], tmp_path / "out", settings)
     if content is not None:  # a note that is damaged is as good as none
-        (tmp_path / "out" / ".flat.json").write_text(content)
+        (tmp_path / "out" / ".photographs.json").write_text(content)
     reads = []
     monkeypatch.setattr(
         "codes.data.tiles.read_samples", lambda path, **limits: reads.append(path) or read_samples(path, **limits)
@@ -170,3 +173,54 @@ def test_the_sample_photographs_can_be_cut(tmp_path):
     names = {path.name.split("_")[0] for path in find_images(tmp_path / "out").files}
     assert names == {Path(name).stem.split("_")[0] for name in TRAINING}
     assert HELD_OUT.split(".")[0] not in names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.jpg", "a.png", "a_jpg.png", "a_jpg_2.png", "b.png"),
+        ("Photo.png", "photo.jpg", "PHOTO_png.png"),
+        (unicodedata.normalize("NFC", "Café.png"), unicodedata.normalize("NFD", "Café.png")),
+    ],
+)
+def test_no_photograph_takes_the_tiles_of_another_on_any_file_system(tmp_path, names):
+    for number, name in enumerate(names):
+        write_image(tmp_path / "in" / name, picture(number, 16, 16))
+    report = cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(16, 16))
+    found = find_images(tmp_path / "out").files
+    assert report.written == len(found) == len(names) == len(set(map(same_file, found)))
+    if "b.png" in names:  # what shares its name with nobody keeps it
+        assert {"a_jpg_00000_00000.png", "b_00000_00000.png"} <= {file.name for file in found}
+        whole = read_image(tmp_path / "in" / "a_jpg.png").rgb
+        assert np.array_equal(read_image(tmp_path / "out" / "a_jpg_00000_00000.png").rgb, whole)
+
+
+def test_tiles_of_another_photograph_of_the_name_are_cut_anew(tmp_path):
+    settings = TileSettings(16, 16)
+    write_image(tmp_path / "in" / "a.png", picture(0, 16, 16))
+    cut_folders([tmp_path / "in"], tmp_path / "out", settings)
+    (tmp_path / "in" / "a.png").unlink()
+    write_image(tmp_path / "in" / "a.bmp.png", picture(1, 16, 16))
+    old = tmp_path / "in" / "a.bmp.png"
+    other = old.rename(old.with_name("a.tif.png")).rename(tmp_path / "in" / "a.png")
+    os.utime(other, (1, 1))  # older than the tiles
+    assert cut_folders([tmp_path / "in"], tmp_path / "out", settings).written == 1
+    assert np.array_equal(read_image(tmp_path / "out" / "a_00000_00000.png").rgb, read_image(other).rgb)
+
+
+def test_a_name_without_room_for_the_place_of_a_tile_is_told_and_the_rest_is_cut(tmp_path):
+    write_image(tmp_path / "in" / ("é" * 120 + ".png"), picture(0, 16, 16))
+    write_image(tmp_path / "in" / "b.png", picture(1, 16, 16))
+    report = cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(16, 16))
+    assert (report.images, report.written) == (1, 1)
+    assert "has 256 bytes, 255 are possible there, so its tiles cannot be written" in str(report.failed[0])
+
+
+def test_two_cutters_do_not_write_into_one_folder(tmp_path, capsys):
+    write_image(tmp_path / "in" / "a.png", picture(0, 16, 16))
+    arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--tile", "16", "--step", "16"]
+    with RunLock(tmp_path / "out"):
+        assert main(arguments) == 2
+        assert "is in use by another run" in capsys.readouterr().err
+        assert not list((tmp_path / "out").glob("*.png"))
+    assert main(arguments) == 0

@@ -257,3 +257,30 @@ def test_a_part_whose_name_is_taken_is_refused(tmp_path: Path, monkeypatch: pyte
     code, said = train("-opt", "r.yml", "--check")
     assert code == 2
     assert "loss 'direct' is registered twice; choose another name" in said
+
+
+@pytest.mark.parametrize("way", ["own", "base", "set"])
+def test_no_plugins_refuses_a_recipe_that_names_code_before_any_of_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    named = {} if way == "set" else {"plugins": ["code.py"]}
+    recipe = write_recipe(tmp_path / "recipe.yml", recipe_data(fill(tmp_path / "im"), named))
+    if way == "base":
+        recipe = tmp_path / "child.yml"
+        recipe.write_text("base: recipe.yml\n")
+    more = ("--set", "plugins=[code.py]") if way == "set" else ()
+    code, said = train("-opt", str(recipe), "--check", "--no_plugins", *more)
+    assert code == 2
+    assert "plugins: this recipe names code that would run, and --no_plugins refuses that" in said
+    assert ("--set plugins" if way == "set" else "recipe.yml:") in said
+    assert not Path("ran").exists()
+    assert train("-opt", str(recipe), "--check", *more)[0] == 0
+    assert Path("ran").exists()
+
+
+def test_no_plugins_lets_other_recipes_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe(tmp_path / "recipe.yml", recipe_data(fill(tmp_path / "im"), {"plugins": []}))
+    assert train("-opt", str(recipe), "--check", "--no_plugins")[0] == 0
