@@ -38,5 +38,10 @@ class DatasetOptions(Options):
         """How many strengths of corruptions an item of training has."""
         return 0
 
+    @property
+    def estimator(self) -> str | None:
+        """Name of the network that reads the strengths of finished images."""
+        return None
+
 
 DATASETS: Registry[Any] = Registry("dataset mode")

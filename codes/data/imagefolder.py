@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 import torch
 
-from ..images.files import Picture, count_frames, quantise, read_image, to_tensor
+from ..images.files import Picture, count_frames, jpeg_table, quantise, read_image, to_tensor
 from ..utils.console import get_logger, warn_once
 from ..utils.errors import ConfigError, DataError
 from .base import Item
 from .companions import Companions
+from .corruptions.all import CORRUPTIONS, Jpeg
 from .corruptions.pipeline import CorruptionPipeline
-from .corruptions.strength import Estimate, estimate_strength
+from .corruptions.strength import Estimate, Reader, Reading, estimate_strength
 from .corruptions.strength_map import StrengthMap, read_strength_map
 from .datasets import DATASETS
 from .image_dataset import Generators, ImageDataset
@@ -56,6 +57,8 @@ class ImageFolderDataset(ImageDataset):
         self.options = options
         self._corruptions = CorruptionPipeline(options)
         self._estimates: dict[tuple[Path, str], Estimate] = {}
+        self.reader: Reader | None = None
+        """Reads the strengths that are `auto`; who restores sets it, since the data know no networks."""
         super().__init__(options, seed=seed, shuffle=shuffle)
 
     def item(self, position: int) -> Item:
@@ -65,7 +68,7 @@ class ImageFolderDataset(ImageDataset):
         item = self._record(drawn.number)
         n1_to_1 = self.options.rgb_n1_to_1
         if self.options.skip_lq:
-            known = self._known(self.files[drawn.number], drawn.images[0], (hq.shape[0], hq.shape[1]))
+            known = self._known(self.files[drawn.number], drawn.images[0], hq)
             item |= {"hq": to_tensor(hq, n1_to_1), "corruption_entropy": torch.from_numpy(known)}
             return item
         entropy = self._entropy(drawn.generator)
@@ -100,7 +103,7 @@ class ImageFolderDataset(ImageDataset):
             raise DataError(f"{path}: {picture.rgb.shape[1]}x{picture.rgb.shape[0]} pixels are too few")
         samples = quantise(picture.rgb, picture.bit_depth) if self.options.auto_positions else picture.rgb
         rgb = picture.rgb if picture.alpha is None else visible_colours(picture.rgb, picture.alpha)
-        known = self._known(path, samples, (rgb.shape[0], rgb.shape[1]))
+        known = self._known(path, samples, rgb)
         item = self._record(position)
         item |= {"hq": to_tensor(rgb, self.options.rgb_n1_to_1), "corruption_entropy": torch.from_numpy(known)}
         return item, _traits(picture, picture.alpha)
@@ -138,25 +141,42 @@ class ImageFolderDataset(ImageDataset):
             found[index] = file
         return found
 
-    def _known(self, path: Path, samples: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """float32 (K,) strengths of an image, or (K, *size) where one is a map; `auto` is read from its file."""
-        maps = self.map_files(path)
+    def _known(self, path: Path, samples: np.ndarray, rgb: np.ndarray) -> np.ndarray:
+        """float32 (K,) strengths of an image, or (K, H, W) where one is a map; `auto` is read from the file."""
+        maps, size = self.map_files(path), (rgb.shape[0], rgb.shape[1])
+        listed = self.options.known_entropy or ()
+        reading = self._reading(rgb, "auto_map" in listed)
         strengths: list[float | np.ndarray] = []
-        for index, value in enumerate(self.options.known_entropy or ()):
+        for index, value in enumerate(listed):
             if isinstance(value, StrengthMap):
                 strengths.append(read_strength_map(maps[index], *size, value.white))
+            elif value == "auto_map":
+                assert reading is not None, "the options refuse auto_map without an estimator"
+                default = self.options.fixed_parameters.auto_default
+                strengths.append(reading.map(self.options.fixed_corruptions[index], default))
             elif value == "auto":
-                strengths.append(self._estimate(path, samples, self.options.fixed_corruptions[index]).strength)
+                strengths.append(self._estimate(path, samples, self.options.fixed_corruptions[index], reading).strength)
             else:
                 strengths.append(value)
-        if maps:
+        if any(isinstance(value, np.ndarray) for value in strengths):
             return np.stack([np.broadcast_to(np.float32(value), size) for value in strengths])
         return np.array(strengths, np.float32)
 
-    def _estimate(self, path: Path, samples: np.ndarray, corruption: str) -> Estimate:
+    def _reading(self, rgb: np.ndarray, everywhere: bool) -> Reading | None:
+        """What the estimator says of an image, where a strength of it is asked for."""
+        if self.reader is None or not self.options.auto_positions:
+            return None
+        return self.reader.read(rgb, everywhere)
+
+    def _estimate(self, path: Path, samples: np.ndarray, corruption: str, reading: Reading | None) -> Estimate:
         key = (path, corruption)
         if key not in self._estimates:
-            found = estimate_strength(path, samples, corruption, self.options.fixed_parameters.auto_default)
+            default = self.options.fixed_parameters.auto_default
+            compressed = issubclass(CORRUPTIONS.get(corruption), Jpeg) and jpeg_table(path) is not None
+            if reading is None or compressed:  # tables say exactly what the pixels can only be asked for
+                found = estimate_strength(path, samples, corruption, default)
+            else:
+                found = reading.estimate(corruption, default)
             self._estimates[key] = found
             logger.info("%s: strength of %s: %.2f (%s)", path, corruption, found.strength, found.reason)
         return self._estimates[key]

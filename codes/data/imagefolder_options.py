@@ -18,7 +18,8 @@ from .corruptions.strength_map import StrengthMap
 from .image_options import ImageOptions
 
 Strength = Annotated[float, Field(ge=0.0, le=1.0)]
-Entry = Strength | Literal["auto"] | StrengthMap
+AUTO: tuple[str, ...] = ("auto", "auto_map")
+Entry = Strength | Literal["auto", "auto_map"] | StrengthMap
 
 
 def read_entry(value: Any) -> float | str | StrengthMap:
@@ -26,11 +27,13 @@ def read_entry(value: Any) -> float | str | StrengthMap:
     if isinstance(value, Mapping | StrengthMap):
         return validate_nested(StrengthMap, value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value == "auto" or (number and 0 <= value <= 1):
+    if value in AUTO or (number and 0 <= value <= 1):
         return value
-    close = nearest(value, ["auto"]) if isinstance(value, str) else None
+    close = nearest(value, list(AUTO)) if isinstance(value, str) else None
     hint = f" (did you mean {close}?)" if close else ""
-    raise nested([Issue((), f"expected a number in [0, 1], auto, or {{map: FILE or FOLDER}}, found {value!r}{hint}")])
+    raise nested(
+        [Issue((), f"expected a number in [0, 1], auto, auto_map, or {{map: FILE or FOLDER}}, found {value!r}{hint}")]
+    )
 
 
 class FixedParameters(Options):
@@ -39,11 +42,19 @@ class FixedParameters(Options):
     corruption_entropy: tuple[Entry, ...] | dict[str, Entry] | None = Field(
         None,
         description="Strength of each fixed corruption, in listed order or by name ({jpeg: 0.2, gaussian_blur: 0.5}), "
-        "each in [0, 1]; 1 is the strongest. With skip_lq, `auto` reads that of a JPEG corruption from the file "
-        "(fixed_corruptions must then be listed), and {map: FILE or FOLDER} takes a strength for every pixel.",
+        "each in [0, 1]; 1 is the strongest. With skip_lq, `auto` reads it from each file "
+        "(fixed_corruptions must then be listed): that of a JPEG corruption from its tables, any other by `estimator`; "
+        "auto_map has the estimator tell one for every pixel, and {map: FILE or FOLDER} takes them from a picture.",
     )
     auto_default: Strength = Field(
-        0.2, description="What `auto` takes, in [0, 1], for files without a sure trace of how they were compressed."
+        0.2,
+        description="What `auto` takes, in [0, 1], for files without a sure trace of how they were compressed, and the "
+        "most that it takes where the estimator is unsure.",
+    )
+    estimator: str | None = Field(
+        None,
+        description="Name of the network, a trained strength_estimator (path.pretrain_model_NAME), that reads `auto`; "
+        "~: JPEG alone can be read.",
     )
 
     @field_validator("corruption_entropy", mode="before")
@@ -97,15 +108,19 @@ class ImageFolderOptions(CorruptionOptions, ImageOptions):
         return len(self.fixed_corruptions)
 
     @property
-    def known_entropy(self) -> tuple[float | Literal["auto"] | StrengthMap, ...] | None:
+    def estimator(self) -> str | None:
+        return self.fixed_parameters.estimator
+
+    @property
+    def known_entropy(self) -> tuple[float | Literal["auto", "auto_map"] | StrengthMap, ...] | None:
         """The strengths set in `fixed_parameters`, in the order of `fixed_corruptions`, or None."""
         given = self.fixed_parameters.corruption_entropy
         return tuple(given[name] for name in self.fixed_corruptions) if isinstance(given, Mapping) else given
 
     @property
     def auto_positions(self) -> tuple[int, ...]:
-        """The positions of `auto` in the strengths."""
-        return tuple(index for index, value in enumerate(self.known_entropy or ()) if value == "auto")
+        """The positions of `auto` and `auto_map` in the strengths."""
+        return tuple(index for index, value in enumerate(self.known_entropy or ()) if value in AUTO)
 
     def issues(self) -> Iterator[Issue]:
         """Everything about these options that does not fit together."""
@@ -171,6 +186,13 @@ class ImageFolderOptions(CorruptionOptions, ImageOptions):
             )
         elif not self.fixed_corruptions:
             yield Issue(path, "auto needs to know the corruption; list fixed_corruptions as in the training recipe")
+        elif self.fixed_parameters.estimator is not None:
+            return  # what it knows is written in its checkpoint
+        elif (self.known_entropy or ())[index] == "auto_map":
+            yield Issue(path, "auto_map needs fixed_parameters.estimator, the name of a trained strength_estimator")
         elif self.fixed_corruptions[index] not in estimators():
             name, known = self.fixed_corruptions[index], ", ".join(estimators())
-            yield Issue(path, f"auto cannot be read for {name} (only for: {known}); give a number in [0, 1]")
+            text = (
+                f"auto cannot be read for {name} without fixed_parameters.estimator (only for: {known}); name one, or"
+            )
+            yield Issue(path, f"{text} give a number in [0, 1]")

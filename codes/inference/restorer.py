@@ -32,6 +32,7 @@ from ..utils.errors import ConfigError
 from ..utils.rng import image_seed, torch_globals_at
 from .restorer_strengths import Strengths, strength_tensor
 from .run import Run
+from .strength_reader import StrengthReader
 
 logger = get_logger(__name__)
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class Restorer:
         device: str | torch.device = "auto",
         precision: Precision = "fp32",
         options: SamplingOptions = DEFAULTS,
+        estimator: StrengthReader | None = None,
     ) -> None:
         """Take over a network: it moves to the device, into evaluation mode.
 
@@ -84,6 +86,7 @@ class Restorer:
         self.network = place(network, device).eval().requires_grad_(False)
         self.options = options
         self.run = Run({NETWORK: self.network}, device, precision=precision, processes=_processes(process))
+        self.estimator = estimator
         self._lock = threading.RLock()
 
     @classmethod
@@ -98,12 +101,14 @@ class Restorer:
         tile_batch_size: int = 4,
         corruptions: Sequence[str] | None = None,
         scale: int | None = None,
+        estimator: str | Path | None = None,
     ) -> Self:
         """Load a .safetensors checkpoint of `tessera-train`, which knows its network and its process.
 
         device: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps. precision: fp32, bf16 or fp16.
         tile: side in output pixels; None is the size of training, 0 never tiles. tile_overlap: None is a quarter of it.
-        corruptions, scale: as in the training recipe; None, and the checkpoint says. Raises ConfigError, one line.
+        corruptions, scale: as in the training recipe; None, and the checkpoint says. estimator: a checkpoint of
+        recipes/diffusion/train_strengths.yml, which reads strengths that are `auto`. Raises ConfigError, one line.
         """
         path = Path(path).expanduser()
         metadata = read_metadata(path)
@@ -129,6 +134,23 @@ class Restorer:
             device=device,
             precision=precision,
             options=_changed(DEFAULTS, tiling),
+            estimator=None if estimator is None else StrengthReader.from_checkpoint(estimator, _device(device)),
+        )
+
+    def estimate(self, image: Any, auto_default: float = 0.2) -> dict[str, float]:
+        """Corruption -> strength in [0, 1] that `auto` would take for an image, of the kinds that a call takes.
+
+        Raises ConfigError without an estimator, TypeError or ValueError for an unsuitable image.
+        """
+        if self.estimator is None:
+            raise ConfigError("this Restorer has no estimator; load it with estimator=FILE")
+        known = [name for name in self.corruptions or () if name in self.estimator.names]
+        told = strength_tensor(
+            dict.fromkeys(known, "auto"), self.num_strengths, self.corruptions, take_apart(image), auto_default,
+            self.estimator,
+        )  # fmt: skip
+        return (
+            {name: float(told[0, (self.corruptions or ()).index(name)]) for name in known} if told is not None else {}
         )
 
     def __call__(
@@ -173,7 +195,7 @@ class Restorer:
             "temperature": temperature,
         }
         sampling = self._sampling(options, {key: value for key, value in short.items() if value is not None})
-        factor = strength_tensor(strengths, self.num_strengths, self.corruptions, taken, auto_default)
+        factor = strength_tensor(strengths, self.num_strengths, self.corruptions, taken, auto_default, self.estimator)
         images = [to_tensor(image, True) for image in _colours_and_alpha(taken)]
         which = None if sampling.noise_type == "fixed" else 0 if name is None else name
         restored = self._sample(images, factor, sampling, image_seed(seed, which, sample), progress)

@@ -6,26 +6,32 @@ import numpy as np
 import torch
 
 from ..config.registry import nearest
-from ..data.corruptions.strength import estimators, strength_of_image
+from ..data.corruptions.strength import Reader, Reading, estimators, strength_of_image
 from ..images.files import quantise
 from ..images.objects import ImageObject
 from ..utils.console import get_logger
 
 logger = get_logger(__name__)
-AUTO = "auto"
+AUTO = ("auto", "auto_map")
 Strength = float | str | np.ndarray
 """A number in [0, 1]; an array (H, W) of them, one a pixel of the upright image; or `auto`."""
 Strengths = Mapping[str, Strength] | Sequence[Strength] | Strength | None
 
 
 def strength_tensor(
-    given: Strengths, count: int, names: Sequence[str] | None, image: ImageObject, auto_default: float
+    given: Strengths,
+    count: int,
+    names: Sequence[str] | None,
+    image: ImageObject,
+    auto_default: float,
+    reader: Reader | None = None,
 ) -> torch.Tensor | None:
     """float32 (1, K), or (1, K, H, W) where one is a map; None for a network that is told none (count 0).
 
     given: by name (those not named are 0), in the order of training, or one for all; None is 0 for all. 0 is clean, 1
     the strongest of training. `auto` reads a JPEG corruption's strength from the quantisation tables of a Pillow image
-    opened from a JPEG file, else from the 8x8 blocks of the pixels; where neither is sure it is `auto_default`.
+    opened from a JPEG file, else from the 8x8 blocks of the pixels; where neither is sure it is `auto_default`. With a
+    `reader` the pixels are read by it, for every corruption that it knows; `auto_map` is a strength for every pixel.
     Raises TypeError or ValueError.
     """
     if count == 0:
@@ -34,9 +40,14 @@ def strength_tensor(
         return None
     _numbers("auto_default", auto_default)
     labels = list(names) if names is not None else [f"strengths[{index}]" for index in range(count)]
+    listed = _listed(given, count, names)
+    asked = [value for value in listed if isinstance(value, str) and value in AUTO]
+    reading = reader.read(image.rgb, "auto_map" in asked) if reader is not None and asked else None
     values = [
-        _read_auto(label, image, names is not None, auto_default) if isinstance(value, str) and value == AUTO else value
-        for label, value in zip(labels, _listed(given, count, names), strict=True)
+        _read_auto(label, value, image, names is not None, auto_default, reader, reading)
+        if isinstance(value, str) and value in AUTO
+        else value
+        for label, value in zip(labels, listed, strict=True)
     ]
     planes = [_as_plane(label, value, image) for label, value in zip(labels, values, strict=True)]
     if all(plane.ndim == 0 for plane in planes):
@@ -76,12 +87,33 @@ def _by_name(given: Mapping[str, Strength], names: Sequence[str] | None) -> list
     return [given.get(name, 0.0) for name in names]
 
 
-def _read_auto(name: str, image: ImageObject, named: bool, default: float) -> float:
+def _read_auto(
+    name: str,
+    asked: str,
+    image: ImageObject,
+    named: bool,
+    default: float,
+    reader: Reader | None,
+    reading: Reading | None,
+) -> float | np.ndarray:
     if not named:
         raise ValueError("strengths: auto needs the names of the corruptions; load with corruptions=[...]")
+    read_by_network = reader is not None and reading is not None and name in reader.names
+    if asked == "auto_map":
+        if not read_by_network:
+            raise ValueError(f"strengths: auto_map of {name} needs an estimator that knows it; load with estimator=...")
+        assert reading is not None
+        return reading.map(name, default)
+    if read_by_network and (image.jpeg_table is None or name not in estimators()):
+        assert reading is not None
+        told = reading.estimate(name, default)
+        logger.info("strength of %s: %.2f (%s)", name, told.strength, told.reason)
+        return told.strength
     if name not in estimators():
         known = ", ".join(estimators())
-        raise ValueError(f"strengths: auto cannot be read for {name} (only for: {known}); pass a number in [0, 1]")
+        raise ValueError(
+            f"strengths: auto cannot be read for {name} without an estimator (only for: {known}); pass a number"
+        )
     found = strength_of_image(image.jpeg_table, quantise(image.rgb, image.bit_depth), name, default)
     logger.info("strength of %s: %.2f (%s)", name, found.strength, found.reason)
     return found.strength

@@ -123,7 +123,8 @@ def _strength_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -
         known = () if getattr(dataset, "skip_lq", False) else None  # nobody draws strengths for a finished image
         known = getattr(dataset, "known_entropy", None) or known
         for name, network in networks.items():
-            wanted = getattr(network.options, "num_corruptions", None) or 0
+            told = "corruption_factor" in network.cond_names
+            wanted = (getattr(network.options, "num_corruptions", None) or 0) if told else 0
             if known and len(known) < wanted:
                 message = (
                     f"{name} was trained with {wanted} corruptions, found {len(known)} strengths; give one for each"

@@ -102,7 +102,7 @@ def test_an_item_has_a_plane_for_every_strength_where_one_is_a_map(tmp_path):
         ),
         (
             {"corruption_entropy": [1.5, 0]},
-            r"corruption_entropy\.0: expected a number in \[0, 1\], auto, or .*found 1.5",
+            r"corruption_entropy\.0: expected a number in \[0, 1\], auto, auto_map, or .*found 1.5",
         ),
     ],
 )

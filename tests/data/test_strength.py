@@ -131,7 +131,7 @@ def test_auto_in_training_is_refused(tmp_path):
     [
         ({"skip_lq": False, "fixed_corruptions": ("jpeg", "jpeg")}, "auto reads the strength of a finished image"),
         ({}, "auto needs to know the corruption; list fixed_corruptions"),
-        ({"fixed_corruptions": ("noise", "jpeg")}, "auto cannot be read for noise (only for: jpeg"),
+        ({"fixed_corruptions": ("noise", "jpeg")}, "auto cannot be read for noise without fixed_parameters.estimator"),
         ({"fixed_corruptions": ("jpeg",)}, "2 strengths for 1 fixed_corruptions"),
         ({"fixed_parameters": {"corruption_entropy": ("atuo",)}}, "did you mean auto?"),
     ],

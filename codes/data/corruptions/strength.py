@@ -1,7 +1,7 @@
 """The strength of a corruption, read from a file that is to be restored: `corruption_entropy: [auto, ...]`."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,8 +19,33 @@ class Estimate(NamedTuple):
     reason: str
 
 
+class Reading(Protocol):
+    """What an image says of the strengths of corruptions."""
+
+    def estimate(self, name: str, default: float) -> Estimate:
+        """The strength of a corruption; `default` is the most that is told where the image says little."""
+        ...
+
+    def map(self, name: str, default: float) -> np.ndarray:
+        """float32 (H, W): the strength of every pixel."""
+        ...
+
+
+class Reader(Protocol):
+    """Reads images: a trained estimator, which the data do not know."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The corruptions that it knows."""
+        ...
+
+    def read(self, rgb: np.ndarray, everywhere: bool = False) -> Reading:
+        """What an image, float32 (H, W, 3) in [0, 1], says; `everywhere` looks at all of it, for maps."""
+        ...
+
+
 def estimators() -> tuple[str, ...]:
-    """The corruptions whose strength can be read from a file."""
+    """The corruptions whose strength can be read from a file without a trained estimator."""
     return tuple(name for name in CORRUPTIONS.names() if issubclass(CORRUPTIONS.get(name), Jpeg))
 
 
@@ -47,7 +72,7 @@ def estimate_strength(path: Path, samples: np.ndarray, corruption: str, default:
 def strength_of_image(table: np.ndarray | None, samples: np.ndarray, corruption: str, default: float) -> Estimate:
     """As `estimate_strength`, by the luminance table (8, 8) of the JPEG behind the pixels, where it is known."""
     kind = CORRUPTIONS.get(corruption)
-    assert issubclass(kind, Jpeg), f"{corruption} has no estimator; the options should have refused it"
+    assert issubclass(kind, Jpeg), f"{corruption} leaves no trace in a file; the options should have refused it"
     if table is not None:
         quality, exact = quality_of_table(table)
         reason = f"quality {quality} from its quantisation tables" + ("" if exact else ", which are not standard ones")

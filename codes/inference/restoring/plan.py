@@ -35,6 +35,7 @@ from ...utils.errors import ConfigError, DataError
 from ...utils.files import digest_of
 from ...utils.names import same_file
 from ..run import Run
+from ..strength_reader import StrengthReader
 from .output import ImageRecord, Order, OutputNames, Planned, Records, clash
 
 logger = get_logger(__name__)
@@ -219,6 +220,7 @@ class Plan:
         """The networks that results depend on."""
         nodes = [node for step in self.recipe.steps.values() for node in step.injectors.values() if not node.train]
         sampled = [name for node in self.nodes for name in node.generators]
+        sampled += [name for data in self.recipe.datasets.values() if (name := data.estimator) is not None]
         return tuple(dict.fromkeys([*sampled, *(name for node in nodes for name in node.network_inputs())]))
 
     def _outputs(self) -> tuple[str, ...]:
@@ -231,11 +233,27 @@ class Plan:
         for phase, dataset in self.datasets.items():
             if isinstance(dataset, ImageFolderDataset):
                 _ = dataset.truths, dataset.maps  # raise what is wrong with them
+                self._give_reader(phase, dataset)
             if len(dataset) != len(dataset.files):
                 raise ConfigError(
                     f"datasets.{phase}: {len(dataset)} items of {len(dataset.files)} images; here each is restored "
                     "once, so remove weights and tiles_per_image, which are for training"
                 )
+
+    def _give_reader(self, phase: str, dataset: ImageFolderDataset) -> None:
+        """The estimator that a dataset names reads its strengths. Raises ConfigError where it does not know them."""
+        name = dataset.options.estimator
+        if name is None:
+            return
+        reader = StrengthReader.of_weights(self.use.networks[name], self.use.weights[name], self.use.device)
+        wanted = [dataset.options.fixed_corruptions[index] for index in dataset.options.auto_positions]
+        unknown = [corruption for corruption in wanted if corruption not in reader.names]
+        if unknown:
+            raise ConfigError(
+                f"datasets.{phase}.fixed_parameters.estimator: {self.use.weights[name]} does not tell "
+                f"{', '.join(unknown)} (it knows: {', '.join(reader.names)}); give numbers in [0, 1] for these"
+            )
+        dataset.reader = reader
 
     def _plan_files(self) -> dict[str, list[Path]]:
         """Phase -> the target of every image. Raises ConfigError when a result is itself an input."""

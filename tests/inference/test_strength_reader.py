@@ -1,0 +1,132 @@
+"""Strengths read from images by a network: of any size, for every use of `auto`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from door_helpers import restore
+
+from codes.inference import strength_reader
+from codes.inference.restorer import Restorer
+from codes.inference.strength_reader import StrengthReader, StrengthReading
+from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata, save_checkpoint
+from codes.models.diffusion.networks.strength_estimator import (
+    LocalStrengths,
+    StrengthEstimator,
+    StrengthEstimatorOptions,
+)
+from codes.utils.errors import ConfigError
+
+NAMES = ("gaussian_blur", "jpeg")  # not in the order of the restorer
+CPU = torch.device("cpu")
+
+
+def network() -> StrengthEstimator:
+    """Random weights that tell places apart, and call no image strange."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = StrengthEstimator(StrengthEstimatorOptions(num_corruptions=len(NAMES), model_channels=8))
+        torch.nn.init.normal_(made.head.weight, std=3.0)
+    made.distance_moments.copy_(torch.tensor([0.0, 1e6]))
+    return made.eval()
+
+
+def image(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(1).random((height, width, 3)).astype(np.float32)
+
+
+def saved(path: Path) -> Path:
+    made = network()
+    metadata = CheckpointMetadata.of(made, "ema", 1, {}, {"scale": 2, "corruptions": list(NAMES)})
+    save_checkpoint(path, made.state_dict(), metadata)
+    return path
+
+
+def reading(mean: float, spread: float, distance: float = 0.0) -> StrengthReading:
+    local = LocalStrengths(torch.full((1, 1, 2, 3), mean), torch.full((1, 1, 2, 3), spread**-2))
+    return StrengthReading(("jpeg",), np.array([mean]), np.array([spread]), distance, local, (13, 20))
+
+
+def test_blocks_say_what_the_whole_image_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, picture = StrengthReader(network(), NAMES, CPU), image(200, 328)
+    whole = subject.read(picture, everywhere=True)
+    monkeypatch.setattr(strength_reader, "BLOCK", 96)
+    parts = subject.read(picture, everywhere=True)
+    for found, expected in zip(parts.local, whole.local, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(parts.mean, whole.mean, atol=1e-4)
+    np.testing.assert_allclose(parts.spread, whole.spread, rtol=1e-3)
+    assert parts.distance == pytest.approx(whole.distance, abs=1e-3)
+    monkeypatch.setattr(strength_reader, "MOST_BLOCKS", 4)
+    some = subject.read(picture)
+    assert 0 < int((some.local.precision[0, 0] > 0).sum()) < whole.local.precision[0, 0].numel()
+    np.testing.assert_allclose(some.mean, whole.mean, atol=0.1)
+
+
+def test_what_is_told_of_sure_unsure_and_strange_images() -> None:
+    assert reading(0.7, 0.05).estimate("jpeg", 0.2).strength == pytest.approx(0.7)
+    assert reading(0.7, 0.29).estimate("jpeg", 0.2).strength == pytest.approx(0.2)
+    assert reading(0.1, 0.29).estimate("jpeg", 0.2).strength == pytest.approx(0.1)
+    told = reading(0.7, 0.05, distance=9.0).estimate("jpeg", 0.2)
+    assert told.strength == 0
+    assert "unlike" in told.reason
+
+
+def test_a_map_follows_the_places_and_is_even_where_they_are() -> None:
+    even = reading(0.6, 0.1).map("jpeg", 0.2)
+    assert even.shape == (13, 20)
+    np.testing.assert_allclose(even, 0.6, atol=1e-5)
+    strength = torch.zeros(1, 1, 40, 60)
+    strength[..., 30:] = 1.0
+    local = LocalStrengths(strength, torch.full_like(strength, 400.0))
+    halves = StrengthReading(("jpeg",), np.array([0.5]), np.array([0.05]), 0.0, local, (320, 480))
+    found = halves.map("jpeg", 0.2)
+    assert found[:, :80].max() < 0.1
+    assert found[:, -80:].min() > 0.9
+    assert np.abs(np.diff(found, axis=1)).max() < 0.02  # no edge of the places shows
+    np.testing.assert_allclose(reading(0.6, 0.29).map("jpeg", 0.2), 0.2)
+
+
+def test_a_recipe_names_the_estimator(here: Path) -> None:
+    saved(here / "strengths.safetensors")
+    sets = [
+        "datasets.test.fixed_corruptions=[jpeg, gaussian_blur]",
+        "datasets.test.fixed_parameters.corruption_entropy=[auto, auto_map]",
+    ]
+    code, said = restore("-opt", "infer.yml", "--set", *sets)
+    assert code == 2
+    assert "estimator" in said
+    sets += [
+        "datasets.test.fixed_parameters.estimator=strengths",
+        "path.pretrain_model_strengths=strengths.safetensors",
+    ]
+    code, said = restore("-opt", "infer.yml", "--set", *sets)
+    assert code == 0, said
+    assert "strength of jpeg" in said
+    code, said = restore("-opt", "infer.yml", "--set", *sets, "datasets.test.fixed_corruptions=[jpeg, noise]")
+    assert code == 2
+    assert "does not tell noise" in said
+
+
+def test_the_library_reads_every_strength_by_name(here: Path) -> None:
+    file = next(Path("experiments/tiny/models").glob("*_ema.safetensors"))
+    subject = Restorer.from_checkpoint(file, estimator=saved(here / "strengths.safetensors"))
+    picture = image(40, 48)
+    expected = StrengthReader(network(), NAMES, CPU).read(picture)
+    told = subject.estimate(picture)
+    assert set(told) == {"jpeg", "gaussian_blur"}
+    for name in NAMES:
+        assert told[name] == pytest.approx(expected.estimate(name, 0.2).strength, abs=1e-6)
+    by_itself = subject(picture, "auto", steps="trailing1")
+    np.testing.assert_array_equal(by_itself, subject(picture, told, steps="trailing1"))
+    with pytest.raises(ConfigError, match="no estimator"):
+        Restorer.from_checkpoint(file).estimate(picture)
+
+
+def test_a_network_of_another_kind_is_refused(experiment: Path) -> None:
+    file = next((experiment / "models").glob("*_ema.safetensors"))
+    with pytest.raises(ConfigError, match="estimates no strengths"):
+        StrengthReader.from_checkpoint(file, CPU)
+    with pytest.raises(ConfigError, match="names 1 corruptions"):
+        StrengthReader(network(), ("jpeg",), CPU)
