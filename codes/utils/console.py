@@ -91,6 +91,11 @@ def warn_once(logger: logging.Logger, key: str, message: str) -> None:
         logger.warning(message)
 
 
+def size_text(size: tuple[int, int]) -> str:
+    """(height, width) as people write it: 640x480."""
+    return f"{size[1]}x{size[0]}"
+
+
 def counted(number: int, noun: str) -> str:
     """1 image, 2 images."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -19,6 +19,7 @@ from ...runtime.devices import Ranks
 from ...runtime.interrupt import StopRequest
 from ...runtime.rank_messages import Exchange, held
 from ...runtime.run_lock import RunLock
+from ...runtime.step_watch import StepWatch
 from ...utils.console import StepLine, format_seconds, get_logger, log_to_file, stop_logging_to
 from ...utils.errors import Interrupted, TesseraError
 from ...version import __version__
@@ -130,23 +131,14 @@ class Generation:
         mine = [p for p in range(self.options.num_samples) if p // size % self.ranks.world_size == self.ranks.rank]
         missing = self.files.missing(mine)
         batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+        stopped = f"stopped; the samples that were finished are kept in {self.root}"
         with StepLine(f"{len(missing)} samples in {len(batches)} batches,") as line:
             for number, positions in enumerate(batches):
                 if stop.requested:
-                    raise Interrupted(f"stopped; the samples that were finished are kept in {self.root}")
-                self._sample(positions, self._listener(line, stop, number, len(batches)))
+                    raise Interrupted(stopped)
+                shown = line if self.ranks.first else None
+                self._sample(positions, StepWatch(shown, stop, self.lock, stopped, number, len(batches)))
         return len(missing)
-
-    def _listener(self, line: StepLine, stop: StopRequest, number: int, batches: int) -> OnStep:
-        def tell(out: str, done: int, total: int) -> None:
-            if self.ranks.first:
-                line.show(out, number * total + done, batches * total)
-            if self.lock is not None:
-                self.lock.check()
-            if stop.requested:
-                raise Interrupted(f"stopped; the samples that were finished are kept in {self.root}")
-
-        return tell
 
     def _sample(self, positions: Sequence[int], on_step: OnStep) -> None:
         """One batch, written as soon as it is done."""

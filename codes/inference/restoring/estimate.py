@@ -10,12 +10,11 @@ from ...config.yaml_source import Source
 from ...models.diffusion.engine import AutocastDenoiser, Engine
 from ...recipe.recipe import Recipe
 from ...runtime.devices import Ranks
-from ...utils.console import counted, format_seconds, get_logger, progress
+from ...utils.console import counted, format_seconds, get_logger, progress, size_text
 from ...utils.errors import EXIT_OK, TesseraError, reason_of
 from .job import Job
 from .output import Planned
 from .plan import Plan
-from .report import display_size
 
 logger = get_logger(__name__)
 FLOAT_BYTES = 4
@@ -41,7 +40,7 @@ def estimate(recipe: Recipe, source: Source) -> int:
     readable = 0
     total = 0.0
     for image in progress(images, len(images), "reading"):
-        name = plan.name_below(image.phase, image.source)
+        name = image.name
         try:
             job = Job(plan, image)
         except (TesseraError, OSError, RuntimeError, ValueError, MemoryError) as error:
@@ -111,7 +110,7 @@ def _seconds(plan: Plan, image: Planned, paces: dict[str, Pace], states: int) ->
 
 def _line(plan: Plan, image: Planned, name: str, states: int, seconds: float, earlier: bool) -> str:
     size = next(iter(image.sizes.values()))
-    text = f"{name}: {display_size(image.low_res)} -> {display_size(size)}, {counted(image.tiles, 'tile')}"
+    text = f"{name}: {size_text(image.low_res)} -> {size_text(size)}, {counted(image.tiles, 'tile')}"
     if states > 1:
         text += f" x {states} (samples, transparency)"
     if earlier:

@@ -16,11 +16,12 @@ from ...images.canvas import Canvas, as_canvas
 from ...images.channels import Bicubic, Channels, FileOptions, Mean, Result, Spread, write_channels
 from ...images.colour_fix import fix_colours
 from ...images.consistency import consistency
-from ...images.files import LARGEST_SIDE, WRITERS, to_rgb, to_tensor
+from ...images.files import LARGEST_SIDE, WRITERS, to_tensor
 from ...utils.console import get_logger, warn_once
 from ...utils.errors import DataError
+from ...utils.names import problem_with_length
 from ..run import OnStep
-from .output import SPREAD, ImageRecord, Planned, name_problem
+from .output import SPREAD, ImageRecord, Planned
 from .plan import Plan
 
 logger = get_logger(__name__)
@@ -87,7 +88,7 @@ class Job:
                 files[label] = image.files[label]
             consistent |= self._consistency(key, samples)
         return ImageRecord(
-            image.phase, image.position, image.source, image.input, image.key, files,
+            image.phase, image.position, image.source, image.name, image.input, image.key, files,
             (self.low_res.shape[-2], self.low_res.shape[-1]), sizes[0], self.plan.use.seed,
             strengths_in_words(self.item), consistency=consistent,
         )  # fmt: skip
@@ -161,7 +162,7 @@ class Job:
 
     def _refuse_what_does_not_fit(self) -> None:
         """Before hours of work whose result no file of this name or format could hold."""
-        if problem := name_problem(self.image.files):
+        if problem := next(filter(None, map(problem_with_length, self.image.files.values())), None):
             raise DataError(f"{self.image.source}: {problem}; shorten its name, or output.suffix")
         name = WRITERS[self.image.target.suffix.lower()]
         for height, width in self.image.sizes.values():
@@ -204,19 +205,6 @@ def read_item(plan: Plan, phase: str, position: int) -> tuple[Item, Traits | Non
     if holds_none or plan.output.alpha == "drop":
         return dataset.item(position), replace(traits, alpha=None)
     return item, traits
-
-
-def low_res_shown(plan: Plan, phase: str, item: Item, traits: Traits | None) -> np.ndarray:
-    """The low resolution as one looks at it, float32 (h, w, 3) in [0, 1]: transparency laid over the `alpha` ground."""
-    values = item[plan.low_res_key(item)]
-    assert isinstance(values, torch.Tensor)
-    options = plan.datasets[phase].options
-    small = to_rgb(values, options.rgb_n1_to_1)
-    if traits is None or traits.alpha is None:
-        return small
-    ground = np.float32(0.0 if options.alpha == "black" else 1.0)
-    alpha = traits.alpha[..., None]
-    return small * alpha + ground * (1 - alpha)
 
 
 def batch_of(item: Item) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ...images.files import WRITERS, ImageInfo
 from ...recipe.output_options import OutputOptions
 from ...utils.errors import ConfigError
 from ...utils.files import remove_temporaries, write_json
-from ...utils.names import first_free, numbered, problem_with_length, same_file
+from ...utils.names import first_free, numbered, same_file
 
 EXTENSIONS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 SAME = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}  # by Pillow's name of a format
@@ -86,43 +86,19 @@ class OutputNames:
         return file.suffix if WRITERS.get(file.suffix.lower()) == kind else SAME.get(info.format, ".png")
 
 
-def name_problem(files: Mapping[str, Path]) -> str | None:
-    """Why results cannot be called as they would be; None where they can."""
-    found = (problem_with_length(file) for file in files.values())
-    return next((problem for problem in found if problem), None)
-
-
 def clash(named: Mapping[str, Path], inputs: frozenset[tuple[str, ...]]) -> Path | None:
     """A result that is itself an input (`same_file` of the resolved paths)."""
     return next((file for file in named.values() if same_file(file.resolve()) in inputs), None)
 
 
 @dataclass(frozen=True)
-class Planned:
-    """One image to restore: sizes (height, width) from its header, of the low resolution and of each result.
-
-    `files`: label of the page -> file to be written; `target` is the first one's name without what tells them apart.
-    `tiles`: network tiles of one state at once (of the largest result); `states`: samples, twice with transparency
-    that is restored. `input`: fingerprint of the files it is read from; `key`: of that and everything else that its
-    results depend on. Both are "" where a file cannot be read.
-    """
+class Placed:
+    """An image of a run: its dataset, its place there, its file, and its name below the input folder."""
 
     phase: str
     position: int
     source: Path
-    target: Path
-    files: Mapping[str, Path]
-    low_res: tuple[int, int]
-    sizes: Mapping[str, tuple[int, int]]
-    tiles: int
-    states: int
-    input: str
-    key: str
-
-    @property
-    def pixels(self) -> int:
-        """Output pixels of all states: what the work is in proportion to."""
-        return self.states * sum(height * width for height, width in self.sizes.values())
+    name: str
 
     @property
     def order(self) -> Order:
@@ -130,16 +106,35 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class ImageRecord:
+class Planned(Placed):
+    """One image to restore: sizes (height, width) from its header, of the low resolution and of each result.
+
+    `files`: label of the page -> file to be written; `target` is the first one's name without what tells them apart.
+    `tiles`: network tiles of one state at once (of the largest result); `states`: samples, twice with transparency
+    that is restored; `pixels`: those of the output in all states, to which the work is in proportion.
+    `input`: fingerprint of the files it is read from; `key`: of that and everything else that its results depend on.
+    Both are "" where a file cannot be read.
+    """
+
+    target: Path
+    files: Mapping[str, Path]
+    low_res: tuple[int, int]
+    sizes: Mapping[str, tuple[int, int]]
+    tiles: int
+    states: int
+    pixels: int
+    input: str
+    key: str
+
+
+@dataclass(frozen=True)
+class ImageRecord(Placed):
     """One finished image: the files written and what was measured, by label of the page.
 
     Sizes are (height, width). `strengths`: what the network was told, in words. `consistency`: how close the result,
     made small again, is to the input. `input` and `key`: those of its `Planned`.
     """
 
-    phase: str
-    position: int
-    source: Path
     input: str
     key: str
     files: Mapping[str, Path]
@@ -153,16 +148,12 @@ class ImageRecord:
     seconds: float = 0.0
     earlier: bool = False  # finished by an earlier run
 
-    @property
-    def order(self) -> Order:
-        return self.phase, self.position
 
-
+@dataclass(frozen=True)
 class Records:
     """The records of the results below a folder, one file each, written after the results."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    root: Path
 
     def earlier(self, images: Sequence[Planned], skip: Literal["same", True, False]) -> dict[Order, ImageRecord]:
         """The images that need not be restored again, as `output.skip_existing` says.
@@ -195,12 +186,8 @@ class Records:
             data |= {"low_res": tuple(data["low_res"]), "size": tuple(data["size"])}
             data |= {"metrics": {label: _with_inf(values) for label, values in data["metrics"].items()}}
             data |= {"consistency": _with_inf(data["consistency"])}
-            data |= {
-                "phase": image.phase,
-                "position": image.position,
-                "source": image.source,
-                "files": dict(image.files),
-            }
+            data |= {"phase": image.phase, "position": image.position, "source": image.source, "name": image.name}
+            data |= {"files": dict(image.files)}
             return ImageRecord(**data | {"earlier": True})
         return None
 
@@ -219,8 +206,11 @@ class Records:
             with suppress(OSError):
                 (self.root / RESUME).rmdir()  # empty
 
-    def clean(self, images: Sequence[Planned]) -> None:
-        """Remove what interruptions kept of anything but these images, and files whose writing was cut off."""
+    def clean(self, images: Sequence[Planned]) -> int:
+        """Remove what interruptions kept of anything but these images, and files whose writing was cut off.
+
+        Returns of how many of these images something is kept.
+        """
         own = (self.root, self.root / FOLDER, self.root / "index_files")
         remove_temporaries({image.target.parent for image in images}.union(own))
         folder, keys = self.root / RESUME, {image.key for image in images}
@@ -229,6 +219,7 @@ class Records:
                 shutil.rmtree(left, ignore_errors=True)
         with suppress(OSError):
             folder.rmdir()
+        return sum(bool(image.key) and self.scratch(image).is_dir() for image in images)
 
     def _file(self, target: Path) -> Path:
         # A name as long as a file system takes has no room for more, so a digest stands for it.
@@ -240,7 +231,7 @@ def _without_record(image: Planned) -> ImageRecord:
     """What can be said of results that were there before anything was remembered of them."""
     size = next(iter(image.sizes.values()))
     return ImageRecord(
-        image.phase, image.position, image.source, "", "", image.files, image.low_res, size, earlier=True
+        image.phase, image.position, image.source, image.name, "", "", image.files, image.low_res, size, earlier=True
     )
 
 

@@ -7,18 +7,17 @@ import heapq
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...config.fingerprint import fingerprint
 from ...config.yaml_source import Issue, KeyPath, Source
-from ...data.companions import below
+from ...data.companions import Roots
 from ...data.corruptions.strength_map import StrengthMap
 from ...data.datasets import DATASETS
 from ...data.imagefolder import ImageFolderDataset
 from ...evaluation.evaluators.base import EVALUATORS
-from ...graph.graph import Injector
+from ...graph.graph import Injector, StepContext
 from ...graph.injectors.gaussian_diffusion_inference import (
     GaussianDiffusionInferenceInjector,
     GaussianDiffusionInferenceOptions,
@@ -70,15 +69,18 @@ class Plan:
                 f"{source.file}: neither an injector gaussian_diffusion_inference in steps nor an evaluator in eval, "
                 "so there is nothing to do; for training run train.py"
             )
-        self.restoring = self._restoring_networks()
-        evaluated = [name for section in recipe.eval.evaluators.values() for name in section.network_names()]
-        self.use = Run.of_recipe(recipe, dict.fromkeys([*self.restoring, *evaluated]), ranks)
-        self.root = self.use.folder
-        self.records = Records(self.root)
-        check_inference(recipe, source, self.use.networks)
         self.outputs = self._outputs()
-        self.names = OutputNames(self.output, self.outputs)
+        restoring = self._restoring_networks()
+        evaluated = [name for section in recipe.eval.evaluators.values() for name in section.network_names()]
+        self.use = Run.of_recipe(recipe, dict.fromkeys([*restoring, *evaluated]), ranks)
+        self.root, context = self.use.folder, self.use.context()
+        # Phase -> fingerprint of everything but the image that its results depend on.
+        self.decided_by = {
+            phase: fingerprint(self.use.settings(recipe, phase, restoring), self.outputs) for phase in recipe.datasets
+        }
+        check_inference(recipe, source, self.use.networks)
         self.steps = {name: StepGraph(step) for name, step in recipe.steps.items()}
+        self.engines = self._engines(context)
         _refuse_own_results(recipe, self.root)
         _refuse_missing_files(recipe, source)
         self.datasets = {
@@ -87,6 +89,8 @@ class Plan:
             if self.nodes
         }
         self._check_data()
+        self.records = Records(self.root)
+        self.names = OutputNames(self.output, self.outputs)
         self.targets = self._plan_files()
         self.evaluators = {
             name: EVALUATORS.get(options.type)(options) for name, options in recipe.eval.evaluators.items()
@@ -99,8 +103,7 @@ class Plan:
         earlier = exchange.from_first(self.records.earlier(images, self.output.skip_existing) if first else {})
         todo = [image for image in images if image.order not in earlier]
         if first:
-            self.records.clean(todo)
-            self._announce(images, todo)
+            self._announce(len(images), len(todo), self.records.clean(todo))
         exchange.from_first(None)  # nobody begins before the leftovers are gone
         at_once = min((node.tile_batch_size for node in self.nodes), default=1)
         mine = share_of(todo, exchange.ranks.rank, exchange.ranks.world_size)
@@ -108,26 +111,26 @@ class Plan:
 
     def images(self) -> list[Planned]:
         """Every image of every dataset, in their order."""
-        shared = {
-            phase: fingerprint(self.use.settings(self.recipe, phase, self.restoring), self.outputs)
-            for phase in self.datasets
-        }
+        roots = {phase: Roots(data.options.path_list) for phase, data in self.datasets.items()}
         places = [(phase, position) for phase, data in self.datasets.items() for position in range(len(data))]
         shown = progress(places, len(places), "looking at the files")
-        return [self._planned(phase, position, shared[phase]) for phase, position in shown]
+        return [self._planned(phase, position, roots[phase]) for phase, position in shown]
 
-    def _planned(self, phase: str, position: int, shared: str) -> Planned:
+    def _planned(self, phase: str, position: int, roots: Roots) -> Planned:
         dataset, target = self.datasets[phase], self.targets[phase][position]
+        source = dataset.files[position]
         low_res = self._low_res_size(phase, position)
         sizes = self.sizes(low_res, dataset.state_keys)
         restored_alpha = self.output.alpha == "restore" and self.is_input(phase) and _may_have_alpha(dataset, position)
         made_from = self._input(phase, position)
+        states = self.output.num_samples * (2 if restored_alpha else 1)
         return Planned(
-            phase, position, dataset.files[position], target, self.names.files(target), low_res, sizes,
+            phase, position, source, roots.below(source).as_posix(), target, self.names.files(target), low_res, sizes,
             tiles=max(len(self.tiles(key, size)) for key, size in sizes.items()),
-            states=self.output.num_samples * (2 if restored_alpha else 1),
+            states=states,
+            pixels=states * sum(height * width for height, width in sizes.values()),
             input=made_from,
-            key=fingerprint(shared, made_from) if made_from else "",
+            key=fingerprint(self.decided_by[phase], made_from) if made_from else "",
         )  # fmt: skip
 
     def _low_res_size(self, phase: str, position: int) -> tuple[int, int]:
@@ -154,32 +157,23 @@ class Plan:
         # What is drawn for an image depends on its place in the list; its noise depends on its name alone.
         return fingerprint(dataset.names[position], digests, position if drawn else None)
 
-    def _announce(self, images: Sequence[Planned], todo: Sequence[Planned]) -> None:
-        if len(todo) < len(images):
-            logger.info(
-                "%d of %d images are restored already (output.skip_existing: %s)",
-                len(images) - len(todo), len(images), str(self.output.skip_existing).lower(),
-            )  # fmt: skip
-        kept = [image for image in todo if image.key and self.records.scratch(image).is_dir()]
-        if kept:
-            logger.info("going on with %s where an earlier run was interrupted", counted(len(kept), "image"))
+    def _announce(self, images: int, todo: int, begun: int) -> None:
+        if todo < images:
+            skip = str(self.output.skip_existing).lower()
+            logger.info("%d of %d images are restored already (output.skip_existing: %s)", images - todo, images, skip)
+        if begun:
+            logger.info("going on with %s where an earlier run was interrupted", counted(begun, "image"))
 
     def tiles(self, key: str, size: tuple[int, int]) -> TilePlan:
         """The tiles of a result of (height, width)."""
         return self.engines[key].plan(*size, self.node(key).output_scale_factor)
 
-    def name_below(self, phase: str, source: Path) -> str:
-        """The name of an image below its input folder."""
-        return below(source, getattr(self.recipe.datasets[phase], "path_list", ())).as_posix()
-
     def node(self, key: str) -> InferenceOptions:
         """The options of the injector that writes a result."""
         return next(node for node in self.nodes if node.out == key)
 
-    @cached_property
-    def engines(self) -> dict[str, Engine]:
+    def _engines(self, context: StepContext) -> dict[str, Engine]:
         """Result -> what samples it."""
-        context = self.use.context()
         injectors = [_bare(injector) for step in self.steps.values() for injector in step.injectors.values()]
         sampling = [found for found in injectors if isinstance(found, GaussianDiffusionInferenceInjector)]
         restoring = {node.out for node in self.nodes}

@@ -3,18 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from ...images.channels import Bicubic
-from ...images.files import quantise, to_float
-from ...utils.console import counted, format_seconds, get_logger
-from ...utils.errors import DataError
+from ...utils.console import counted, format_seconds, get_logger, size_text
 from ...utils.files import write_json
 from ...version import __version__
 from ...viewer.comparison_page import ComparisonEntry, ComparisonSummary, mean_metrics, write_comparison_page
-from ...viewer.layers import BICUBIC, TRUTH, RowsLayer
-from .job import low_res_shown, read_item
-from .measure import result_pixels, truth_of
+from ...viewer.layers import BICUBIC
+from .measure import numbers_text, pictures
 from .output import ImageRecord
 from .plan import Plan
 
@@ -34,11 +28,11 @@ def write_report_files(plan: Plan, rows: Sequence[ImageRecord], failed: Sequence
         "seconds": round(seconds, 2),
     }
     write_json(plan.root / "metrics.json", numbers)
-    for line in table(plan, rows):
+    for line in table(rows):
         logger.info("%s", line)
     for label, values in means.items():
         count = sum(label in row.metrics for row in rows)
-        logger.info("mean of %s, %s: %s", counted(count, "image"), label, _numbers(values))
+        logger.info("mean of %s, %s: %s", counted(count, "image"), label, numbers_text(values))
     if rows:
         page = plan.root / "index.html"
         measured = sum(bool(row.metrics) for row in rows)
@@ -46,16 +40,15 @@ def write_report_files(plan: Plan, rows: Sequence[ImageRecord], failed: Sequence
         logger.info("compare before and after: %s", page)
 
 
-def table(plan: Plan, rows: Sequence[ImageRecord]) -> list[str]:
+def table(rows: Sequence[ImageRecord]) -> list[str]:
     """A line an image: name, sizes (width x height), time, how close to the input and to the truth."""
     if len(rows) < 2:
         return []
     lines = [["file", "input", "result", "time", *_headings(rows)]]
     for row in rows:
-        name = plan.name_below(row.phase, row.source)
-        shown = name if len(name) <= WIDEST_NAME else "…" + name[1 - WIDEST_NAME :]
+        shown = row.name if len(row.name) <= WIDEST_NAME else "…" + row.name[1 - WIDEST_NAME :]
         time_taken = "earlier" if row.earlier else format_seconds(row.seconds)
-        lines.append([shown, display_size(row.low_res), display_size(row.size), time_taken, *_cells(row, rows)])
+        lines.append([shown, size_text(row.low_res), size_text(row.size), time_taken, *_cells(row, rows)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
         "  ".join(
@@ -63,11 +56,6 @@ def table(plan: Plan, rows: Sequence[ImageRecord]) -> list[str]:
         )
         for line in lines
     ]
-
-
-def metrics_text(metrics: Means) -> str:
-    """Metrics for the end of a line."""
-    return "".join(f"; {label}: {_numbers(values)}" for label, values in metrics.items())
 
 
 def _columns(rows: Sequence[ImageRecord]) -> list[tuple[str, str]]:
@@ -94,16 +82,11 @@ def _cells(row: ImageRecord, rows: Sequence[ImageRecord]) -> list[str]:
     return cells
 
 
-def display_size(size: tuple[int, int]) -> str:
-    """(height, width) as people write it."""
-    return f"{size[1]}x{size[0]}"
-
-
 def _as_json(row: ImageRecord) -> dict[str, Any]:
     return {
         "file": str(row.source),
         "seconds": round(row.seconds, 2),
-        "size": {"input": display_size(row.low_res), "result": display_size(row.size)},
+        "size": {"input": size_text(row.low_res), "result": size_text(row.size)},
         "strengths": row.strengths,
         "seed": row.seed,
         "results": {label: str(file) for label, file in row.files.items()},
@@ -133,48 +116,12 @@ def _summary(plan: Plan, seconds: float, means: Means, measured: int) -> Compari
 
 def entry(plan: Plan, row: ImageRecord) -> ComparisonEntry:
     """The page's entry of a finished image, read again from its files so that a long run holds no pictures."""
-    layers = {**_before(plan, row), **_results(plan, row)}
-    truth = layers.pop(TRUTH, None)  # the last of the buttons
-    if truth is not None:
-        layers[TRUTH] = truth
     notes = {"time": format_seconds(row.seconds), "seed": str(row.seed), "strengths": row.strengths, **_steps(plan)}
     notes |= {f"consistency, {label}": f"{value:.2f} dB" for label, value in row.consistency.items()}
+    layers = pictures(plan, row)
     metrics = {label: values for label, values in row.metrics.items() if label in layers}
     files = {label: file for label, file in row.files.items() if label in layers}
-    return ComparisonEntry(plan.name_below(row.phase, row.source), layers, metrics, notes, files)
-
-
-def _before(plan: Plan, row: ImageRecord) -> dict[str, Any]:
-    """What the image was, at the size of the result, and the ground truth; a black one where it cannot be read now."""
-    try:
-        item, traits = read_item(plan, row.phase, row.position)
-    except DataError as error:
-        logger.warning("%s; black on the page", error)
-        return {BICUBIC: np.zeros((*row.size, 3), np.uint8)}
-    small = low_res_shown(plan, row.phase, item, traits)
-    bicubic = Bicubic(small, row.size[0] // small.shape[0])
-    layers: dict[str, Any] = {BICUBIC: RowsLayer(*bicubic.size, bicubic.pixels)}
-    truth = truth_of(plan, row.phase, row.position, item) if row.metrics else None
-    if truth is not None and truth.shape[:2] == row.size:
-        layers[TRUTH] = _as_8_bit(truth)
-    return layers
-
-
-def _results(plan: Plan, row: ImageRecord) -> dict[str, Any]:
-    """The results as uint8 RGB, but those that somebody replaced by something else."""
-    found, size = {}, row.size
-    for label, file in row.files.items():
-        try:
-            pixels = _as_8_bit(result_pixels(plan, row.phase, file))
-        except DataError as error:
-            logger.warning("%s; not on the page", error)
-            continue
-        if pixels.shape[:2] == size:
-            found[label] = pixels
-        else:
-            known = display_size((pixels.shape[0], pixels.shape[1]))
-            logger.warning("%s: %s pixels, expected %s; not on the page", file, known, display_size(size))
-    return found
+    return ComparisonEntry(row.name, layers, metrics, notes, files)
 
 
 class _Entries(Sequence[ComparisonEntry]):
@@ -201,12 +148,3 @@ def _steps(plan: Plan) -> dict[str, str]:
         steps = f"{node.sampler_name}, {'all' if spacing is None else spacing} steps"
         rows[node.out] = "one pass" if node.type == "regression" else steps
     return rows
-
-
-def _as_8_bit(samples: np.ndarray) -> np.ndarray:
-    return samples if samples.dtype == np.uint8 else quantise(to_float(samples))
-
-
-def _numbers(values: Mapping[str, float]) -> str:
-    units = {"psnr": "PSNR {:.2f} dB", "ssim": "SSIM {:.4f}"}
-    return ", ".join(units.get(name, name + " {:.4g}").format(value) for name, value in values.items())

@@ -2,10 +2,9 @@
 
 import errno
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from ...config.yaml_source import Source
 from ...images.files import write_image
@@ -14,14 +13,15 @@ from ...runtime.devices import Ranks
 from ...runtime.interrupt import StopRequest
 from ...runtime.rank_messages import Exchange, held
 from ...runtime.run_lock import RunLock
-from ...utils.console import StepLine, counted, format_seconds, get_logger, log_to_file, stop_logging_to
+from ...runtime.step_watch import StepWatch
+from ...utils.console import StepLine, counted, format_seconds, get_logger, log_to_file, size_text, stop_logging_to
 from ...utils.errors import ConfigError, DataError, Interrupted, TakenOver, TesseraError, reason_of
 from ...utils.files import write_json
 from .job import Job, read_item, sampled
-from .measure import measured, truth_digest
+from .measure import measured, metrics_text, truth_digest
 from .output import ImageRecord, Order, Planned
 from .plan import Plan
-from .report import metrics_text, write_report_files
+from .report import write_report_files
 
 logger = get_logger(__name__)
 # Errors of one image; the rest goes on.
@@ -35,13 +35,18 @@ class Outcome:
     """What a test run did."""
 
     done: list[ImageRecord] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)  # one line each: file and reason
+    failed: dict[Order | str, str] = field(default_factory=dict)  # image, or file that is none -> its name and why
     seconds: float = 0.0
 
     @property
     def new(self) -> int:
         """Images that this run restored."""
         return sum(not row.earlier for row in self.done)
+
+    @property
+    def settled(self) -> set[Order | str]:
+        """The images of which it is known whether they can be restored."""
+        return {*self.failed, *(row.order for row in self.done)}
 
 
 class Restoration:
@@ -77,10 +82,10 @@ class Restoration:
                 stopped = any(self.exchange.gathered(stop.requested))
                 if trouble is not None:
                     raise trouble
-                if self.ranks.first:
-                    self._finish(outcome)
-                    if not stopped:
-                        self._evaluate()
+                if self.ranks.first and self.plan.nodes:
+                    write_report_files(self.plan, outcome.done, [*outcome.failed.values()], outcome.seconds)
+                if self.ranks.first and not stopped:
+                    self._evaluate()
                 if stopped or stop.requested:
                     done = counted(outcome.new, "image")
                     raise Interrupted(f"stopped after {done}; what is finished or begun is kept in {self.root}")
@@ -100,8 +105,9 @@ class Restoration:
         measures = self.ranks.first and not stop.requested
         earlier = self._measured_again(work.earlier, work.images) if measures else work.earlier
         done = [*earlier.values(), *(row for part in parts for row in part[0])]
-        failed = [str(rejected) for data in self.plan.datasets.values() for rejected in data.report().failed]
-        failed += [line for part in parts for line in part[1]]
+        reports = [data.report() for data in self.plan.datasets.values()]
+        failed: dict[Order | str, str] = {str(found.path): str(found) for report in reports for found in report.failed}
+        failed |= {order: line for part in parts for order, line in part[1].items()}
         listed = {image.order: number for number, image in enumerate(work.images)}
         outcome = Outcome(sorted(done, key=lambda row: listed[row.order]), failed)
         return outcome, next((part[2] for part in parts if part[2] is not None), None)
@@ -138,74 +144,55 @@ class Restoration:
 
     def _restore_group(self, group: Sequence[Planned], title: str, outcome: Outcome, stop: StopRequest) -> None:
         """Restore images together; when that fails, each on its own. Raises Interrupted, and OSError of the disk."""
-        jobs = [job for image in group if (job := self._attempt(image, outcome, stop, Job, self.plan, image))]
+        left = list(group)
         try:
-            if len(jobs) > 1:
-                self._restore(jobs, title, outcome, stop)
+            if len(group) > 1:
+                self._restore(group, title, outcome, stop)
                 return
         except OF_ONE_IMAGE as error:
-            self._raise_if_general(error, stop)
+            _raise_if_general(error, stop)
             logger.debug("%s: together: %s; now one by one", title, error)
-            finished = {row.order for row in outcome.done}
-            jobs = [job for job in jobs if job.image.order not in finished]
-        for job in jobs:
-            self._attempt(job.image, outcome, stop, self._restore, [job], title, outcome, stop)
+            left = [image for image in group if image.order not in outcome.settled]
+        for image in left:
+            with self._noting(image, outcome, stop):
+                self._restore([image], title, outcome, stop)
 
-    def _attempt(self, image: Planned, outcome: Outcome, stop: StopRequest, work: Any, *arguments: Any) -> Any:
-        """What `work` returns, or None after noting why it failed for this image."""
+    @contextmanager
+    def _noting(self, image: Planned, outcome: Outcome, stop: StopRequest) -> Iterator[None]:
+        """Note why something failed for an image, and go on."""
         try:
-            return work(*arguments)
+            yield
         except OF_ONE_IMAGE as error:
-            self._raise_if_general(error, stop)
+            _raise_if_general(error, stop)
             reason = reason_of(error, image.source)
             logger.error("%s: not restored: %s", image.source, reason, exc_info=logger.isEnabledFor(10))
-            outcome.failed.append(f"{image.source}: {reason}")
-            return None
+            outcome.failed[image.order] = f"{image.source}: {reason}"
 
-    @staticmethod
-    def _raise_if_general(error: BaseException, stop: StopRequest) -> None:
-        """Raise again what is not the fault of one image."""
-        if stop.requested:
-            raise Interrupted("stopped between two batches of tiles") from None
-        if isinstance(error, Interrupted | ConfigError | TakenOver) or getattr(error, "errno", None) in OF_THE_DISK:
-            raise error
-
-    def _restore(self, jobs: Sequence[Job], title: str, outcome: Outcome, stop: StopRequest) -> None:
-        """Sample images together, then write each."""
-        start = time.monotonic()
+    def _restore(self, images: Sequence[Planned], title: str, outcome: Outcome, stop: StopRequest) -> None:
+        """Read images, sample those together that can be read, then write and measure each."""
+        start, jobs = time.monotonic(), list[Job]()
+        for image in images:
+            with self._noting(image, outcome, stop):
+                jobs.append(Job(self.plan, image))
+        if not jobs:
+            return
         name = jobs[0].image.source.name if len(jobs) == 1 else f"{len(jobs)} images"
-
         with StepLine(f"{title} {name}") as line:
-
-            def on_step(out: str, done: int, total: int) -> None:
-                if self.ranks.first:
-                    line.show(out, done, total)
-                if self.lock is not None:
-                    self.lock.check()
-                if stop.requested:
-                    raise Interrupted("stopped between two batches of tiles")
-
-            states = sampled(self.plan, jobs, on_step)
-        sampling = time.monotonic() - start
-        pixels = sum(job.image.pixels for job in jobs)
+            watch = StepWatch(line if self.ranks.first else None, stop, self.lock)
+            states = sampled(self.plan, jobs, watch)
+        sampling, pixels = time.monotonic() - start, sum(job.image.pixels for job in jobs)
         for job, results in zip(jobs, states, strict=True):
             begin = time.monotonic()
             self.plan.records.forget(job.image)
             row = measured(self.plan, job.write(results), job.item, job.traits)
-            seconds = sampling * job.image.pixels / pixels + time.monotonic() - begin
-            self._keep(job.image, replace(row, seconds=seconds), title, outcome)
-
-    def _keep(self, image: Planned, row: ImageRecord, title: str, outcome: Outcome) -> None:
-        self.plan.records.put(row, image)
-        self.plan.records.finished(image)
-        outcome.done.append(row)
-        target, (height, width) = next(iter(row.files.values())), row.size
-        text = f"{title} {image.source.name} -> {target} ({width}x{height}, {format_seconds(row.seconds)})"
-        logger.info("%s%s", text, metrics_text(row.metrics))
-
-    def _finish(self, outcome: Outcome) -> None:
-        if self.plan.nodes:
-            write_report_files(self.plan, outcome.done, outcome.failed, outcome.seconds)
+            row = replace(row, seconds=sampling * job.image.pixels / pixels + time.monotonic() - begin)
+            size, target = size_text(row.size), next(iter(row.files.values()))
+            said = f"{title} {job.image.source.name} -> {target} ({size}, {format_seconds(row.seconds)})"
+            said += metrics_text(row.metrics)
+            self.plan.records.put(row, job.image)
+            self.plan.records.finished(job.image)
+            outcome.done.append(row)
+            logger.info("%s", said)
 
     def _evaluate(self) -> None:
         """Run the evaluators: numbers to the log and to evaluation.json, pictures beside it."""
@@ -220,11 +207,19 @@ class Restoration:
             write_json(self.root / "evaluation.json", numbers)
 
 
+def _raise_if_general(error: BaseException, stop: StopRequest) -> None:
+    """Raise again what is not the fault of one image."""
+    if stop.requested:
+        raise Interrupted("stopped between two batches of tiles") from None
+    if isinstance(error, Interrupted | ConfigError | TakenOver) or getattr(error, "errno", None) in OF_THE_DISK:
+        raise error
+
+
 def _tell(outcome: Outcome) -> None:
     """The last lines of the log: what failed, or that nothing did."""
     if outcome.failed:
         logger.error("%s restored, %d failed:", counted(len(outcome.done), "image"), len(outcome.failed))
-        for line in outcome.failed:
+        for line in outcome.failed.values():
             logger.error("  %s", line)
         return
     before = len(outcome.done) - outcome.new

@@ -21,6 +21,7 @@ from ...images.files import quantise, read_image, to_float, to_tensor, write_ima
 from ...recipe.recipe import Recipe
 from ...runtime.interrupt import StopRequest
 from ...runtime.run_lock import RunLock
+from ...runtime.step_watch import StepWatch
 from ...utils.console import StepLine, format_seconds, get_logger
 from ...utils.errors import ConfigError, Interrupted
 from ...utils.files import digest_of, write_json
@@ -93,14 +94,8 @@ class Sweep:
         """What is kept, with this cell if it was not interrupted."""
         words = ", ".join(axis.label(cell.values[axis.name]) for axis in self.axes)
         with StepLine(f"{title} {words}") as line:
-
-            def on_step(out: str, done: int, total: int) -> None:
-                line.show(out, done, total)
-                if stop.requested:
-                    raise Interrupted("stopped between two steps")
-
             try:
-                pixels, seconds = self.subject.restore(cell, self.axes, on_step)
+                pixels, seconds = self.subject.restore(cell, self.axes, StepWatch(line, stop))
             except Interrupted:
                 return kept
         key = self._key(cell)
@@ -124,9 +119,10 @@ class Sweep:
 
     def _fingerprint(self) -> str:
         """Of everything that decides a cell besides its values: options, image, weights."""
-        plan, image = self.subject.plan, self.request.image
-        settings = plan.use.settings(plan.recipe, self.subject.phase)
-        return fingerprint(settings, image.name, digest_of(image), self.request.crop, self.subject.node.out)
+        decided = self.subject.plan.decided_by[self.subject.phase]
+        return fingerprint(
+            decided, self.request.image.name, digest_of(self.request.image), self.request.crop, self.subject.node.out
+        )
 
     def _key(self, cell: Cell) -> str:
         return fingerprint(self.base, cell.values)[:24]

@@ -318,7 +318,7 @@ def test_debug_shows_the_traceback_and_only_debug(monkeypatch):
     def bug(*_):
         raise KeyError("a mistake of ours\nin two lines")
 
-    monkeypatch.setattr(restoring_run.Restoration, "_finish", bug)
+    monkeypatch.setattr(restoring_run, "write_report_files", bug)
     code, said = restore_small()
     assert code == 1
     assert "KeyError: " in said

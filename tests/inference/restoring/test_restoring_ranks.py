@@ -103,7 +103,10 @@ def test_all_ranks_stop_when_one_is_told_to():
 
 def planned(position, height, tiles, phase="test"):
     file = Path(f"{position}.png")
-    return Planned(phase, position, file, file, {"out": file}, (height, 10), {"out": (height, 10)}, tiles, 1, "", "")
+    size = height, 10
+    return Planned(
+        phase, position, file, file.name, file, {"out": file}, size, {"out": size}, tiles, 1, height * 10, "", ""
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
