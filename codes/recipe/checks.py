@@ -5,10 +5,13 @@ from collections.abc import Iterator, Mapping
 
 from ..config.yaml_source import Issue, KeyPath, Source
 from ..data.datasets import DatasetOptions
+from ..evaluation.evaluators.restoring import ImagesOptions
 from ..graph.injectors.gaussian_diffusion import GaussianDiffusionOptions
 from ..graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
 from ..graph.step_options import StepOptions
 from ..models.diffusion.networks.base import DiffusionNetwork
+from ..models.diffusion.sampling_checks import step_problems
+from ..models.diffusion.sampling_options import SamplingOptions
 from .graph_checks import all_nodes, graph_issues
 from .log_checks import log_issues
 from .networks import describe_networks
@@ -40,6 +43,7 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
     if "train" in recipe.datasets:
         issues += _size_issues(recipe, networks)
     issues += _evaluator_issues(recipe, networks)
+    issues += _sampling_step_issues(recipe, networks)
     if recipe.eval.evaluators and recipe.train and recipe.train.val_freq is None:
         issues.append(Issue(("train", "val_freq"), "missing; without it eval.evaluators would never run"))
     issues += _pretrain_issues(recipe, recipe.networks)
@@ -54,6 +58,7 @@ def check_inference(recipe: Recipe, source: Source, networks: Mapping[str, Diffu
     """Raise ConfigError for every contradiction of an inference recipe, given its networks."""
     issues = [issue for phase in recipe.datasets for issue in graph_issues(recipe, networks, phase, training=False)]
     issues += _evaluator_issues(recipe, networks)
+    issues += _sampling_step_issues(recipe, networks)
     issues += _strength_issues(recipe, networks)
     issues += _pretrain_issues(recipe, networks)
     issues += _range_issues(recipe)
@@ -115,6 +120,24 @@ def _evaluator_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) 
     for name, evaluator in recipe.eval.evaluators.items():
         for issue in evaluator.problems(networks):
             yield Issue(("eval", "evaluators", name, *issue.path), issue.message)
+
+
+def _sampling_step_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
+    """Sampling steps that do not fit the process that this recipe trains, or that its options name."""
+    nodes = all_nodes(recipe)
+    trained = {node.generator: node.process for _, node in nodes if isinstance(node, GaussianDiffusionOptions)}
+    sampled: list[tuple[KeyPath, str, SamplingOptions]] = [
+        (path, node.generators[0], node) for path, node in nodes if isinstance(node, GaussianDiffusionInferenceOptions)
+    ]
+    for name, evaluator in recipe.eval.evaluators.items():
+        params = evaluator.params if isinstance(evaluator, ImagesOptions) else None
+        if params is not None:
+            sampled.append((("eval", "evaluators", name, "diffusion_params"), evaluator.for_network, params))
+    for path, network, sampling in sampled:
+        for issue in (
+            step_problems(sampling, network, networks[network], trained.get(network)) if network in networks else ()
+        ):
+            yield Issue((*path, *issue.path), issue.message)
 
 
 def _strength_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:

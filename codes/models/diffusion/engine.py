@@ -20,7 +20,7 @@ from .networks.base import DiffusionNetwork
 from .noise import NoiseField
 from .prediction import Prediction
 from .process import GaussianDiffusion
-from .respacing import karras_count
+from .sampling_checks import start_problem
 from .sampling_options import SamplingOptions
 from .tiling.canvas_sampling import SampledImage, canvas_channels, sample_images
 from .tiling.plan import TilePlan, padded_size
@@ -28,7 +28,6 @@ from .tiling.runner import TileRunner
 from .tiling.whole_image import Adjustment
 
 THRESHOLD_QUANTILE = 0.995  # of |x_start|, as in Saharia et al. 2022
-STARTING_SIGNAL = 0.2  # sqrt(abar) up to which pure noise stands for the state: leading3 of a linear schedule has .11
 
 
 class AutocastDenoiser:
@@ -43,28 +42,34 @@ class AutocastDenoiser:
         denoiser: Denoiser,
         autocast: Callable[[], AbstractContextManager[Any]],
         on_event: Callable[[str], None] | None = None,
+        needs_log_variance: bool = False,
     ) -> None:
         self.denoiser = denoiser
         self.autocast = autocast
+        self.needs_log_variance = needs_log_variance
         self.on_event = on_event
         self.repeats = 0
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
         with self.autocast():
             prediction = self.denoiser(x_t, t, cond)
-        if _finite(prediction):
+        if self._finite(prediction):
             return prediction
         self.repeats += 1
         if self.repeats == 1 and self.on_event:
             self.on_event("the network overflowed in this precision: such tiles are computed again in float32")
         with torch.autocast(x_t.device.type, enabled=False):
             prediction = self.denoiser(x_t, t, cond)
-        if not _finite(prediction):
+        if not self._finite(prediction):
             raise TesseraError(
                 f"the network's answer is not finite at t={int(t.max())} even in float32; its weights are broken, "
                 "or the input holds values that are not finite"
             )
         return prediction
+
+    def _finite(self, prediction: Prediction) -> bool:
+        whole = bool(torch.isfinite(prediction.x_start).all())
+        return whole and not (self.needs_log_variance and not bool(torch.isfinite(prediction.log_variance).all()))
 
 
 @dataclass(frozen=True)
@@ -99,28 +104,9 @@ class Engine:
     snr_splits: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        self._check_start()
-
-    def _check_start(self) -> None:
-        """Raises ConfigError for steps that begin where an image would still show, unless sampling begins around one.
-
-        Timesteps that a spacing leaves out at the noisy end are noise that nothing removes.
-        """
-        schedule, spacing = self.process.schedule, self.options.respaced_timestep_spacing
-        first, signal = int(schedule.timesteps[-1]), math.sqrt(schedule.alphas_cumprod[-1])
-        if signal <= STARTING_SIGNAL or first == schedule.original_num_timesteps - 1:
-            return
-        steps = schedule.num_timesteps
-        karras = karras_count(spacing) is not None
-        if karras and "low_res" in self.network.cond_names:
-            return
-        why = (
-            "karrasN starts around the upsampled low_res, which this network does not have"
-            if karras
-            else f"its first step, timestep {first} of {schedule.original_num_timesteps}, lies past most of the noise "
-            "that sampling starts from, so noise would be left in the image"
-        )
-        raise ConfigError(f"respaced_timestep_spacing {spacing}: {why}; use trailing{steps}")
+        problem = start_problem(self.options, self.process, self.network)
+        if problem:
+            raise ConfigError(f"respaced_timestep_spacing {problem}")
 
     def denoiser(self) -> Denoiser:
         """The network or networks with epsilon scaling and guidance; x_start is clipped only after what
@@ -212,7 +198,7 @@ class Engine:
 
     def _runner(self, on_event: Callable[[str], None] | None) -> TileRunner:
         return TileRunner(
-            AutocastDenoiser(self.denoiser(), self.autocast, on_event),
+            AutocastDenoiser(self.denoiser(), self.autocast, on_event, self.options.rule.needs_log_variance),
             self.process.eps_from_x_start,
             tile_batch_size=self.options.tile_batch_size,
             needs_log_variance=self.options.rule.needs_log_variance,
@@ -248,7 +234,3 @@ class Engine:
 def _scales(request: Request) -> dict[str, int]:
     """Pixels of the image per pixel of each spatial conditioning."""
     return {name: max(request.height // value.shape[-2], 1) for name, value in request.cond.items() if value.ndim == 4}
-
-
-def _finite(prediction: Prediction) -> bool:
-    return bool(torch.isfinite(prediction.x_start).all())

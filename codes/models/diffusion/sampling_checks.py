@@ -3,8 +3,14 @@
 import math
 
 from ...config.yaml_source import Issue
+from ...utils.errors import ConfigError
 from .networks.base import DiffusionNetwork
+from .process import GaussianDiffusion
+from .process_options import ProcessOptions
+from .respacing import karras_count
 from .sampling_options import SamplingOptions
+
+STARTING_SIGNAL = 0.2  # sqrt(abar) up to which pure noise stands for the state: leading3 of a linear schedule has .11
 
 
 def sampling_problems(sampling: SamplingOptions, name: str, network: DiffusionNetwork, scale: int) -> list[Issue]:
@@ -32,3 +38,37 @@ def _overlap_problems(sampling: SamplingOptions, network: DiffusionNetwork, alig
     if not tile or overlap <= tile - align:
         return []
     return [Issue(("tile_overlap",), f"is {overlap} for tiles of {tile} pixels; use 0 to {tile - align}")]
+
+
+def step_problems(
+    sampling: SamplingOptions, name: str, network: DiffusionNetwork, trained: ProcessOptions | None
+) -> list[Issue]:
+    """Steps that do not fit the process of training, where it is known, or begin past the noise they start from."""
+    if trained is None and (sampling.beta_schedule is None or sampling.diffusion_args is None):
+        return []
+    try:
+        problem = start_problem(sampling, sampling.build_process(trained, name), network)
+    except ConfigError as error:
+        problem = str(error)
+    return [Issue(("respaced_timestep_spacing",), problem)] if problem else []
+
+
+def start_problem(sampling: SamplingOptions, process: GaussianDiffusion, network: DiffusionNetwork) -> str | None:
+    """What is wrong with steps that begin where an image would still show, unless sampling begins around one.
+
+    Timesteps that a spacing leaves out at the noisy end are noise that nothing removes.
+    """
+    schedule, spacing = process.schedule, sampling.respaced_timestep_spacing
+    first, signal = int(schedule.timesteps[-1]), math.sqrt(schedule.alphas_cumprod[-1])
+    karras = karras_count(spacing) is not None
+    if signal <= STARTING_SIGNAL or first == schedule.original_num_timesteps - 1:
+        return None
+    if karras and "low_res" in network.cond_names:
+        return None
+    why = (
+        "karrasN starts around the upsampled low_res, which this network does not have"
+        if karras
+        else f"the first step, timestep {first} of {schedule.original_num_timesteps}, lies past most of the noise that "
+        "sampling starts from, so noise would be left in the image"
+    )
+    return f"is {spacing}: {why}; use trailing{schedule.num_timesteps}"

@@ -187,7 +187,7 @@ def test_nothing_global_is_touched() -> None:
 
 @pytest.mark.parametrize("spacing", ["leading1", "leading2", "ddim1", "ddim2", "50,1"])
 def test_steps_that_begin_past_the_noise_they_start_from_are_refused(spacing: str) -> None:
-    with pytest.raises(ConfigError, match=rf"respaced_timestep_spacing {spacing}: its first step.*use trailing\d+"):
+    with pytest.raises(ConfigError, match=rf"respaced_timestep_spacing is {spacing}: the first step.*use trailing\d+"):
         engine(respaced_timestep_spacing=spacing)
 
 
@@ -208,7 +208,7 @@ def test_karras_steps_need_an_image_to_begin_around() -> None:
     process = options.build_process(None, "generator")
     net = Linear()
     net.cond_names = frozenset()  # type: ignore[misc]
-    with pytest.raises(ConfigError, match=r"karras4: karrasN starts around the upsampled low_res, .*use trailing4"):
+    with pytest.raises(ConfigError, match=r"is karras4: karrasN starts around the upsampled low_res, .*use trailing4"):
         Engine(net, process, options, CPU, torch.no_grad)  # type: ignore[arg-type]
 
 
