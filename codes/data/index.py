@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..images.files import ImageInfo
-from ..utils.files import user_cache_folder, write_json
+from ..utils.files import remove_temporaries, user_cache_folder, write_json
 
 VERSION = 1
 WORTH_WRITING = 64  # new entries; fewer headers are read faster than an index is
@@ -53,6 +53,7 @@ class FolderIndex:
         data = {"version": VERSION, "folder": str(self.folder), "files": self._seen}
         # A full disk, a read-only home, a file name that is no text: the next run reads the headers again.
         with suppress(OSError, ValueError):
+            remove_temporaries([self.file.parent], older_than=3600)  # other runs may be writing theirs
             write_json(self.file, data, indent=None)
 
     def _read(self) -> dict[str, list[int | str]]:

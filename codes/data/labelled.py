@@ -11,6 +11,7 @@ from ..config.yaml_source import Issue
 from ..images.files import to_tensor
 from ..utils.console import get_logger
 from ..utils.errors import DataError
+from ..utils.names import one_form
 from .base import Item, Rejected
 from .datasets import DATASETS
 from .image_dataset import ImageDataset
@@ -85,7 +86,7 @@ class LabelledDataset(ImageDataset):
         for path, folder in zip(self.options.path_list, found.folders, strict=True):
             names |= {found.files[number]: self._class_of(found.files[number], Path(path)) for number in folder}
         self.classes = self.options.classes or tuple(sorted({name for name in names.values() if name is not None}))
-        numbers = {name: number for number, name in enumerate(self.classes)}
+        numbers = {one_form(name): number for number, name in enumerate(self.classes)}
 
         def judge(number: int) -> Rejected | None:
             name = names[found.files[number]]
@@ -101,9 +102,9 @@ class LabelledDataset(ImageDataset):
     def _class_of(self, file: Path, path: Path) -> str | None:
         if self.options.class_from == "prefix":
             prefix, underscore, _ = file.name.partition("_")
-            return prefix if underscore else None
+            return one_form(prefix) if underscore else None
         below = file.relative_to(path).parts if path.is_dir() else ()
-        return below[0] if len(below) > 1 else file.absolute().parent.name
+        return one_form(below[0] if len(below) > 1 else file.absolute().parent.name)
 
     def _check_classes(self) -> None:
         empty = set(self.classes) - {self.classes[label] for label in self._labels.values()}

@@ -13,6 +13,7 @@ from typing import Any
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..utils.errors import ConfigError
 from ..utils.files import write_json
+from ..utils.names import LONGEST_PART, cut_to_bytes, first_free, numbered, one_form, problem_with_part, same_file
 
 FILE = "classes.json"
 SHOWN = 10  # names in a message; ImageNet has 1000
@@ -57,8 +58,13 @@ class ClassList:
         """A folder name for each class: letters, digits, `-` and `_` of its first name; no two are alike."""
         plain = [_plain(self.name(number)) for number in range(self.count)]
         often = Counter(name.casefold() for name in plain)
+        taken: set[tuple[str, ...]] = set()
+        alone = {number: name for number, name in enumerate(plain) if often[name.casefold()] == 1 and _usable(name)}
+        taken |= {same_file(Path(name)) for name in alone.values()}
         return tuple(
-            name if name and often[name.casefold()] == 1 else f"{name or 'class'}-{number}"
+            alone[number]
+            if number in alone
+            else first_free(map(Path, numbered(f"{name or 'class'}-{number}", "")), lambda path: [path], taken).name
             for number, name in enumerate(plain)
         )
 
@@ -83,7 +89,12 @@ class ClassList:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^\w-]+", "_", name.split(",")[0].strip()).strip("_")[:60]
+    plain = re.sub(r"[^\w-]+", "_", one_form(name).split(",")[0].strip()).strip("_")
+    return cut_to_bytes(plain[:60], LONGEST_PART // 2)
+
+
+def _usable(name: str) -> bool:
+    return problem_with_part(name) is None
 
 
 def read_class_names(file: Path) -> tuple[str, ...]:

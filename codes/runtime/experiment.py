@@ -16,6 +16,7 @@ from ..config.yaml_source import Source
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.files import write_json, write_text
+from ..utils.names import numbered
 from ..version import __version__
 from .run_lock import NAME as LOCK_NAME
 from .run_lock import RunLock
@@ -142,7 +143,8 @@ class Experiment:
 
 def _put_aside(path: Path) -> None:
     stamp = time.strftime("%Y%m%d_%H%M%S", time.localtime(path.stat().st_mtime))
-    path.replace(path.with_name(f"{path.stem}_from_{stamp}{path.suffix}"))
+    names = (path.with_name(f"{name}{path.suffix}") for name in numbered(f"{path.stem}_from_{stamp}", ""))
+    path.replace(next(place for place in names if not place.exists()))
 
 
 def environment() -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Images with a class: by folder or by name, the same numbers for the same list."""
 
 import json
+import unicodedata
 
 import pytest
 import torch
@@ -105,3 +106,11 @@ def test_contradictions_are_named(changes, message):
         parse(LabelledOptions, Source("r.yml", {"paths": "a", **changes}, {}))
     assert message in str(caught.value)
     assert all(field.description for field in LabelledOptions.model_fields.values())
+
+
+def test_a_class_is_one_whatever_form_its_letters_have(tmp_path):
+    for number, form in enumerate(("NFC", "NFD")):
+        write_image(tmp_path / "in" / unicodedata.normalize(form, "Käfer") / f"{number}.png", picture(number, 24, 30))
+    assert labelled(tmp_path / "in").classes == ("Käfer",)
+    listed = (unicodedata.normalize("NFD", "Käfer"),)
+    assert [int(labelled(tmp_path / "in", classes=listed).item(position)["y"]) for position in range(2)] == [0, 0]

@@ -206,3 +206,14 @@ def test_a_second_run_into_the_folder_is_refused_and_changes_nothing():
         assert "results/made is in use by another run" in said
         assert times() == before
     assert generate("generate.num_samples=4")[0] == 0
+
+
+@pytest.mark.usefixtures("here")
+def test_what_a_kill_left_half_written_goes_at_the_next_start():
+    assert generate("generate.num_samples=2")[0] == 0
+    sample = next(iter(Path("results/made/samples").rglob("*.png")))
+    left = [sample.with_name(".000003.0a1b2c3d.tmp.png"), Path("results/made/.grid.0a1b2c3d.tmp.png")]
+    for file in left:
+        file.write_bytes(b"half")
+    assert generate("generate.num_samples=4")[0] == 0
+    assert not [file for file in left if file.exists()]

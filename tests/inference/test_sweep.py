@@ -254,3 +254,18 @@ def test_the_warm_up_of_a_device_is_one_step_on_a_corner(trained, monkeypatch, t
     sweep.subject.warm_up(sweep.cells[0])
     assert sizes == [((8, 8), 1)]
     assert not (tmp_path / "cells").exists()
+
+
+def test_sweeps_of_two_images_of_one_name_have_a_folder_each(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+    other = save_picture(trained / "other" / "small.png", HEIGHT, WIDTH, 7)
+    folders = []
+    for image in ("small.png", str(other), "small.png"):
+        code, said = door(sweep_door.main, "-opt", "infer.yml", "--image", image, "--axis", "seed", "1,2")
+        assert code == 0, said
+        folders.append(re.search(r"grid: (\S+)/grid.png", said)[1])
+    assert folders == [
+        "results/restored/sweep_small",
+        "results/restored/sweep_small_png",
+        "results/restored/sweep_small",
+    ]

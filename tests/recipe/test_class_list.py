@@ -1,11 +1,14 @@
 """Classes by name: what is found, what is ambiguous, what is nearest, and the files that hold names."""
 
 import json
+import unicodedata
+from pathlib import Path
 
 import pytest
 
 from codes.recipe.class_list import ClassList, classes_beside, read_class_names
 from codes.utils.errors import ConfigError
+from codes.utils.names import problem_with_part, same_file
 
 NAMES = ("tench, Tinca tinca", "crane", "goldfish, Carassius auratus", "crane", "cock")
 FISH = ClassList(6, NAMES)
@@ -68,3 +71,19 @@ def test_names_beside_the_weights(tmp_path):
     assert classes_beside(tmp_path / "1_net.safetensors") == ()
     (tmp_path / "classes.json").write_text('["ölfaß", "b"]', encoding="utf-8")
     assert classes_beside(tmp_path / "1_net.safetensors") == ("ölfaß", "b")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a b", "a_b", "a_b-0", "A_B-1"),
+        ("con", "NUL", "con-0"),
+        tuple(unicodedata.normalize(form, "Zürich") for form in ("NFC", "NFD")),
+        ("日本" * 60, "日本" * 61, "x"),
+        ("", "class-0", "..", "/"),
+    ],
+)
+def test_folders_are_told_apart_on_every_file_system(names):
+    folders = ClassList(len(names), names).folders
+    assert len({same_file(Path(folder)) for folder in folders}) == len(names)
+    assert not [problem for folder in folders if (problem := problem_with_part(folder))]

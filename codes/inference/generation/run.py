@@ -22,6 +22,7 @@ from ...runtime.run_lock import RunLock
 from ...runtime.step_watch import StepWatch
 from ...utils.console import StepLine, format_seconds, get_logger, log_to_file, stop_logging_to
 from ...utils.errors import Interrupted, TesseraError
+from ...utils.files import remove_temporaries
 from ...version import __version__
 from ..run import OnStep, Run
 from .checks import check_generation, class_labels, find_classes, sampling_nodes
@@ -96,6 +97,8 @@ class Generation:
         """On rank 0: settle what the samples that exist are; on every rank: how many of them count."""
         before = 0
         if self.ranks.first:
+            folders = self.files.folders or ("",)
+            remove_temporaries([self.root, *(self.root / FOLDER / name for name in folders)])
             take_up(self.root, self.settings, restart=self.options.on_change == "restart")
             record(self.root, self.settings, self._described())
             before = self.options.num_samples - len(self.files.missing(range(self.options.num_samples)))

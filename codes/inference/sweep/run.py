@@ -24,7 +24,8 @@ from ...runtime.run_lock import RunLock
 from ...runtime.step_watch import StepWatch
 from ...utils.console import StepLine, format_seconds, get_logger
 from ...utils.errors import ConfigError, Interrupted
-from ...utils.files import digest_of, write_json
+from ...utils.files import digest_of, remove_temporaries, write_json
+from ...utils.names import LONGEST_PART, cut_to_bytes, numbered
 from ...viewer.layers import BICUBIC, TRUTH
 from ...viewer.sweep_result import AxisKind, Reference, SweepResult, SweptAxis, SweptCell
 from ..run import results_folder
@@ -49,7 +50,7 @@ class Sweep:
             )
         if not request.image.is_file():
             raise ConfigError(f"--image {request.image}: no such file")
-        self.root = request.output or results_folder(recipe) / f"sweep_{request.image.stem}"
+        self.root = request.output or _folder_of(request.image, results_folder(recipe))
         self.request = request
         dataset = next(iter(recipe.datasets.values()))
         self.axes = read_axes(request.axes, getattr(dataset, "fixed_corruptions", ()))
@@ -70,6 +71,7 @@ class Sweep:
             return self._run(lock)
 
     def _run(self, lock: RunLock) -> SweepResult:
+        remove_temporaries([self.root, self.root / "cells"])
         kept: Mapping[str, Any] = self._kept()
         todo = [cell for cell in self.cells if self._key(cell) not in kept]
         if len(todo) < len(self.cells):
@@ -207,4 +209,18 @@ def _refuse_many(axes: Sequence[Axis], yes: bool) -> None:
 
 
 def _file_name(words: str) -> str:
-    return "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in words.replace(", ", "__"))[:80]
+    plain = "".join(sign if sign.isalnum() or sign in "._-" else "_" for sign in words.replace(", ", "__"))
+    return cut_to_bytes(plain[:80], LONGEST_PART)
+
+
+def _folder_of(image: Path, results: Path) -> Path:
+    """The folder of an image's sweeps: by its name, unless that is the folder of another image."""
+    for name in numbered(cut_to_bytes(image.stem, LONGEST_PART), image.suffix.lstrip(".")):
+        folder = results / f"sweep_{name}"
+        try:
+            swept = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))["image"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return folder
+        if swept == str(image):
+            return folder
+    raise AssertionError("the names end")
