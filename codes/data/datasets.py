@@ -17,10 +17,10 @@ class DatasetOptions(Options):
     )
     mode: str = Field("imagefolder", description="Which kind of dataset: its registered name.")
     n_workers: Annotated[int, SPEED_ONLY] = Field(
-        2, ge=0, description="Processes that prepare batches; 0 prepares them in the main process."
+        2, ge=0, le=1024, description="Processes that prepare batches; 0 prepares them in the main process."
     )
     batch_size: Annotated[int, TRAINING_ONLY] = Field(
-        1, ge=1, description="Items an iteration, over all ranks together."
+        1, ge=1, le=1_000_000, description="Items an iteration, over all ranks together."
     )
     loader_timeout: Annotated[float, TRAINING_ONLY] = Field(
         600.0,

@@ -3,14 +3,13 @@
 from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from ..config.fingerprint import TRAINING_ONLY
 from ..config.options import Options, nested
 from ..config.yaml_source import Issue
 
-AT_A_TIME = 2**20  # iterations that are looked at in one go
+MOST_RATES = 8
 TIMING = ("every", "after", "before")
 
 
@@ -64,26 +63,43 @@ class Switches(Timing):
 
 
 def distinct_iterations(timings: Iterable[Timing], last: int) -> list[int]:
-    """The first iteration (1..last) of every different pattern of what runs: checking these checks them all."""
-    kinds = {(t.every, t.after, t.before) for t in timings} - {(1, 0, None)}
-    found: dict[bytes, int] = {}
-    for first in range(1, last + 1, AT_A_TIME):
-        iterations = np.arange(first, min(first + AT_A_TIME, last + 1))
-        on = [
-            (iterations % every == 0) & (iterations >= after) & (iterations <= (last if before is None else before))
-            for every, after, before in sorted(kinds, key=str)
-        ]
-        for index in _first_of_each(on, len(iterations)):
-            found.setdefault(bytes(int(row[index]) for row in on), int(iterations[index]))
-        if not kinds:
-            break
+    """The first iteration (1..last) of every different pattern of what runs: checking these checks them all.
+
+    Found without counting: between two borders (after, before) it matters only by which of `every` an iteration is
+    divisible. Of more than MOST_RATES rates only the patterns of every single one and of all together are found.
+    """
+    kinds = sorted({(t.every, t.after, last if t.before is None else t.before) for t in timings} - {(1, 0, last)})
+    borders = sorted({1, *(after for _, after, _ in kinds), *(before + 1 for _, _, before in kinds)})
+    found: dict[tuple[bool, ...], int] = {}
+    for start, end in zip(borders, [*(border - 1 for border in borders[1:]), last], strict=True):
+        for iteration in sorted(_first_of_each(kinds, max(start, 1), min(end, last))):
+            found.setdefault(tuple(_due(kind, iteration) for kind in kinds), iteration)
     return sorted(found.values())
 
 
-def _first_of_each(rows: list[np.ndarray], count: int) -> Iterator[int]:
-    """The first column of every different one among the columns of boolean rows."""
-    code = np.zeros(count, dtype=np.int64)
-    for row in rows:
-        # Numbered anew after each row, so that any number of rows fits.
-        code = np.unique(2 * code + row, return_inverse=True)[1]
-    return (int(index) for index in np.unique(code, return_index=True)[1])
+def _due(kind: tuple[int, int, int], iteration: int) -> bool:
+    every, after, before = kind
+    return iteration % every == 0 and after <= iteration <= before
+
+
+def _first_of_each(kinds: list[tuple[int, int, int]], start: int, end: int) -> Iterator[int]:
+    """The first iteration from start to end of every set of rates that divide it; the borders are the same in all."""
+    if start > end:
+        return
+    rates = sorted({every for every, after, before in kinds if every > 1 and after <= start <= before})
+    if len(rates) > MOST_RATES:
+        sets: Iterable[tuple[int, ...]] = [(), *((rate,) for rate in rates), tuple(rates)]
+    else:
+        sets = chain.from_iterable(combinations(rates, count) for count in range(len(rates) + 1))
+    for dividing in sets:
+        first = _first_multiple(math.lcm(*dividing), [rate for rate in rates if rate not in dividing], start, end)
+        if first is not None:
+            yield first
+
+
+def _first_multiple(step: int, others: list[int], start: int, end: int) -> int | None:
+    """The first multiple of `step` from start to end that is divisible by none of `others`."""
+    if any(step % other == 0 for other in others):
+        return None
+    candidates = range(-(-start // step) * step, end + 1, step)
+    return next((number for number in candidates if all(number % other for other in others)), None)

@@ -1,6 +1,5 @@
 """Restoration as a library: `from tessera import Restorer`, or `from codes import Restorer` in a checkout."""
 
-import json
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +35,7 @@ from .strength_reader import StrengthReader
 
 logger = get_logger(__name__)
 T = TypeVar("T")
+V = TypeVar("V", int, tuple[str, ...])
 Progress = Callable[[int, int], object]
 NETWORK = "the network"  # its name in messages
 # Those of recipes/diffusion/infer.yml: plausible detail without grain.
@@ -107,8 +107,9 @@ class Restorer:
 
         device: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps. precision: fp32, bf16 or fp16.
         tile: side in output pixels; None is the size of training, 0 never tiles. tile_overlap: None is a quarter of it.
-        corruptions, scale: as in the training recipe; None, and the checkpoint says. estimator: a checkpoint of
-        recipes/diffusion/train_strengths.yml, which reads strengths that are `auto`. Raises ConfigError, one line.
+        corruptions, scale: those of training, for older files that do not record them. estimator: a checkpoint of
+        recipes/diffusion/train_strengths.yml, which reads strengths that are `auto`. Raises ConfigError, one line, for
+        what does not fit or contradicts the record: strengths would reach inputs that mean something else.
         """
         path = Path(path).expanduser()
         metadata = read_metadata(path)
@@ -117,20 +118,20 @@ class Restorer:
                 f"{path}: does not say what network it holds; use a .safetensors file of tessera-train, or build the "
                 "network and pass it to Restorer(network, process, scale=...)"
             )
-        scale = _recorded_scale(metadata) if scale is None else scale
+        scale = _agreed("scale", scale, metadata.scale, metadata)
         if scale is None:
             raise ConfigError(f"{path}: does not record its scale, as older checkpoints do not; pass scale=2, say")
         with torch_globals_at("cpu", 0, "network"):
             network = network_of(metadata)
         load_into(network, path, strict=True)
-        if corruptions is None:
-            corruptions = _recorded_corruptions(metadata, _num_strengths(network))
+        recorded = metadata.corruptions if len(metadata.corruptions or ()) == _num_strengths(network) else None
+        names = _agreed("corruptions", None if corruptions is None else tuple(corruptions), recorded, metadata)
         tiling = {"tile": tile, "tile_overlap": tile_overlap, "tile_batch_size": tile_batch_size}
         return cls(
             network,
-            ProcessOptions.model_validate_json(json.dumps(dict(metadata.process))) if metadata.process else None,
+            metadata.process_options,
             scale=scale,
-            corruptions=corruptions,
+            corruptions=names,
             device=device,
             precision=precision,
             options=_changed(DEFAULTS, tiling),
@@ -301,12 +302,14 @@ def _device(device: str | torch.device) -> torch.device:
     return choose_device(kind, [int(index)] if colon else None)
 
 
-def _recorded_scale(metadata: CheckpointMetadata) -> int | None:
-    scale = metadata.data.get("scale")
-    return scale if isinstance(scale, int) else None
+def _agreed(what: str, given: V | None, recorded: V | None, metadata: CheckpointMetadata) -> V | None:
+    """What the caller or the checkpoint says. Raises ConfigError where both do, and not the same."""
+    if given is not None and recorded is not None and given != recorded:
+        raise ConfigError(
+            f"{what}: {metadata.place} was trained with {_shown(recorded)}, found {_shown(given)}; leave {what} out"
+        )
+    return recorded if given is None else given
 
 
-def _recorded_corruptions(metadata: CheckpointMetadata, count: int) -> tuple[str, ...] | None:
-    """The names of the strengths, where as many are recorded as the network takes."""
-    names = metadata.data.get("corruptions")
-    return tuple(map(str, names)) if isinstance(names, list) and len(names) == count else None
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -16,10 +16,10 @@ class GenerationOptions(Options):
     """How many images are sampled, of which classes, and what is written beside them: `generate`."""
 
     num_samples: Annotated[int, CHOICE_ONLY] = Field(
-        100, ge=1, description="Images in all; those that exist from an earlier run count."
+        100, ge=1, le=10_000_000, description="Images in all; those that exist from an earlier run count."
     )
     batch_size: Annotated[int, SPEED_ONLY] = Field(
-        16, ge=1, description="Images a network call works on at once, on each process."
+        16, ge=1, le=65_536, description="Images a network call works on at once, on each process."
     )
     classes: int | str | tuple[int | str, ...] | None = Field(
         None,

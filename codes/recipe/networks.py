@@ -1,13 +1,12 @@
 """Networks of a recipe: as facts for the checks, as modules on a device, with weights from a file."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, read_metadata
+from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, check_size, load_into, read_metadata
 from ..models.diffusion.checkpoints.metadata import build_network as network_of
 from ..models.diffusion.networks.base import NETWORKS, DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions
@@ -26,17 +25,26 @@ def network_options(section: NetworkSection, checkpointing: bool) -> Any:
 
 
 def describe_networks(recipe: Recipe) -> dict[str, DiffusionNetwork]:
-    """The networks on the meta device: their needs and sizes, no memory and no weights."""
-    with torch.device("meta"):
-        return {
-            name: NETWORKS.get(section.which_model_G)(network_options(section, recipe.checkpointing_enabled))
-            for name, section in recipe.networks.items()
-        }
+    """The networks on the meta device: their needs and sizes, no memory and no weights.
+
+    Raises ConfigError for sizes of which no network can be built.
+    """
+    return {name: _described(name, recipe) for name in recipe.networks}
+
+
+def _described(name: str, recipe: Recipe) -> DiffusionNetwork:
+    section = recipe.networks[name]
+    try:
+        options = network_options(section, recipe.checkpointing_enabled)
+        return check_size(NETWORKS.get(section.which_model_G), options)
+    except ConfigError as error:
+        raise ConfigError(f"networks.{name}.args: {error}") from None
 
 
 def build_network(name: str, recipe: Recipe, seed: int, device: torch.device) -> DiffusionNetwork:
     """A network with fresh weights that depend on (seed, name) alone; a frozen one stays in evaluation mode."""
     section = recipe.networks[name]
+    _described(name, recipe)  # before any memory is asked for
     with torch_globals_at("cpu", seed, "network", name):
         network = NETWORKS.get(section.which_model_G)(network_options(section, recipe.checkpointing_enabled))
     network.requires_grad_(section.trainable)
@@ -58,6 +66,7 @@ class Trained:
     network: DiffusionNetwork
     process: ProcessOptions | None
     file: Path
+    metadata: CheckpointMetadata | None = None
 
 
 def find_weights(name: str, recipe: Recipe) -> Path:
@@ -98,7 +107,7 @@ def load_trained(name: str, recipe: Recipe, device: torch.device) -> Trained:
     place(network, device).eval().requires_grad_(False)
     if recipe.compile:
         network.compile()
-    return Trained(network, _process(metadata), file)
+    return Trained(network, metadata.process_options if metadata else None, file, metadata)
 
 
 def load_pretrained(name: str, network: DiffusionNetwork, recipe: Recipe) -> None:
@@ -107,10 +116,3 @@ def load_pretrained(name: str, network: DiffusionNetwork, recipe: Recipe) -> Non
         file = find_weights(name, recipe)
         load_into(network, file, strict=recipe.path.strict_load)
         logger.info("%s: starts from %s", name, file)
-
-
-def _process(metadata: CheckpointMetadata | None) -> ProcessOptions | None:
-    """The process that a checkpoint of ours was trained under."""
-    if metadata is None or not metadata.process:
-        return None
-    return ProcessOptions.model_validate_json(json.dumps(dict(metadata.process)))

@@ -35,7 +35,10 @@ class OutputOptions(Options):
         "nothing.",
     )
     num_samples: int = Field(
-        1, ge=1, description="Different results of every image, each of its own noise: name_1.png, name_2.png, ..."
+        1,
+        ge=1,
+        le=1000,
+        description="Different results of every image, each of its own noise: name_1.png, name_2.png, ...",
     )
     write: tuple[Written, ...] = Field(
         ("samples",),

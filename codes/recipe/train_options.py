@@ -33,7 +33,7 @@ class PostHocEmaOptions(Options):
 class TrainOptions(Options):
     """The loop: `train`."""
 
-    niter: int = Field(ge=1, description="Number of iterations (updates).")
+    niter: int = Field(ge=1, le=10**9, description="Number of iterations (updates).")
     warmup_iter: int = Field(
         0, ge=-1, description="Iterations over which the learning rate rises from 0; 0 or -1 switches the rise off."
     )

@@ -1,6 +1,8 @@
 """When the parts of the graph run, and how losses are weighted: functions of the iteration alone."""
 
 import itertools
+import random
+import time
 from typing import Any
 
 import pytest
@@ -72,11 +74,28 @@ def test_every_pattern_has_its_first_iteration(timings: list[Timing]) -> None:
     assert distinct_iterations(timings, 400) == sorted(patterns.values())
 
 
-def test_patterns_are_found_across_the_borders_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    timings = [Timing(every=2), Timing(every=3), Timing(after=50)]
-    whole = distinct_iterations(timings, 100)
-    monkeypatch.setattr("codes.graph.switches.AT_A_TIME", 7)
-    assert distinct_iterations(timings, 100) == whole
+@pytest.mark.parametrize("seed", range(8))
+def test_patterns_are_those_that_counting_finds(seed: int) -> None:
+    rng = random.Random(seed)
+    timings = []
+    for _ in range(rng.randint(1, 5)):
+        after = rng.choice([0, 0, rng.randint(0, 300)])
+        before = rng.choice([None, after + rng.randint(1, 200)])
+        timings.append(Timing(every=rng.choice([1, 2, 3, 4, 6, 7, 10, 25]), after=after, before=before))
+    patterns: dict[tuple[bool, ...], int] = {}
+    for iteration in range(1, 601):
+        patterns.setdefault(tuple(timing.due(iteration) for timing in timings), iteration)
+    assert distinct_iterations(timings, 600) == sorted(patterns.values())
+
+
+def test_a_thousand_million_iterations_take_no_time() -> None:
+    timings = [Timing(every=999_983), Timing(every=2), Timing(every=10**9), Timing(after=5 * 10**8), *[Timing()] * 3]
+    start = time.monotonic()
+    found = distinct_iterations(timings, 10**9)
+    many = distinct_iterations([Timing(every=number) for number in range(2, 60)], 10**9)
+    assert time.monotonic() - start < 2
+    assert found == [1, 2, 999_983, 1_999_966, 500_000_000, 500_000_001, 500_991_483, 501_991_466, 10**9]
+    assert many[0] == 1
 
 
 def weight(value: Any) -> Any:

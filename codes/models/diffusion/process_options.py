@@ -18,7 +18,9 @@ class BetaScheduleOptions(Options):
     schedule_name: str = Field(
         "linear", description="linear, linearX (last beta X at 1000 steps, e.g. linear0.025) or cosine."
     )
-    num_diffusion_timesteps: int = Field(4000, ge=1, description="Length T of the schedule the network is trained on.")
+    num_diffusion_timesteps: int = Field(
+        4000, ge=1, le=100_000, description="Length T of the schedule the network is trained on."
+    )
 
     @model_validator(mode="after")
     def _buildable(self) -> Self:

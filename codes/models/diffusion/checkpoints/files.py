@@ -1,6 +1,7 @@
 """Reading and writing weights as files: safe loading only, wrappers taken off, half precision widened."""
 
 import json
+import math
 import os
 import pickle
 import pickletools
@@ -26,8 +27,14 @@ SAFETENSORS = ".safetensors"
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 # Where several are present the averaged weights come first: they are the ones to sample from.
 WRAPPERS = ("params_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "params", "model", "generator")
+MOST_SHOWN = 80  # characters of a name
 PREFIXES = ("module.", "_orig_mod.")
 DEEPEST = 8  # mappings around the weights
+# What torch.load raises on files that are cut, damaged or of another kind.
+UNREADABLE = (
+    OSError, RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError, OverflowError,
+    MemoryError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 NAMING_OPCODES = ("GLOBAL", "STACK_GLOBAL", "INST")
 
 
@@ -59,18 +66,23 @@ def read_weights(path: str | Path) -> Weights:
         raise ConfigError(f"checkpoint {path} ends in {path.suffix!r}, expected {', '.join((SAFETENSORS, *PICKLES))}")
     wrapped, wrapper = _unwrapped(content, path)
     state_dict = _without_prefixes(wrapped)
+    _refuse_odd_tensors(state_dict, path)
     kinds = {str(value.dtype).removeprefix("torch.") for value in state_dict.values() if value.is_floating_point()}
     widened = {name: value.float() if value.is_floating_point() else value for name, value in state_dict.items()}
     return Weights(widened, metadata, "+".join(sorted(kinds)), wrapper)
 
 
-def read_safetensors_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of a .safetensors file, without reading its tensors. Raises ConfigError on a bad file."""
+def read_safetensors_header(path: str | Path) -> tuple[dict[str, str], int]:
+    """The metadata of a .safetensors file, and how many numbers it holds, without reading them.
+
+    Raises ConfigError on a bad file.
+    """
     path = Path(path)
     _refuse_unreadable(path)
     try:
         with safe_open(str(path), framework="pt") as file:
-            return dict(file.metadata() or {})
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+            return dict(file.metadata() or {}), sum(math.prod(shape) for shape in shapes)
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from None
 
@@ -155,7 +167,7 @@ def _read_pickle(path: Path) -> Any:
             f"checkpoint {path} is refused: it holds more than weights and would run code when loaded; "
             "if you trust its origin, save model.state_dict() alone in its own program and use that file"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, struct.error) as error:
+    except UNREADABLE as error:
         raise _damaged(path, error) from None
 
 
@@ -190,6 +202,18 @@ def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         f"checkpoint {path} holds no weights: expected a mapping of names to tensors, bare or under one of "
         f"{', '.join(WRAPPERS)}"
     )
+
+
+def _refuse_odd_tensors(state_dict: Mapping[str, Tensor], path: Path) -> None:
+    """Tensors that no network of ours holds, and those that would grow when they are copied."""
+    for name, value in state_dict.items():
+        plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+        whole = plain and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+        if not whole or value.is_complex():
+            raise ConfigError(
+                f"checkpoint {path} is refused: {name[:MOST_SHOWN]} is no plain tensor of numbers; save "
+                "model.state_dict() of its own program again"
+            )
 
 
 def _without_prefixes(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

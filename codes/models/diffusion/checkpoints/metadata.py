@@ -4,19 +4,27 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from ....config.options import Options, normalised
 from ....utils.errors import ConfigError, DamagedError
 from ....version import __version__
 from ..networks.base import NETWORKS, DiffusionNetwork
+from ..process_options import ProcessOptions
 from .families import Recognised, recognise
-from .files import Weights, read_safetensors_metadata, read_weights, write_weights
+from .files import Weights, read_safetensors_header, read_weights, write_weights
+from .record import VERSION, first_problem, read_record
 
+M = TypeVar("M", bound=Options)
 SHOWN = 3
+MOST_SHOWN = 120  # characters of a foreign message
+MOST_PARAMETERS = 20_000_000_000
+# A network may have more parameters than its file, which then lacks some: load_into says which.
+TOLERANCE, MARGIN = 4, 10_000_000
 INSPECT = "python codes/scripts/inspect_checkpoint.py"
 
 
@@ -34,6 +42,33 @@ class CheckpointMetadata:
     tessera_version: str = __version__
     data: Mapping[str, Any] = field(default_factory=dict)
     """What it was trained on, as plain JSON values: `scale`, and the names of its `corruptions` in their order."""
+    file: Path | None = field(default=None, compare=False)
+    """Where it was read."""
+    held: int | None = field(default=None, compare=False)
+    """How many numbers the tensors of that file hold."""
+
+    @property
+    def process_options(self) -> ProcessOptions | None:
+        """The process it was trained under; None where it records none. Raises ConfigError with the file's name."""
+        if not self.process:
+            return None
+        return _typed(ProcessOptions, self.process, f"{self.place}: its record of the process")
+
+    @property
+    def scale(self) -> int | None:
+        """Pixels of a result per pixel of low_res, in training; None where it records none."""
+        return self.data.get("scale")
+
+    @property
+    def corruptions(self) -> tuple[str, ...] | None:
+        """The names of the strengths in the order of training; None where it records none."""
+        names = self.data.get("corruptions")
+        return None if names is None else tuple(names)
+
+    @property
+    def place(self) -> str:
+        """How messages call it."""
+        return f"checkpoint {self.file}" if self.file else "this checkpoint"
 
     @classmethod
     def of(
@@ -65,16 +100,19 @@ class CheckpointMetadata:
         }
 
     @classmethod
-    def from_strings(cls, text: Mapping[str, str]) -> Self | None:
-        """The inverse of `to_strings`; None when the text is not ours or not readable."""
-        try:
-            network = json.loads(text["network"])
-            kind: Literal["ema", "raw"] = "ema" if text["kind"] == "ema" else "raw"
-            process, data = json.loads(text["process"]), json.loads(text.get("data", "{}"))
-            version, iteration = text["tessera_version"], int(text["iteration"])
-            return cls(network["which_model"], network["args"], kind, iteration, process, version, data)
-        except (KeyError, TypeError, ValueError):
+    def from_strings(cls, text: Mapping[str, str], file: Path | None = None, held: int | None = None) -> Self | None:
+        """The inverse of `to_strings`; None when the text is not ours.
+
+        Raises ConfigError with the file's name for a record of ours of which something is missing or of another type.
+        """
+        if VERSION not in text:
             return None
+        record = read_record(text, f"checkpoint {file}" if file else "this checkpoint")
+        data = record.data.model_dump(mode="json", exclude_unset=True)
+        network, version = record.network, text[VERSION]
+        return cls(
+            network.which_model, network.args, record.kind, record.iteration, record.process, version, data, file, held
+        )
 
 
 @dataclass(frozen=True)
@@ -110,24 +148,53 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
     """What one of our checkpoints says about itself; None for a file that is not ours. Raises ConfigError."""
     if Path(path).suffix != ".safetensors":
         return None
-    return CheckpointMetadata.from_strings(read_safetensors_metadata(path))
+    metadata, held = read_safetensors_header(path)
+    return CheckpointMetadata.from_strings(metadata, Path(path), held)
 
 
 def build_network(metadata: CheckpointMetadata) -> DiffusionNetwork:
     """A new network, with fresh weights, from the options in a checkpoint's metadata. Raises ConfigError."""
-    return build(metadata.which_model, metadata.network)
-
-
-def build(which_model: str, options: Mapping[str, Any]) -> DiffusionNetwork:
-    """A registered network from plain JSON options. Raises ConfigError on a name or option it does not know."""
-    network = NETWORKS.get(which_model)
+    most = MOST_PARAMETERS if metadata.held is None else min(MOST_PARAMETERS, TOLERANCE * metadata.held + MARGIN)
     try:
-        parsed = network.Options.model_validate_json(json.dumps(dict(options)))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"options of {which_model} do not fit: {where} {first['msg']}".replace("  ", " ")) from None
+        return build(metadata.which_model, metadata.network, most)
+    except ConfigError as error:
+        raise ConfigError(f"{metadata.place}: {error}") from None
+
+
+def build(which_model: str, options: Mapping[str, Any], most: int = MOST_PARAMETERS) -> DiffusionNetwork:
+    """A registered network from plain JSON options.
+
+    Raises ConfigError on a name or option it does not know, and on sizes of more than `most` parameters.
+    """
+    network = NETWORKS.get(which_model)
+    parsed = _typed(network.Options, options, f"options of {which_model} do not fit")
+    check_size(network, parsed, most)
     return network(parsed)
+
+
+def check_size(network: type[DiffusionNetwork], options: Any, most: int = MOST_PARAMETERS) -> DiffusionNetwork:
+    """A network without memory, on the meta device. Raises ConfigError for sizes of which none can be built."""
+    try:
+        with torch.device("meta"):
+            described = network(options)
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:MOST_SHOWN]
+        raise ConfigError(f"a network of these sizes cannot be built ({reason})") from None
+    count = sum(parameter.numel() for parameter in described.parameters())
+    if count > most:
+        raise ConfigError(f"a network of {count:,} parameters, where {most:,} are the most that can be meant")
+    return described
+
+
+def _typed(cls: type[M], values: Mapping[str, Any], what: str) -> M:
+    """Typed options of plain JSON values. Raises ConfigError, one line, that begins with `what`."""
+    try:
+        data = normalised(dict(values))
+        return cls.model_validate(data)
+    except RecursionError:
+        raise ConfigError(f"{what}: nested too deep") from None
+    except ValidationError as error:
+        raise ConfigError(f"{what}: {first_problem(cls, error, data)}") from None
 
 
 def load_into(network: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:

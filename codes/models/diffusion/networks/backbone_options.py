@@ -8,6 +8,10 @@ from ....config.fingerprint import SPEED_ONLY, TRAINING_ONLY
 from ....config.options import Options
 from .blocks import GroupRule, norm_groups
 
+MOST_SIDE = 2**16  # pixels
+MOST_BLOCKS = 128
+MOST_WIDTH = 2**15  # channels of a level
+
 
 class BackboneOptions(Options):
     """A U-Net with attention, optionally on patches, optionally conditioned on classes or on a degraded image.
@@ -15,30 +19,37 @@ class BackboneOptions(Options):
     The names are those of guided-diffusion, DL-Art-School and PatchDiffusion, so that their recipes fit as they are.
     """
 
-    image_size: int = Field(gt=0, description="Height and width the network is trained at, in pixels; the default tile")
-    in_channels: int = Field(default=3, gt=0, description="Channels of the image, without its conditioning")
-    model_channels: int = Field(gt=0, description="Channels that the multipliers multiply")
-    out_channels: int = Field(
-        gt=0, description="Channels of the output: in_channels, or twice as many when the variance is learned"
+    image_size: int = Field(
+        gt=0, le=MOST_SIDE, description="Height and width the network is trained at, in pixels; the default tile"
     )
-    num_res_blocks: int = Field(gt=0, description="Residual blocks per level on the way down (one more on the way up)")
+    in_channels: int = Field(default=3, gt=0, le=1024, description="Channels of the image, without its conditioning")
+    model_channels: int = Field(gt=0, le=8192, description="Channels that the multipliers multiply")
+    out_channels: int = Field(
+        gt=0, le=2048, description="Channels of the output: in_channels, or twice as many when the variance is learned"
+    )
+    num_res_blocks: int = Field(
+        gt=0, le=64, description="Residual blocks per level on the way down (one more on the way up)"
+    )
     attention_resolutions: tuple[int, ...] = Field(
         description="Levels with attention, as downsampling factors after patching (1, 2, 4, ...), not as pixels"
     )
     dropout: Annotated[float, TRAINING_ONLY] = Field(
         default=0.0, ge=0, lt=1, description="Probability of dropping an activation in a block"
     )
-    channel_mult: tuple[float, ...] = Field(
+    channel_mult: tuple[Annotated[float, Field(gt=0, le=64)], ...] = Field(
         default=(1, 2, 4, 8),
         min_length=1,
+        max_length=12,
         description="Width of each level as a multiple of model_channels; may be fractional",
     )
     conv_resample: bool = Field(default=True, description="Resample by learned convolutions; false: mean and nearest")
-    num_classes: int | None = Field(default=None, gt=0, description="Number of classes; ~: not class-conditional")
+    num_classes: int | None = Field(
+        default=None, gt=0, le=1_000_000, description="Number of classes; ~: not class-conditional"
+    )
     classifier_free: bool = Field(
         default=False, description="Keep one more label, index num_classes, that means no class (for guidance)"
     )
-    num_heads: int = Field(default=1, gt=0, description="Attention heads, where num_head_channels is -1")
+    num_heads: int = Field(default=1, gt=0, le=1024, description="Attention heads, where num_head_channels is -1")
     num_head_channels: int = Field(default=-1, ge=-1, description="Channels per attention head; -1: num_heads counts")
     num_heads_upsample: int = Field(default=-1, ge=-1, description="Attention heads on the way up; -1: num_heads")
     use_scale_shift_norm: bool = Field(default=False, description="The time scales and shifts the second norm (FiLM)")
@@ -51,9 +62,14 @@ class BackboneOptions(Options):
         description="Groups of the normalisation layers: adm always 32, dlas 8 or 16 for up to 16 or 64 channels; "
         "~: dlas exactly when num_corruptions is given",
     )
-    patch_size: int = Field(default=1, gt=0, description="Side P of the square patches folded into channels, in pixels")
+    patch_size: int = Field(
+        default=1, gt=0, le=64, description="Side P of the square patches folded into channels, in pixels"
+    )
     num_corruptions: int | None = Field(
-        default=None, ge=0, description="Corruption strengths the network is told, beside the low resolution; ~: none"
+        default=None,
+        ge=0,
+        le=1000,
+        description="Corruption strengths the network is told, beside the low resolution; ~: none",
     )
     low_res_conditioning: bool | None = Field(
         default=None, description="Takes a low-resolution image; ~: yes exactly when num_corruptions is given"
@@ -126,7 +142,14 @@ class BackboneOptions(Options):
                 f"out_channels is {self.out_channels}, expected {self.in_channels} (in_channels) "
                 f"or {2 * self.in_channels} (with a learned variance)"
             )
+        if self.num_res_blocks * len(self.widths) > MOST_BLOCKS:
+            raise ValueError(f"num_res_blocks x levels is more than {MOST_BLOCKS} blocks on the way down")
         for mult, width in zip(self.channel_mult, self.widths, strict=True):
+            if not 1 <= width <= MOST_WIDTH:
+                raise ValueError(
+                    f"channel_mult {mult:g} x model_channels {self.model_channels} is {width} channels; expected 1 to "
+                    f"{MOST_WIDTH}"
+                )
             try:
                 norm_groups(width, self.group_rule)
             except ValueError as error:
