@@ -23,6 +23,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Read the recipe, then estimate, generate or restore; 1 when some images failed."""
     source = source_of(arguments)
     recipe = read_recipe(source)
+    with located(source):
+        return _run(arguments, recipe, source)
+
+
+def _run(arguments: argparse.Namespace, recipe: Recipe, source: Source) -> int:
     if arguments.dry_run:
         if arguments.launcher == "pytorch":
             raise ConfigError("--dry_run estimates for one process; leave --launcher out")

@@ -26,8 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Read the recipe, then check it or train."""
     source = source_of(arguments)
     recipe = read_recipe(source, lambda found: check_training(found, source))
-    if arguments.check:
-        return check_run(recipe, source)
+    with located(source):
+        return check_run(recipe, source) if arguments.check else _train_alone(arguments, recipe, source)
+
+
+def _train_alone(arguments: argparse.Namespace, recipe: Recipe, source: Source) -> int:
+    """Train in a folder that no other run may use meanwhile."""
     if not is_first(arguments.launcher):
         _train(arguments, recipe, source, None)
         return EXIT_OK

@@ -5,7 +5,9 @@ Values are typed by YAML (yaml_text.py); what stands after `--set` is one value 
 """
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from .registry import nearest
 from .yaml_text import MOST_LENGTH, MOST_TEXT, Mark, YamlProblem, is_text, parse_yaml, shortened, to_yaml
 
 KeyPath = tuple[str | int, ...]
+KEYS = re.compile(r"[A-Za-z_]\w*(?:\.[\w-]+)*(?=: )")
 EXAMPLE = "--set train.niter=1000"
 MOST_SHOWN = 200  # characters of an override in messages
 BRACKETS = {"[": "]", "{": "}", "'": "'", '"': '"'}
@@ -80,6 +83,22 @@ class Source:
         )
         lines = [printable(f"{where}: {format_path(issue.path)}{issue.message}") for where, issue in located]
         return ConfigError("\n".join(dict.fromkeys(lines)), issues)
+
+
+@contextmanager
+def located(source: Source) -> Iterator[None]:
+    """Give errors that only name a key path (`path.results: ...`), as of code that knows no files, its file and line.
+
+    Errors that hold issues have theirs already; so has what names no key of this recipe.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        named = KEYS.match(str(error))
+        path = tuple(named[0].split(".")) if named else ("",)
+        if error.issues or path[0] not in source.data:
+            raise
+        raise ConfigError(f"{source.where(path)}: {error}") from error
 
 
 def format_path(path: KeyPath) -> str:

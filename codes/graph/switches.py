@@ -1,6 +1,8 @@
 """When the parts of the graph run: switches that are functions of the iteration and of what ran before alone."""
 
+import math
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, combinations
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +12,7 @@ from ..config.options import Options, nested
 from ..config.yaml_source import Issue
 
 MOST_RATES = 8
+NEAR = 10_000  # iterations
 TIMING = ("every", "after", "before")
 
 
@@ -66,7 +69,7 @@ def distinct_iterations(timings: Iterable[Timing], last: int) -> list[int]:
     """The first iteration (1..last) of every different pattern of what runs: checking these checks them all.
 
     Found without counting: between two borders (after, before) it matters only by which of `every` an iteration is
-    divisible. Of more than MOST_RATES rates only the patterns of every single one and of all together are found.
+    divisible. Of more than MOST_RATES rates only the patterns near a border and those of every single one are found.
     """
     kinds = sorted({(t.every, t.after, last if t.before is None else t.before) for t in timings} - {(1, 0, last)})
     borders = sorted({1, *(after for _, after, _ in kinds), *(before + 1 for _, _, before in kinds)})
@@ -88,7 +91,9 @@ def _first_of_each(kinds: list[tuple[int, int, int]], start: int, end: int) -> I
         return
     rates = sorted({every for every, after, before in kinds if every > 1 and after <= start <= before})
     if len(rates) > MOST_RATES:
-        sets: Iterable[tuple[int, ...]] = [(), *((rate,) for rate in rates), tuple(rates)]
+        near = range(start, min(end, start + NEAR) + 1)
+        yield from {tuple(rate for rate in rates if number % rate == 0): number for number in reversed(near)}.values()
+        sets: Iterable[tuple[int, ...]] = [(rate,) for rate in rates]
     else:
         sets = chain.from_iterable(combinations(rates, count) for count in range(len(rates) + 1))
     for dividing in sets:
