@@ -14,6 +14,7 @@ if not __package__:
 
     run_as_module(__file__)
 
+from .config.yaml_source import located
 from .evaluation.effnet_lite0 import EffnetLite0
 from .inference.evaluation.folder_comparison import (
     compare_folders,
@@ -36,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     if given:
         raise ConfigError(f"--{given[0]} compares two folders and does not go with -opt; set it in the recipe")
     source = source_of(arguments)
-    sys.stdout.write(evaluation_table(RecipeEvaluation(read_recipe(source), source).run()))
+    with located(source):
+        sys.stdout.write(evaluation_table(RecipeEvaluation(read_recipe(source), source).run()))
     return EXIT_OK
 
 

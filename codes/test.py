@@ -9,12 +9,14 @@ if not __package__:
 
     run_as_module(__file__)
 
+from .config.yaml_source import Source, located
 from .inference.generation.run import Generation
 from .inference.restoring.estimate import estimate
 from .inference.restoring.run import Restoration
-from .recipe.recipe import read_recipe
+from .recipe.recipe import Recipe, read_recipe
+from .recipe.remarks import warn_of
 from .runtime.command_line import common_arguments, main_with, source_of
-from .runtime.devices import join_ranks, leave_ranks
+from .runtime.devices import is_first, join_ranks, leave_ranks
 from .utils.console import setup_logging
 from .utils.errors import EXIT_FAILED, EXIT_OK, ConfigError
 
@@ -24,6 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     source = source_of(arguments)
     recipe = read_recipe(source)
     with located(source):
+        if is_first(arguments.launcher):
+            warn_of(recipe, source)
         return _run(arguments, recipe, source)
 
 

@@ -9,9 +9,10 @@ if not __package__:
 
     run_as_module(__file__)
 
-from .config.yaml_source import Source
+from .config.yaml_source import Source, located
 from .recipe.checks import check_training
 from .recipe.recipe import Recipe, read_recipe
+from .recipe.remarks import warn_of
 from .runtime.command_line import common_arguments, main_with, source_of
 from .runtime.devices import choose_device, is_first, join_ranks, leave_ranks
 from .runtime.experiment import Experiment
@@ -27,6 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     source = source_of(arguments)
     recipe = read_recipe(source, lambda found: check_training(found, source))
     with located(source):
+        if is_first(arguments.launcher):
+            warn_of(recipe, source)
         return check_run(recipe, source) if arguments.check else _train_alone(arguments, recipe, source)
 
 

@@ -5,7 +5,7 @@ misspelt key, the nearest valid one.
 """
 
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
@@ -45,6 +45,10 @@ class Options(BaseModel):
     """Base of all option classes: frozen, unknown keys forbidden, no silent conversion of text to numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True, allow_inf_nan=False)
+
+    def remarks(self) -> Iterable[Issue]:
+        """What is not wrong, but hardly meant: its key path here, and why. A recipe gets a warning of each."""
+        return ()
 
     @classmethod
     def __get_pydantic_json_schema__(

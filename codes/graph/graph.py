@@ -5,7 +5,7 @@ write-once. What is read and written follows from the options alone, so a wrong 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +109,11 @@ class LossOptions(Timing, NodeOptions):
         description="Factor of this loss in the sum that is minimised: a number, {start, end, from, to, shape}, or a "
         "list of [iteration, weight] between which it is interpolated.",
     )
+
+    def remarks(self) -> Iterator[Issue]:
+        if isinstance(self.weight, float | int) and self.weight <= 0:
+            what = "the loss is made as large as it can be" if self.weight < 0 else "the loss changes nothing"
+            yield Issue(("weight",), f"is {self.weight:g}: {what}")
 
 
 class Injector(ABC):

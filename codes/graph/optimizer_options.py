@@ -24,7 +24,7 @@ BETAS = ("beta1", "beta2")
 class OptimizerParams(Options):
     """Options of the optimiser: `steps.<name>.optimizer_params`. What is not set is torch's own default."""
 
-    lr: float = Field(1e-4, gt=0, description="Learning rate after warm-up.")
+    lr: float = Field(1e-4, gt=0, le=1000, description="Learning rate after warm-up.")
     weight_decay: float = Field(
         0.0,
         ge=0,

@@ -11,6 +11,7 @@ import torch
 
 from ..config.fingerprint import deciding
 from ..graph.graph import StepContext
+from ..models.diffusion.checkpoints.metadata import CheckpointMetadata
 from ..models.diffusion.engine import Engine
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions
@@ -30,7 +31,8 @@ class Run:
     """Networks on a device, the arithmetic that they compute in, and the seed that every draw follows from.
 
     `root`: the folder that everything is written below; None for a use that writes nothing. `processes` and
-    `weights`: what a network was trained under, where its checkpoint says it, and the file that it came from.
+    `weights`: what a network was trained under, where its checkpoint says it, and the file that it came from;
+    `records`: what that file records of itself.
     """
 
     networks: Mapping[str, DiffusionNetwork]
@@ -40,6 +42,7 @@ class Run:
     root: Path | None = None
     processes: Mapping[str, ProcessOptions] = field(default_factory=dict)
     weights: Mapping[str, Path] = field(default_factory=dict)
+    records: Mapping[str, CheckpointMetadata] = field(default_factory=dict)
     ranks: Ranks = field(default_factory=Ranks)
 
     @classmethod
@@ -56,6 +59,7 @@ class Run:
             root=results_folder(recipe),
             processes={name: found.process for name, found in trained.items() if found.process},
             weights={name: found.file for name, found in trained.items()},
+            records={name: found.metadata for name, found in trained.items() if found.metadata},
             ranks=ranks,
         )
 

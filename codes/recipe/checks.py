@@ -9,6 +9,7 @@ from ..evaluation.evaluators.restoring import ImagesOptions
 from ..graph.injectors.gaussian_diffusion import GaussianDiffusionOptions
 from ..graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
 from ..graph.step_options import StepOptions
+from ..models.diffusion.checkpoints.metadata import CheckpointMetadata
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.sampling_checks import step_problems
 from ..models.diffusion.sampling_options import SamplingOptions
@@ -16,6 +17,7 @@ from .graph_checks import all_nodes, graph_issues
 from .log_checks import log_issues
 from .networks import describe_networks
 from .recipe import PRETRAIN, Recipe
+from .record_checks import record_issues
 
 NOT_TRAINING = {
     "output": "says how test.py writes its results; a training recipe writes none, so remove this section",
@@ -54,8 +56,13 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
     return networks
 
 
-def check_inference(recipe: Recipe, source: Source, networks: Mapping[str, DiffusionNetwork]) -> None:
-    """Raise ConfigError for every contradiction of an inference recipe, given its networks."""
+def check_inference(
+    recipe: Recipe,
+    source: Source,
+    networks: Mapping[str, DiffusionNetwork],
+    records: Mapping[str, CheckpointMetadata] | None = None,
+) -> None:
+    """Raise ConfigError for every contradiction of an inference recipe, given its networks and what they record."""
     issues = [issue for phase in recipe.datasets for issue in graph_issues(recipe, networks, phase, training=False)]
     issues += _evaluator_issues(recipe, networks)
     issues += _sampling_step_issues(recipe, networks)
@@ -63,6 +70,7 @@ def check_inference(recipe: Recipe, source: Source, networks: Mapping[str, Diffu
     issues += _pretrain_issues(recipe, networks)
     issues += _range_issues(recipe)
     issues += _output_issues(recipe)
+    issues += record_issues(recipe, records or {})
     if issues:
         raise source.error(issues)
 
@@ -176,7 +184,7 @@ def _untrained_issues(recipe: Recipe) -> Iterator[Issue]:
             yield Issue(("networks", name), message)
 
 
-def _networks_on(recipe: Recipe, key: str) -> set[str]:
+def networks_on(recipe: Recipe, key: str) -> set[str]:
     """The networks that are given an image of the size of this key of the data."""
     nodes = [node for _, node in all_nodes(recipe)]
     origin = {written: read for node in reversed(nodes) for written, read in node.same_size().items()}
@@ -194,7 +202,7 @@ def _networks_on(recipe: Recipe, key: str) -> set[str]:
 def _size_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
     dataset: DatasetOptions = recipe.datasets["train"]
     target, scale = getattr(dataset, "target_size", None), getattr(dataset, "scale", 1)
-    whole = _networks_on(recipe, "hq")
+    whole = networks_on(recipe, "hq")
     for name, network in networks.items():
         multiple = math.lcm(network.multiple_of, scale)
         if target and name in whole and (target % multiple or target < network.minimum_size):

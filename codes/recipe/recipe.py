@@ -9,6 +9,7 @@ from pydantic import AliasChoices, Field, GetJsonSchemaHandler, ValidationInfo, 
 from pydantic_core import CoreSchema
 
 from ..config.all_problems import check_all
+from ..config.effect import OnlyWith
 from ..config.fingerprint import CONTENT_ONLY, PLACE_ONLY, REPORT_ONLY, SPEED_ONLY, TRAINING_ONLY
 from ..config.options import ONE_OF, FilePart, OneOf, Options, nested, parse, validate_nested
 from ..config.paths import UserPath, user_path
@@ -88,7 +89,7 @@ class PathOptions(Options):
     results: Annotated[UserPath | None, PLACE_ONLY] = Field(
         None, description="Folder that a test run writes to; default: results/<name>."
     )
-    strict_load: bool = Field(
+    strict_load: Annotated[bool, OnlyWith("pretrain")] = Field(
         True, description="Every parameter must be found in the checkpoint, and nothing else in it."
     )
     resume_state: Annotated[UserPath | None, TRAINING_ONLY] = Field(

@@ -1,10 +1,13 @@
 """The options of the training loop and of what it shows and keeps: `train` and `logger`."""
 
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ..config.effect import NotWith, OnlyWith
 from ..config.options import FilePart, Options, nested
 from ..config.yaml_source import Issue
 
@@ -41,10 +44,12 @@ class TrainOptions(Options):
         1, ge=1, description="Splits the batch into this many parts whose gradients accumulate."
     )
     ema_rate: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights (EMA) per iteration.")
-    ema_warmup: bool = Field(
+    ema_warmup: Annotated[bool, NotWith("ema_rate", 0)] = Field(
         True, description="Average over a shorter past at the start: rate min(ema_rate, (1+n)/(10+n))."
     )
-    val_freq: int | None = Field(None, ge=1, description="Iterations between evaluations (`eval.evaluators`).")
+    val_freq: Annotated[int | None, OnlyWith("/eval.evaluators")] = Field(
+        None, ge=1, description="Iterations between evaluations (`eval.evaluators`)."
+    )
     manual_seed: int = Field(
         0, ge=0, description="Seed from which every random draw of the run follows, where `seed` is not set."
     )
@@ -54,7 +59,9 @@ class TrainOptions(Options):
     gen_lr_steps: tuple[int, ...] = Field(
         (), description="MultiStepLR: iterations at which the rate is multiplied by lr_gamma."
     )
-    lr_gamma: float = Field(0.5, gt=0, le=1, description="MultiStepLR: factor at each of gen_lr_steps.")
+    lr_gamma: Annotated[float, OnlyWith("gen_lr_steps")] = Field(
+        0.5, gt=0, le=1, description="MultiStepLR: factor at each of gen_lr_steps."
+    )
 
     lr_min_ratio: float = Field(
         0.0, ge=0, le=1, description="CosineAnnealingLR: the rate at the end, as a share of the rate after warm-up."
@@ -75,9 +82,18 @@ class TrainOptions(Options):
         for key, owner in (("gen_lr_steps", "MultiStepLR"), ("lr_min_ratio", "CosineAnnealingLR")):
             if getattr(self, key) and scheme != owner:
                 issues.append(Issue((key,), f"belongs to {owner}, but default_lr_scheme is {scheme}"))
+        if any(later <= earlier for earlier, later in pairwise((0, *self.gen_lr_steps))):
+            issues.append(Issue(("gen_lr_steps",), f"must ascend from 1, found {list(self.gen_lr_steps)}"))
         if issues:
             raise nested(issues)
         return self
+
+    def remarks(self) -> Iterator[Issue]:
+        late = [step for step in self.gen_lr_steps if step >= self.niter]
+        if late:
+            yield Issue(("gen_lr_steps",), f"{late[0]} is never reached: training ends at iteration {self.niter}")
+        if self.warmup_iter > self.niter:
+            yield Issue(("warmup_iter",), f"is longer than the training of {self.niter} iterations: it never ends")
 
 
 class KeepBestOptions(Options):
@@ -96,7 +112,7 @@ class LoggerOptions(Options):
         5000, ge=1, description="Iterations between checkpoints; the last iteration is always saved."
     )
     keep_last: int | None = Field(None, ge=1, description="Keep only this many newest checkpoints; ~ keeps all.")
-    keep_every: int | None = Field(
+    keep_every: Annotated[int | None, OnlyWith("keep_last")] = Field(
         None, ge=1, description="Keep for ever the checkpoints of multiples of this iteration; ~ keeps none so."
     )
     keep_best: KeepBestOptions | None = Field(
@@ -107,12 +123,18 @@ class LoggerOptions(Options):
         description="safetensors know their network and process; pth is a bare state dict, as DLAS writes.",
     )
     visuals: tuple[FilePart, ...] = Field((), description="State keys of images to write as grids.")
-    visual_debug_rate: int = Field(1000, ge=1, description="Iterations between grids of `visuals`.")
-    reverse_n1_to_1: bool = Field(True, description="The visuals are in [-1, 1] (else in [0, 1]).")
+    visual_debug_rate: Annotated[int, OnlyWith("visuals")] = Field(
+        1000, ge=1, description="Iterations between grids of `visuals`."
+    )
+    reverse_n1_to_1: Annotated[bool, OnlyWith("visuals")] = Field(
+        True, description="The visuals are in [-1, 1] (else in [0, 1])."
+    )
     reverse_imagenet_norm: Literal[False] = Field(
         False, description="Not used by diffusion recipes; only false is accepted."
     )
-    wandb_project: str = Field("tessera", min_length=1, description="Project that `wandb: true` logs to.")
+    wandb_project: Annotated[str, OnlyWith("/wandb")] = Field(
+        "tessera", min_length=1, description="Project that `wandb: true` logs to."
+    )
 
     @model_validator(mode="after")
     def _saved_when_kept(self) -> Self:

@@ -19,6 +19,7 @@ if not __package__:
 
     run_as_module(__file__)
 
+from ..config.yaml_source import located
 from ..images.files import write_image
 from ..inference.sweep.run import Sweep
 from ..inference.sweep.subject import Crop, Request
@@ -39,8 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.image, axes, _crop(arguments.crop), arguments.truth, arguments.result, arguments.output, arguments.yes
     )
     source = source_of(arguments)
-    sweep = Sweep(read_recipe(source), source, request)
-    result = sweep.run()
+    with located(source):
+        sweep = Sweep(read_recipe(source), source, request)
+        result = sweep.run()
     write_image(sweep.root / "grid.png", sweep_grid(result))
     write_sweep_page(sweep.root / "index.html", result)
     logger.info("grid: %s", sweep.root / "grid.png")

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ...config.yaml_source import Issue, KeyPath, Source
 from ...graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
+from ...models.diffusion.checkpoints.metadata import CheckpointMetadata
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...recipe.checks import check_inference
 from ...recipe.class_list import ClassList, classes_beside, read_class_names
@@ -33,12 +34,19 @@ def sampling_nodes(recipe: Recipe) -> dict[KeyPath, GaussianDiffusionInferenceOp
 
 
 def check_generation(
-    recipe: Recipe, source: Source, networks: Mapping[str, DiffusionNetwork], classes: ClassList | None
+    recipe: Recipe,
+    source: Source,
+    networks: Mapping[str, DiffusionNetwork],
+    classes: ClassList | None,
+    records: Mapping[str, CheckpointMetadata] | None = None,
 ) -> None:
-    """Raise ConfigError for every contradiction of a recipe with `generate`, given its networks and their classes."""
+    """Raise ConfigError for every contradiction of a recipe with `generate`, given its networks and their classes.
+
+    `records`: what their checkpoints record.
+    """
     assert recipe.generate is not None
     try:
-        check_inference(recipe, source, networks)
+        check_inference(recipe, source, networks, records)
         issues: list[Issue] = []
     except ConfigError as error:
         issues = [*error.issues]

@@ -62,7 +62,7 @@ class Generation:
         self.root = self.use.folder
         networks = self.use.networks
         self.classes = find_classes(recipe, networks, self.use.weights)
-        check_generation(recipe, source, networks, self.classes)
+        check_generation(recipe, source, networks, self.classes, self.use.records)
         self.node = _written_node(recipe, list(nodes))
         labels = None if self.classes is None else class_labels(self.options, self.classes, self.use.seed)
         folders = () if self.classes is None else self.classes.folders

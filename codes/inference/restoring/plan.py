@@ -78,7 +78,7 @@ class Plan:
         self.decided_by = {
             phase: fingerprint(self.use.settings(recipe, phase, restoring), self.outputs) for phase in recipe.datasets
         }
-        check_inference(recipe, source, self.use.networks)
+        check_inference(recipe, source, self.use.networks, self.use.records)
         self.steps = {name: StepGraph(step) for name, step in recipe.steps.items()}
         self.engines = self._engines(context)
         _refuse_own_results(recipe, self.root)

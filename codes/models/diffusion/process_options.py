@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from ...config.choice import ChoiceOptions, NameIn
+from ...config.effect import OnlyWith
 from ...config.options import Options
 from ...config.registry import Registry
 from .parameterizations import PARAMETERIZATIONS, Parameterization
@@ -53,9 +54,13 @@ class DiffusionArgs(ChoiceOptions):
         None,
         description="Weight of the error of x_start by signal-to-noise ratio; ~: the plain error of what is predicted.",
     )
-    weight_clamp: tuple[float, float] = Field((0.2, 5.0), description="Lowest and highest weight of clamped_snr.")
-    min_snr_gamma: float = Field(5.0, gt=0, description="gamma of min_snr.")
-    variance_convention: Literal["adm", "patch"] = Field(
+    weight_clamp: Annotated[tuple[float, float], OnlyWith("weight_schedule", "clamped_snr")] = Field(
+        (0.2, 5.0), description="Lowest and highest weight of clamped_snr."
+    )
+    min_snr_gamma: Annotated[float, OnlyWith("weight_schedule", "min_snr")] = Field(
+        5.0, gt=0, description="gamma of min_snr."
+    )
+    variance_convention: Annotated[Literal["adm", "patch"], OnlyWith("model_var_type", "learned_range")] = Field(
         "adm", description="How a learned range is read: guided-diffusion's (and DLAS's) way, or PatchDiffusion's."
     )
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from ...config.choice import ChoiceOptions, NameIn
+from ...config.effect import NotWith, OnlyWith
 from ...config.fingerprint import SPEED_ONLY
 from ...config.options import nested
 from ...config.registry import Registry
@@ -87,13 +88,13 @@ class SamplingOptions(ChoiceOptions):
         ge=0,
         description="Tile side in output pixels; ~: the training size (image_size); 0 never tiles.",
     )
-    tile_overlap: int | None = Field(
+    tile_overlap: Annotated[int | None, NotWith("tile", 0)] = Field(
         None, ge=0, description="Overlap of neighbouring tiles in output pixels; ~ is a quarter of the tile."
     )
     tile_batch_size: Annotated[int, SPEED_ONLY] = Field(
         4, ge=1, description="Tiles that the device works on at once; halves by itself when memory runs out."
     )
-    tile_jitter: bool = Field(
+    tile_jitter: Annotated[bool, NotWith("tile", 0)] = Field(
         False, description="Move the grid of tiles from step to step, so that no border stays in one place."
     )
     canvas: Annotated[Literal["ram", "disk"], SPEED_ONLY] = Field(
@@ -101,7 +102,7 @@ class SamplingOptions(ChoiceOptions):
         description="Where the image lies while it is sampled: in memory (about 30 bytes a pixel of the output), or in "
         "files beside the results (about 24 bytes a pixel), with memory for a row of tiles only.",
     )
-    resume_seconds: Annotated[float, SPEED_ONLY] = Field(
+    resume_seconds: Annotated[float, SPEED_ONLY, OnlyWith("canvas", "ram")] = Field(
         10.0,
         ge=0,
         description="canvas ram: how often the state of an image under way is written to disk (0: after every step), "

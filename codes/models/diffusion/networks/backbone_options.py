@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ....config.effect import OnlyWith
 from ....config.fingerprint import SPEED_ONLY, TRAINING_ONLY
 from ....config.options import Options
 from .blocks import GroupRule, norm_groups
@@ -46,7 +47,7 @@ class BackboneOptions(Options):
     num_classes: int | None = Field(
         default=None, gt=0, le=1_000_000, description="Number of classes; ~: not class-conditional"
     )
-    classifier_free: bool = Field(
+    classifier_free: Annotated[bool, OnlyWith("num_classes")] = Field(
         default=False, description="Keep one more label, index num_classes, that means no class (for guidance)"
     )
     num_heads: int = Field(default=1, gt=0, le=1024, description="Attention heads, where num_head_channels is -1")
@@ -74,7 +75,7 @@ class BackboneOptions(Options):
     low_res_conditioning: bool | None = Field(
         default=None, description="Takes a low-resolution image; ~: yes exactly when num_corruptions is given"
     )
-    low_res_upsampling: Literal["bilinear", "bicubic"] = Field(
+    low_res_upsampling: Annotated[Literal["bilinear", "bicubic"], OnlyWith("has_low_res")] = Field(
         default="bilinear", description="How the low resolution is brought to the size of x"
     )
     residual_from_low_res: bool = Field(

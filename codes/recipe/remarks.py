@@ -1,0 +1,67 @@
+"""What in a recipe is not wrong but hardly meant: one located warning each, and the run goes on."""
+
+from collections.abc import Iterator
+
+from ..config.effect import without_effect
+from ..config.yaml_source import Issue, Source
+from ..graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
+from ..runtime.devices import choose_device
+from ..utils.console import get_logger
+from .checks import networks_on
+from .graph_checks import all_nodes
+from .recipe import Recipe
+
+logger = get_logger(__name__)
+
+
+def warn_of(recipe: Recipe, source: Source) -> None:
+    """Log a warning, with file and line, of every option without effect and of every odd value."""
+    issues = [*remarks_of(recipe)]
+    if issues:
+        for line in str(source.error(issues)).splitlines():
+            logger.warning("%s", line)
+
+
+def remarks_of(recipe: Recipe) -> Iterator[Issue]:
+    """Everything in a recipe that is accepted though it does nothing, or not what it seems to."""
+    yield from without_effect(recipe)
+    yield from _unused_networks(recipe)
+    yield from _sizes(recipe)
+    yield from _same_samples(recipe)
+    yield from _precision(recipe)
+
+
+def _unused_networks(recipe: Recipe) -> Iterator[Issue]:
+    nodes = [node for _, node in all_nodes(recipe)]
+    used = {name for node in nodes for name in (*node.network_inputs(), *getattr(node, "generators", ()))}
+    used |= {name for node in nodes for name in [getattr(node, "generator", None)] if isinstance(name, str)}
+    used |= {name for step in recipe.steps.values() for name in step.trained}
+    used |= {name for evaluator in recipe.eval.evaluators.values() for name in evaluator.network_names()}
+    for name in recipe.networks:
+        if name not in used and recipe.steps:
+            yield Issue(("networks", name), "nothing in steps or eval uses this network")
+
+
+def _sizes(recipe: Recipe) -> Iterator[Issue]:
+    """The size of training, by which tiles are cut later, unlike that of the tiles it is trained on."""
+    target = getattr(recipe.datasets.get("train"), "target_size", None)
+    whole = networks_on(recipe, "hq")
+    for name, section in recipe.networks.items():
+        size = getattr(section.args, "image_size", None)
+        if recipe.train and target and name in whole and size and size != target:
+            message = f"is {size}, but datasets.train.target_size is {target}: restoring cuts tiles of image_size"
+            yield Issue(("networks", name, "args", "image_size"), message)
+
+
+def _same_samples(recipe: Recipe) -> Iterator[Issue]:
+    """Several results of one image from sampling in which nothing is drawn."""
+    nodes = [node for _, node in all_nodes(recipe) if isinstance(node, GaussianDiffusionInferenceOptions)]
+    nothing_drawn = [node.noise_type == "zero" and getattr(node, "eta", 1.0) == 0.0 for node in nodes]
+    if recipe.output.num_samples > 1 and nodes and all(nothing_drawn):
+        message = f"is {recipe.output.num_samples}, but with noise_type: zero and eta: 0 all samples are the same"
+        yield Issue(("output", "num_samples"), message)
+
+
+def _precision(recipe: Recipe) -> Iterator[Issue]:
+    if recipe.arithmetic == "fp16" and choose_device(recipe.device, recipe.gpu_ids).type == "cpu":
+        yield Issue(("fp16",) if recipe.fp16 else ("precision",), "fp16 is for GPUs; on a CPU it is slower than fp32")
