@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .bands import Rows
 from .canvas import Canvas
-from .files import open_writer, quantise, resample
+from .files import open_writer, quantise, resample, to_float
 
 SPREAD_GAIN = 4.0  # gray levels of a spread picture for one level of standard deviation
 MARGIN = 4  # low-resolution pixels around a band, more than bicubic interpolation reads
@@ -83,9 +84,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Bicubic:
-    """A small float32 image (h, w, C) in [0, 1], enlarged to `scale` times its size as it is read."""
+    """A small image (h, w, C), floats in [0, 1] or integer samples, enlarged by `scale` as it is read."""
 
-    small: np.ndarray
+    small: Rows
     scale: int
 
     @property
@@ -99,6 +100,7 @@ class Bicubic:
     def rows(self, y0: int, y1: int) -> Tensor:
         top, bottom = max(y0 // self.scale - MARGIN, 0), -(-y1 // self.scale) + MARGIN
         part = self.small[top:bottom]
+        part = to_float(part) if np.issubdtype(part.dtype, np.integer) else part
         large = resample(part, len(part) * self.scale, self.small.shape[1] * self.scale, "bicubic")
         start = y0 - top * self.scale
         return torch.from_numpy(large[start : start + y1 - y0].transpose(2, 0, 1))

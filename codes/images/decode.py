@@ -104,10 +104,10 @@ def read_samples(
     """
     path = Path(path)
     samples = _decode(path, max_pixels, shortest_side).samples
-    return samples if samples.shape[2] == 3 else _without_alpha(samples, alpha, path)
+    return samples if samples.shape[2] == 3 else without_alpha(samples, alpha, path)
 
 
-def _without_alpha(samples: np.ndarray, alpha: Alpha, path: Path) -> np.ndarray:
+def without_alpha(samples: np.ndarray, alpha: Alpha, path: Path) -> np.ndarray:
     if alpha == "crop":
         visible = samples[..., 3] > 0
         rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
@@ -138,7 +138,7 @@ def jpeg_table(path: str | Path) -> np.ndarray | None:
     Raises DataError as `read_image` does.
     """
     path = Path(path)
-    with _reported(path), opened(_regular(path)) as header:
+    with reported(path), opened(_regular(path)) as header:
         return table_of(header.image)
 
 
@@ -154,7 +154,7 @@ def count_frames(path: str | Path) -> int:
     Raises as `read_image` does where the first cannot be opened.
     """
     path = Path(path)
-    with _reported(path), opened(_regular(path)) as header:
+    with reported(path), opened(_regular(path)) as header:
         if header.format in ("JPEG", "MPO"):
             return 1
         try:
@@ -166,13 +166,13 @@ def count_frames(path: str | Path) -> int:
 def probe_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> ImageInfo:
     """Size and mode from the header alone (about 0.1 ms). Raises DataError as `read_image` does."""
     path = Path(path)
-    with _reported(path), opened(_regular(path)) as header:
+    with reported(path), opened(_regular(path)) as header:
         _check_size(header, max_pixels)
         return ImageInfo(*header.upright_size, mode=header.mode, format=header.format)
 
 
 @contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def reported(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises into a DataError that names the file and the reason."""
     try:
         yield
@@ -215,7 +215,7 @@ def _check_size(header: Header, max_pixels: int) -> None:
 
 
 def _decode(path: Path, max_pixels: int, shortest_side: int | None = None, *, floats: bool = False) -> _Decoded:
-    with _reported(path):
+    with reported(path):
         length = _regular(path).stat().st_size
         free = available_memory()
         if free is not None and length > free:

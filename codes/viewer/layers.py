@@ -3,15 +3,23 @@
 Everything is uint8 RGB, height before width.
 """
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..images.bands import image_rows
+from ..images.files import Alpha, quantise, to_float
+from ..utils.console import get_logger, warn_once
+from ..utils.errors import DataError
+
+logger = get_logger(__name__)
 Pixels = NDArray[np.uint8]
-BAND_PIXELS = 4_000_000  # read at once while a layer is shrunk
+BAND_PIXELS = 2**20  # read at once while a layer is shrunk; what makes the rows may need several times their memory
 # What the pages call the input, enlarged, and what a result should be.
 BICUBIC, TRUTH = "input (bicubic)", "ground truth"
 
@@ -39,7 +47,6 @@ class RowsLayer:
         self._rows = rows
 
     def crop(self, y0: int, y1: int, x0: int, x1: int) -> Pixels:
-        # Band by band, for what makes the rows may need several times their memory.
         count = max(1, BAND_PIXELS // self.shape[1])
         bands = [self._rows(y, min(y + count, y1))[:, x0:x1] for y in range(y0, y1, count)]
         return bands[0] if len(bands) == 1 else np.concatenate(bands)
@@ -73,6 +80,41 @@ class ArrayLayer(RowsLayer):
 def as_layer(picture: Pixels | Layer) -> Layer:
     """The layer of an array; a layer as it is."""
     return ArrayLayer(picture) if isinstance(picture, np.ndarray) else picture
+
+
+def file_layer(path: Path, *, max_pixels: int = sys.maxsize, alpha: Alpha = "white") -> Layer:
+    """The layer of an image file, of which no more than a band is in memory where it is large and lies in rows.
+
+    Transparency is laid over `alpha`. Raises DataError when the file cannot be read; a large one that turns out to be
+    damaged further down is black from there on, with a warning.
+    """
+    source = image_rows(path, max_pixels=max_pixels, alpha=alpha)
+    if isinstance(source, np.ndarray):
+        return ArrayLayer(as_8_bit(source))
+    return layer_of_file(path, *source.shape[:2], lambda y0, y1: as_8_bit(source[y0:y1]))
+
+
+def layer_of_file(path: Path, height: int, width: int, rows: Callable[[int, int], Pixels]) -> Layer:
+    """A layer whose rows come from a file; they are black, with a warning, where it turns out to be damaged."""
+
+    def rows_or_black(y0: int, y1: int) -> Pixels:
+        try:
+            return rows(y0, y1)
+        except DataError as error:
+            warn_once(logger, f"layer {path}", f"{error}; black on the page from there on")
+            return np.zeros((y1 - y0, width, 3), np.uint8)
+
+    return RowsLayer(height, width, rows_or_black)
+
+
+def black_layer(height: int, width: int) -> Layer:
+    """What stands for a picture that cannot be shown."""
+    return RowsLayer(height, width, lambda y0, y1: np.zeros((y1 - y0, width, 3), np.uint8))
+
+
+def as_8_bit(samples: np.ndarray) -> Pixels:
+    """Integer samples, uint8 or uint16, as uint8."""
+    return samples if samples.dtype == np.uint8 else quantise(to_float(samples))
 
 
 def sampled(layer: Layer, stride: int) -> Pixels:

@@ -1,5 +1,6 @@
 """Pictures beside the page, and layers that are read in parts."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 from PIL import Image
 from viewer_helpers import SUMMARY, Page, entry, pixels
 
+from codes.images.files import write_image
 from codes.viewer.comparison_page import ComparisonEntry, write_comparison_page
-from codes.viewer.layers import ArrayLayer, Layer, RowsLayer
+from codes.viewer.layers import ArrayLayer, Layer, RowsLayer, file_layer, sampled
 
 
 def written(tmp_path: Path, *entries: ComparisonEntry, page_bytes: int = 1000, **budget: int) -> Page:
@@ -127,6 +129,39 @@ def test_shrinking_by_bands_is_shrinking_by_area(monkeypatch: pytest.MonkeyPatch
     assert np.abs(banded.astype(int) - whole).max() <= 1
     exact = picture.reshape(6, 10, 9, 10, 3).mean(axis=(1, 3))
     assert np.abs(ArrayLayer(picture).shrunk(6, 9) - exact).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+def test_a_file_is_the_same_layer_whether_it_is_read_whole_or_by_bands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    write_image(path, pixels(3, 60, 90))
+    whole = file_layer(path)
+    monkeypatch.setattr("codes.images.bands.LARGE", 0)
+    parts = file_layer(path)
+    assert isinstance(parts, ArrayLayer) == (suffix == ".jpg")
+    np.testing.assert_array_equal(parts.shrunk(20, 30), whole.shrunk(20, 30))
+    monkeypatch.setattr("codes.viewer.layers.BAND_PIXELS", 800)
+    np.testing.assert_array_equal(parts.crop(11, 47, 20, 80), whole.crop(11, 47, 20, 80))
+    np.testing.assert_array_equal(sampled(parts, 7), sampled(whole, 7))
+
+
+def test_a_large_file_that_is_damaged_is_black_from_there_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.png"
+    write_image(path, np.maximum(pixels(3, 600, 90), 1))
+    monkeypatch.setattr("codes.images.bands.LARGE", 0)
+    monkeypatch.setattr(logging.getLogger("tessera"), "propagate", True)
+    data = bytearray(path.read_bytes())
+    data[-40] ^= 1
+    path.write_bytes(data)
+    layer = file_layer(path)
+    page = written(tmp_path, ComparisonEntry("a.png", {"restored": layer}))
+    assert page.data[0]["labels"] == ["restored"]
+    assert "a.png: damaged: a checksum of its pixels is wrong; black on the page from there on" in caplog.text
+    assert not layer.crop(599, 600, 0, 90).any()
 
 
 def test_a_lazy_layer_of_another_size_is_refused() -> None:

@@ -12,12 +12,23 @@ import torch
 from ...data.base import Item
 from ...data.imagefolder import ImageFolderDataset, Traits
 from ...evaluation.metrics import fidelity
+from ...images.bands import Rows, image_rows
 from ...images.channels import Bicubic
-from ...images.files import Alpha, quantise, read_samples, to_float, to_rgb
+from ...images.files import Alpha, quantise, read_samples, to_rgb
 from ...utils.console import get_logger, size_text
 from ...utils.errors import DataError
 from ...utils.files import digest_of
-from ...viewer.layers import BICUBIC, TRUTH, Layer, Pixels, RowsLayer
+from ...viewer.layers import (
+    BICUBIC,
+    TRUTH,
+    Layer,
+    Pixels,
+    as_8_bit,
+    as_layer,
+    black_layer,
+    file_layer,
+    layer_of_file,
+)
 from .job import read_item
 from .output import SPREAD, ImageRecord
 from .plan import Plan
@@ -62,24 +73,41 @@ def truth_of(plan: Plan, phase: str, position: int, item: Mapping[str, object]) 
     dataset = plan.datasets[phase]
     if plan.low_res_key(item) != "hq" and "hq" in item:
         return quantise(to_rgb(item["hq"], dataset.options.rgb_n1_to_1))  # type: ignore[arg-type]
+    file = truth_file(plan, phase, position)
+    if file is None:
+        return None
+    try:
+        return read_samples(file, max_pixels=sys.maxsize, alpha=dataset.options.alpha)
+    except DataError as error:
+        source = dataset.files[position]
+        logger.warning("%s: its ground truth cannot be used (%s); not measured", source, error)
+        return None
+
+
+def truth_file(plan: Plan, phase: str, position: int) -> Path | None:
+    """The file that the dataset names as the truth of an image; None, with a warning, where it has none."""
+    dataset = plan.datasets[phase]
     if not isinstance(dataset, ImageFolderDataset) or dataset.truths is None:
         return None
     source = dataset.files[position]
     try:
         file = dataset.truths.of(source)
-        if file is None:
-            logger.warning("%s: no ground truth of this name in %s; not measured", source, dataset.truths.place)
-            return None
-        return read_samples(file, max_pixels=sys.maxsize, alpha=dataset.options.alpha)
     except DataError as error:
         logger.warning("%s: its ground truth cannot be used (%s); not measured", source, error)
         return None
+    if file is None:
+        logger.warning("%s: no ground truth of this name in %s; not measured", source, dataset.truths.place)
+    return file
+
+
+def ground_of(plan: Plan, phase: str) -> Alpha:
+    """What transparency is laid over where it is shown or measured."""
+    return "black" if plan.datasets[phase].options.alpha == "black" else "white"
 
 
 def result_pixels(plan: Plan, phase: str, file: Path) -> np.ndarray:
     """Integer samples (H, W, 3) of a result; its transparency laid over what the dataset says."""
-    ground: Alpha = "black" if plan.datasets[phase].options.alpha == "black" else "white"
-    return read_samples(file, max_pixels=sys.maxsize, alpha=ground)
+    return read_samples(file, max_pixels=sys.maxsize, alpha=ground_of(plan, phase))
 
 
 def enlarged(small: np.ndarray, height: int) -> np.ndarray:
@@ -99,34 +127,51 @@ def pictures(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
 def _before(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
     """What the image was, at the size of the result, and the ground truth; a black one where it cannot be read now."""
     try:
-        item, traits = read_item(plan, row.phase, row.position)
+        small, truth = _low_res_rows(plan, row), _truth_layer(plan, row)
     except DataError as error:
         logger.warning("%s; black on the page", error)
-        return {BICUBIC: np.zeros((*row.size, 3), np.uint8)}
-    small = low_res_shown(plan, row.phase, item, traits)
+        return {BICUBIC: black_layer(*row.size)}
     bicubic = Bicubic(small, row.size[0] // small.shape[0])
-    layers: dict[str, Pixels | Layer] = {BICUBIC: RowsLayer(*bicubic.size, bicubic.pixels)}
-    truth = truth_of(plan, row.phase, row.position, item) if row.metrics else None
+    layers: dict[str, Pixels | Layer] = {BICUBIC: layer_of_file(row.source, *bicubic.size, bicubic.pixels)}
     if truth is not None and truth.shape[:2] == row.size:
-        layers[TRUTH] = _as_8_bit(truth)
+        layers[TRUTH] = truth
     return layers
 
 
+def _low_res_rows(plan: Plan, row: ImageRecord) -> Rows:
+    """The low resolution as one looks at it: of a file that is restored as it is, its rows, not as floats."""
+    dataset, options = plan.datasets[row.phase], plan.datasets[row.phase].options
+    as_it_is = isinstance(dataset, ImageFolderDataset) and plan.is_input(row.phase) and options.target_size is None
+    if not as_it_is or options.square or options.alpha == "crop":
+        return low_res_shown(plan, row.phase, *read_item(plan, row.phase, row.position))
+    return image_rows(row.source, max_pixels=options.max_pixels, alpha=ground_of(plan, row.phase))
+
+
+def _truth_layer(plan: Plan, row: ImageRecord) -> Layer | None:
+    """The ground truth that the metrics compare with."""
+    if not row.metrics:
+        return None
+    if plan.is_input(row.phase) and plan.datasets[row.phase].options.alpha != "crop":
+        file = truth_file(plan, row.phase, row.position)
+        return None if file is None else file_layer(file, alpha=ground_of(plan, row.phase))
+    truth = truth_of(plan, row.phase, row.position, plan.datasets[row.phase].item(row.position))
+    return None if truth is None else as_layer(as_8_bit(truth))
+
+
 def _results(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
-    """The results as uint8 RGB, but those that somebody replaced by something else."""
+    """The results, but those that somebody replaced by something else."""
     found: dict[str, Pixels | Layer] = {}
-    size = row.size
     for label, file in row.files.items():
         try:
-            pixels = _as_8_bit(result_pixels(plan, row.phase, file))
+            layer = file_layer(file, alpha=ground_of(plan, row.phase))
         except DataError as error:
             logger.warning("%s; not on the page", error)
             continue
-        if pixels.shape[:2] == size:
-            found[label] = pixels
+        if layer.shape[:2] == row.size:
+            found[label] = layer
         else:
-            known = size_text((pixels.shape[0], pixels.shape[1]))
-            logger.warning("%s: %s pixels, expected %s; not on the page", file, known, size_text(size))
+            known = size_text((layer.shape[0], layer.shape[1]))
+            logger.warning("%s: %s pixels, expected %s; not on the page", file, known, size_text(row.size))
     return found
 
 
@@ -141,10 +186,6 @@ def low_res_shown(plan: Plan, phase: str, item: Item, traits: Traits | None) -> 
     ground = np.float32(0.0 if options.alpha == "black" else 1.0)
     alpha = traits.alpha[..., None]
     return small * alpha + ground * (1 - alpha)
-
-
-def _as_8_bit(samples: np.ndarray) -> np.ndarray:
-    return samples if samples.dtype == np.uint8 else quantise(to_float(samples))
 
 
 def metrics_text(metrics: Mapping[str, Mapping[str, float]]) -> str:
