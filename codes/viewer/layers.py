@@ -91,7 +91,8 @@ def file_layer(path: Path, *, max_pixels: int = sys.maxsize, alpha: Alpha = "whi
     source = image_rows(path, max_pixels=max_pixels, alpha=alpha)
     if isinstance(source, np.ndarray):
         return ArrayLayer(as_8_bit(source))
-    return layer_of_file(path, *source.shape[:2], lambda y0, y1: as_8_bit(source[y0:y1]))
+    height, width, _ = source.shape
+    return layer_of_file(path, height, width, lambda y0, y1: as_8_bit(source[y0:y1]))
 
 
 def layer_of_file(path: Path, height: int, width: int, rows: Callable[[int, int], Pixels]) -> Layer:

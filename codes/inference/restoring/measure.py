@@ -153,7 +153,11 @@ def _truth_layer(plan: Plan, row: ImageRecord) -> Layer | None:
         return None
     if plan.is_input(row.phase) and plan.datasets[row.phase].options.alpha != "crop":
         file = truth_file(plan, row.phase, row.position)
-        return None if file is None else file_layer(file, alpha=ground_of(plan, row.phase))
+        try:
+            return None if file is None else file_layer(file, alpha=ground_of(plan, row.phase))
+        except DataError as error:
+            logger.warning("%s: its ground truth cannot be used (%s); not on the page", row.source, error)
+            return None
     truth = truth_of(plan, row.phase, row.position, plan.datasets[row.phase].item(row.position))
     return None if truth is None else as_layer(as_8_bit(truth))
 
