@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, NamedTuple, TypeVar
 
@@ -49,8 +50,13 @@ class Fetcher(Generic[T]):
                 return answer.item  # type: ignore[return-value]  # there is one where there is no error
             look(time.monotonic() - start)
 
-    def dead(self) -> list[BaseProcess]:
-        """The worker processes that have ended, though nobody asked them to."""
+    def dead(self, expected: bool = False) -> list[BaseProcess]:
+        """The worker processes that have ended, though nobody asked them to.
+
+        expected: one has broken off its connection, and the system may take a moment to say that it is gone.
+        """
+        if expected:
+            wait([worker.sentinel for worker in self._workers], timeout=GRACE)
         return [worker for worker in self._workers if worker.exitcode is not None]
 
     def close(self) -> None:

@@ -99,8 +99,8 @@ class TrainLoader:
             return fetcher.next(look)
         except (TesseraError, MemoryError):
             raise
-        except (RuntimeError, OSError) as error:
-            if dead := fetcher.dead():
+        except (RuntimeError, OSError, EOFError) as error:
+            if dead := fetcher.dead(expected=isinstance(error, ConnectionError | EOFError)):
                 raise TesseraError(_obituary(dead[0], self.num_workers)) from error
             if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
                 raise TesseraError(f"data workers cannot be started: {NO_SHARED.format(shared_memory())}") from error

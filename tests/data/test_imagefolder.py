@@ -343,7 +343,7 @@ def recipe_errors(**section):
         ),
         (
             {"fixed_corruptions": ("jpeg",), "fixed_parameters": {"corruption_entropy": (1.2,)}},
-            "corruption_entropy.0: expected a number in [0, 1], auto, or {map: FILE or FOLDER}, found 1.2",
+            "corruption_entropy.0: expected a number in [0, 1], auto, auto_map, or {map: FILE or FOLDER}, found 1.2",
         ),
         ({"paths": ("a", "b"), "weights": (1,)}, "weights: 1 weights for 2 paths"),
         ({"paths": ()}, "paths: an empty list"),

@@ -141,7 +141,9 @@ def test_a_run_writes_snapshots_and_the_script_makes_an_average_of_another_lengt
         for name in seen[0]:
             expected = power_average(np.stack([row[name] for row in seen]), sigma_rel)
             moved = max(float(np.abs(expected - seen[-1][name]).max()), 1e-4)
-            assert float(np.abs(made[name].double().numpy() - expected).max()) < tolerance * moved + 1e-7
+            assert (
+                float(np.abs(made[name].double().numpy() - expected).max()) < tolerance * moved + 3e-7
+            )  # float32 near 1
     assert EXPERIMENT.newest_weights("generator").name == "8_generator_ema.safetensors"  # `auto` is as before
 
 
