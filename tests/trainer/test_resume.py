@@ -381,3 +381,27 @@ def test_twenty_random_kills_never_lose_more_than_the_last_save(recipe: Path) ->
         assert found > newest
         newest = found
     _resumes_exactly(recipe, newest)
+
+
+def test_a_run_that_lives_keeps_its_folder_and_one_that_was_killed_does_not(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = start(recipe, "train.niter=100000", "logger.print_freq=1", "logger.save_checkpoint_freq=2")
+    wait_for(process, r" 3/100000 ")
+    before = {path for path in Path("experiments").rglob("*") if path.suffix == ".state"}
+    for options in ([], ["--auto_resume"]):
+        assert main(["-opt", str(recipe), *options, "--set", "train.niter=4", "logger.keep_last=1"]) == 2
+        said = capsys.readouterr().err
+        assert f"experiments/tiny is in use by another run: process {process.pid} on " in said
+        assert "Nothing was touched" in said
+    assert before <= {path for path in Path("experiments").rglob("*") if path.suffix == ".state"}
+    assert os.listdir("experiments") == ["tiny"]
+    process.kill()  # and nobody has waited for it yet
+    time.sleep(0.3)
+    (EXPERIMENT.root / "models" / ".tmpAb3dE9").write_bytes(b"half")
+    newest = EXPERIMENT.states()[0][0]
+    assert main(["-opt", str(recipe), "--auto_resume", "--set", f"train.niter={newest + 1}"]) == 0
+    assert "has ended; taken over" in capsys.readouterr().err
+    assert EXPERIMENT.states()[0][0] == newest + 1
+    assert not [path for path in EXPERIMENT.root.rglob(".*") if path.is_file()]
+    process.wait()
