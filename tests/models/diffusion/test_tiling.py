@@ -1,5 +1,6 @@
 """Tiled denoising: the untiled result where it can be, no seams where it cannot, whatever memory allows."""
 
+import weakref
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 
@@ -302,6 +303,19 @@ class Small:
         return Pixelwise()(x_t, t, cond)
 
 
+def test_a_batch_is_gone_before_the_next_is_computed() -> None:
+    kept: list[weakref.ref[Tensor]] = []
+
+    def denoiser(x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
+        assert all(reference() is None for reference in kept)
+        prediction = Pixelwise()(x_t, t, cond)
+        kept.append(weakref.ref(prediction.x_start))
+        return prediction
+
+    tiled(denoiser, TilePlan.cover(64, 96, 24, 8, align=2), tile_batch_size=2)(*canvas(64, 96))
+    assert len(kept) > 4
+
+
 def cuda_error() -> RuntimeError:
     return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -363,7 +377,8 @@ def test_other_errors_pass_through() -> None:
 
 
 def test_messages_of_exhausted_memory_are_known() -> None:
-    for message in ("CUDA error: out of memory", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED when"):
+    for message in ("CUDA error: out of memory", "MPS backend out of memory", "CUBLAS_STATUS_ALLOC_FAILED when",
+                    "FIND was unable to find an engine", "GET was unable to find an engine to execute"):  # fmt: skip
         assert is_out_of_memory(RuntimeError(message))
     assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
 

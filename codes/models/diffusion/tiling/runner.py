@@ -157,6 +157,7 @@ class TileRunner:
                 if self.on_tiles:
                     self.on_tiles(len(some))
                 yield from self._blended(some, prediction)
+                del prediction  # or it would lie beside the next batch while that is computed
             elif len(some) > 1:
                 self.tile_batch_size = len(some) // 2
                 self._tell(f"with {len(some)} tiles at once: going on with {self.tile_batch_size}")
@@ -326,7 +327,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether memory ran out: torch's own class, or a message of the CPU, MPS or CUDA libraries."""
     message = str(error)
     return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in message for sign in ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+        # cuDNN finds no engine where none of them gets its workspace.
+        sign in message
+        for sign in ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED", "unable to find an engine")
     )
 
 
