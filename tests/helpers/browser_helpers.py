@@ -47,10 +47,10 @@ def start(profile: Path) -> Any:
 
 
 def requested(driver: Any) -> list[str]:
-    """Every URL that was asked for since the last call, without those of data."""
+    """Every URL that was asked for since the last call, but data and what the browser asks of itself."""
     messages = [json.loads(line["message"])["message"] for line in driver.get_log("performance")]
     urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    return [url.partition("#")[0] for url in urls if not url.startswith("data:")]
+    return [url.partition("#")[0] for url in urls if not url.startswith(("data:", "chrome:"))]
 
 
 def one(driver: Any, selector: str) -> Any:
