@@ -13,9 +13,8 @@ from ..utils.console import get_logger, warn_once
 from ..utils.errors import ConfigError, DataError
 from .base import Item
 from .companions import Companions
-from .corruptions.all import CORRUPTIONS, Jpeg
 from .corruptions.pipeline import CorruptionPipeline
-from .corruptions.strength import Estimate, Reader, Reading, estimate_strength
+from .corruptions.strength import Estimate, Reader, Reading, told_strength
 from .corruptions.strength_map import StrengthMap, read_strength_map
 from .datasets import DATASETS
 from .image_dataset import Generators, ImageDataset
@@ -172,11 +171,7 @@ class ImageFolderDataset(ImageDataset):
         key = (path, corruption)
         if key not in self._estimates:
             default = self.options.fixed_parameters.auto_default
-            compressed = issubclass(CORRUPTIONS.get(corruption), Jpeg) and jpeg_table(path) is not None
-            if reading is None or compressed:  # tables say exactly what the pixels can only be asked for
-                found = estimate_strength(path, samples, corruption, default)
-            else:
-                found = reading.estimate(corruption, default)
+            found = told_strength(corruption, default, jpeg_table(path), samples, reading)
             self._estimates[key] = found
             logger.info("%s: strength of %s: %.2f (%s)", path, corruption, found.strength, found.reason)
         return self._estimates[key]

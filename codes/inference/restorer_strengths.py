@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..config.registry import nearest
-from ..data.corruptions.strength import Reader, Reading, estimators, strength_of_image
+from ..data.corruptions.strength import Reader, Reading, estimators, told_strength
 from ..images.files import quantise
 from ..images.objects import ImageObject
 from ..utils.console import get_logger
@@ -104,17 +104,13 @@ def _read_auto(
             raise ValueError(f"strengths: auto_map of {name} needs an estimator that knows it; load with estimator=...")
         assert reading is not None
         return reading.map(name, default)
-    if read_by_network and (image.jpeg_table is None or name not in estimators()):
-        assert reading is not None
-        told = reading.estimate(name, default)
-        logger.info("strength of %s: %.2f (%s)", name, told.strength, told.reason)
-        return told.strength
-    if name not in estimators():
+    if name not in estimators() and not read_by_network:
         known = ", ".join(estimators())
         raise ValueError(
             f"strengths: auto cannot be read for {name} without an estimator (only for: {known}); pass a number"
         )
-    found = strength_of_image(image.jpeg_table, quantise(image.rgb, image.bit_depth), name, default)
+    samples = quantise(image.rgb, image.bit_depth)
+    found = told_strength(name, default, image.jpeg_table, samples, reading if read_by_network else None)
     logger.info("strength of %s: %.2f (%s)", name, found.strength, found.reason)
     return found.strength
 

@@ -18,7 +18,7 @@ BLOCK = 512  # input pixels a side that the network sees at once
 MARGIN = 64  # pixels around a block that it sees besides; more than it reaches
 MOST_BLOCKS = 16  # of a large image, evenly spread, where one number for the whole is asked for
 FAR = 4.0  # deviations of the distance from which on an image is unlike everything in training
-UNSURE = 0.25  # spread from which on a strength is hardly more than a guess; that of guessing is about 0.3
+UNSURE = 0.15  # spread from which on a strength is hardly more than a guess; that of guessing is about 0.3
 SMOOTHING = 6.0  # of maps: deviation of the Gaussian, in places of CELL pixels
 
 
@@ -44,7 +44,8 @@ class StrengthReading:
         if self.strange:
             return Estimate(0.0, f"unlike the images of training ({self.distance:.1f} deviations), so taken as clean")
         if spread > UNSURE:
-            return Estimate(min(mean, default), f"unsure: {mean:.2f} +- {spread:.2f}, so at most auto_default")
+            reason = f"unsure: {mean:.2f} +- {spread:.2f}, so at most auto_default"
+            return Estimate(min(mean, default), reason, sure=False)
         return Estimate(mean, f"estimated, +- {spread:.2f}")
 
     def map(self, name: str, default: float) -> np.ndarray:

@@ -12,7 +12,13 @@ from codes.config.yaml_source import Source
 from codes.data import ImageFolderDataset, ImageFolderOptions, held_out_photograph, sample_photographs
 from codes.data.corruptions.all import CORRUPTIONS
 from codes.data.corruptions.jpeg_quality import quality_of_pixels, quality_of_table, standard_table
-from codes.data.corruptions.strength import estimate_strength, estimators, strength_of_quality
+from codes.data.corruptions.strength import (
+    Estimate,
+    estimators,
+    strength_of_image,
+    strength_of_quality,
+    told_strength,
+)
 from codes.images.files import jpeg_table, read_samples
 from codes.utils.console import ROOT
 from codes.utils.errors import ConfigError
@@ -88,11 +94,11 @@ def test_strengths_of_photographs_of_known_strength(tmp_path):
         ("a.jpg", "quality 22 from its quantisation tables"),
         ("b.png", "about quality 22 by the 8x8"),
     ):
-        found = estimate_strength(tmp_path / name, read_samples(tmp_path / name), "jpeg", 0.9)
+        found = strength_of_image(jpeg_table(tmp_path / name), read_samples(tmp_path / name), "jpeg", 0.9)
         assert found.strength == pytest.approx(0.4, abs=1 / 20)
         assert source in found.reason
     photograph.save(tmp_path / "c.png")
-    found = estimate_strength(tmp_path / "c.png", read_samples(tmp_path / "c.png"), "jpeg", 0.9)
+    found = strength_of_image(None, read_samples(tmp_path / "c.png"), "jpeg", 0.9)
     assert found.strength == 0.9
     assert "auto_default" in found.reason
 
@@ -142,3 +148,29 @@ def test_auto_where_it_means_nothing_is_an_error(changes, message):
         parse(ImageFolderOptions, Source("r.yml", section, {}))
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+class Told:
+    """A reading that says one strength of everything."""
+
+    def __init__(self, strength: float, sure: bool) -> None:
+        self.answer = Estimate(strength, "read", sure)
+
+    def estimate(self, name: str, default: float) -> Estimate:  # noqa: ARG002
+        return self.answer
+
+    def map(self, name: str, default: float) -> np.ndarray:
+        raise NotImplementedError
+
+
+def test_tables_come_before_an_estimator_and_traces_help_it_where_it_is_unsure(tmp_path):
+    photograph = Image.open(PHOTOGRAPHS[0]).convert("RGB")
+    photograph.save(tmp_path / "a.jpg", quality=22)
+    samples, table = read_samples(tmp_path / "a.jpg"), jpeg_table(tmp_path / "a.jpg")
+    by_table = strength_of_image(table, samples, "jpeg", 0.9).strength
+    sure, unsure = Told(0.33, True), Told(0.11, False)
+    assert told_strength("jpeg", 0.9, table, samples, sure).strength == by_table
+    assert told_strength("jpeg", 0.9, None, samples, sure).strength == 0.33
+    assert told_strength("jpeg", 0.9, None, samples, unsure).strength == pytest.approx(by_table, abs=1 / 20)
+    assert told_strength("jpeg", 0.9, None, np.array(photograph), unsure).strength == 0.11
+    assert told_strength("gaussian_blur", 0.9, table, samples, unsure).strength == 0.11

@@ -1,11 +1,9 @@
 """The strength of a corruption, read from a file that is to be restored: `corruption_entropy: [auto, ...]`."""
 
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ...images.files import jpeg_table
 from .all import CORRUPTIONS, Jpeg
 from .jpeg_quality import quality_of_pixels, quality_of_table
 
@@ -13,10 +11,11 @@ STEPS = 1000  # strengths that are tried, evenly spaced over [0, 1]
 
 
 class Estimate(NamedTuple):
-    """A strength in [0, 1] and where it comes from, for the log."""
+    """A strength in [0, 1], where it comes from, for the log, and whether that says much."""
 
     strength: float
     reason: str
+    sure: bool = True
 
 
 class Reading(Protocol):
@@ -61,12 +60,22 @@ def strength_of_quality(corruption: type[Jpeg], quality: int) -> float:
     return float(strengths[np.abs(qualities - quality) == np.abs(qualities - quality).min()].mean())
 
 
-def estimate_strength(path: Path, samples: np.ndarray, corruption: str, default: float) -> Estimate:
-    """The strength of a JPEG corruption for a file and its decoded pixels, uint8 or uint16 RGB (H, W, 3).
+def told_strength(
+    corruption: str, default: float, table: np.ndarray | None, samples: np.ndarray, reading: Reading | None
+) -> Estimate:
+    """What `auto` is for an image: a JPEG's tables where there are some, else what a trained estimator read of it.
 
-    Raises DataError when the file cannot be read any more.
+    Where that is unsure of a JPEG's strength, or there is none, the traces in the pixels are asked. `table` and
+    `samples` are as in `strength_of_image`.
     """
-    return strength_of_image(jpeg_table(path), samples, corruption, default)
+    compressed = corruption in estimators()
+    if reading is None or (compressed and table is not None):
+        return strength_of_image(table, samples, corruption, default)
+    read = reading.estimate(corruption, default)
+    if read.sure or not compressed:
+        return read
+    traces = strength_of_image(None, samples, corruption, default)
+    return traces if traces.sure else read
 
 
 def strength_of_image(table: np.ndarray | None, samples: np.ndarray, corruption: str, default: float) -> Estimate:
@@ -79,5 +88,5 @@ def strength_of_image(table: np.ndarray | None, samples: np.ndarray, corruption:
         return Estimate(strength_of_quality(kind, quality), reason)
     found = quality_of_pixels(samples)
     if found is None:
-        return Estimate(default, "no sure trace of JPEG compression, so auto_default is taken")
+        return Estimate(default, "no sure trace of JPEG compression, so auto_default is taken", sure=False)
     return Estimate(strength_of_quality(kind, found), f"about quality {found} by the 8x8 blocks of its pixels")
