@@ -20,7 +20,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/python codes/scripts/demo.py
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.develop
 	$(BIN)/ruff format --check .

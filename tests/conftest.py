@@ -17,6 +17,7 @@ def _log_as_it_was():
     """The doors put handlers on the project's logger and stop its propagation; other tests listen to it."""
     root = logging.getLogger("tessera")
     handlers, level, propagate = [*root.handlers], root.level, root.propagate
+    root.handlers[:] = []  # a session's fixture may have been made in the middle of another test
     yield
     root.handlers[:] = handlers
     root.setLevel(level)

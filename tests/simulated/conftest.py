@@ -1,5 +1,6 @@
 """Builds the simulated card once and runs scenarios on it, each in a process of its own."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -28,8 +29,12 @@ def library(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     cache = getattr(pytestconfig, "cache", None)  # gone with -p no:cacheprovider
     folder = cache.mkdir("simulated_card") if cache else tmp_path_factory.mktemp("simulated_card")
     built = folder / f"{key}.so"
-    if built.exists():
-        return built
+    with built.with_suffix(".lock").open("w") as lock:  # one worker of pytest-xdist builds, the others wait
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return built if built.exists() else _compiled(compiler, source, built)
+
+
+def _compiled(compiler: str, source: Path, built: Path) -> Path:
     place = Path(torch.__file__).parent
     made = built.with_suffix(f".{os.getpid()}")
     command = [
