@@ -19,6 +19,7 @@ from ..images.files import to_rgb, to_tensor
 from ..images.objects import ImageObject, take_apart
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, read_metadata
 from ..models.diffusion.checkpoints.metadata import build_network as network_of
+from ..models.diffusion.checkpoints.shipped import weights_file
 from ..models.diffusion.engine import Request
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions, build_process
@@ -105,6 +106,7 @@ class Restorer:
     ) -> Self:
         """Load a .safetensors checkpoint of `tessera-train`, which knows its network and its process.
 
+        `from_pretrained` takes the names of weights that come with the project, too.
         device: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps. precision: fp32, bf16 or fp16.
         tile: side in output pixels; None is the size of training, 0 never tiles. tile_overlap: None is a quarter of it.
         corruptions, scale: those of training, for older files that do not record them. estimator: a checkpoint of
@@ -153,6 +155,26 @@ class Restorer:
         return (
             {name: float(told[0, (self.corruptions or ()).index(name)]) for name in known} if told is not None else {}
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        named: str | Path,
+        device: str | torch.device = "auto",
+        *,
+        precision: Precision = "fp32",
+        tile: int | None = None,
+        tile_overlap: int | None = None,
+        tile_batch_size: int = 4,
+    ) -> Self:
+        """Load weights by the name under which they come with the project, "tessera-photo-2x", or a file or folder.
+
+        The other arguments are those of `from_checkpoint`. Raises ConfigError with the names that there are.
+        """
+        return cls.from_checkpoint(
+            weights_file(named), device, precision=precision, tile=tile, tile_overlap=tile_overlap,
+            tile_batch_size=tile_batch_size,
+        )  # fmt: skip
 
     def __call__(
         self,

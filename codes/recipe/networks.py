@@ -8,6 +8,7 @@ import torch
 
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, check_size, load_into, read_metadata
 from ..models.diffusion.checkpoints.metadata import build_network as network_of
+from ..models.diffusion.checkpoints.shipped import shipped_names, weights_file
 from ..models.diffusion.networks.base import NETWORKS, DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions
 from ..runtime.experiment import Experiment
@@ -75,15 +76,17 @@ def find_weights(name: str, recipe: Recipe) -> Path:
     named = path.pretrain.get(name)
     if named is None:
         raise ConfigError(
-            f"path.pretrain_model_{name}: missing; name a checkpoint file, or `auto` for the newest of path.experiment"
+            f"path.pretrain_model_{name}: missing; name a checkpoint file, weights that come "
+            f"with the project ({', '.join(shipped_names())}), or `auto` for the newest of path.experiment"
         )
     if named == "auto":
         return Experiment.find(path.experiment or recipe.name).newest_weights(name)
     if named == "best":
         return Experiment.find(path.experiment or recipe.name).best_weights(name)
-    if not Path(named).is_file():
-        raise ConfigError(f"path.pretrain_model_{name}: no such file {named}")
-    return Path(named)
+    try:
+        return weights_file(named)
+    except ConfigError as error:
+        raise ConfigError(f"path.pretrain_model_{name}: {error}") from None
 
 
 def load_trained(name: str, recipe: Recipe, device: torch.device) -> Trained:

@@ -80,8 +80,8 @@ class PathOptions(Options):
     pretrain: Annotated[dict[str, UserPath], CONTENT_ONLY] = Field(
         {},
         validation_alias=PRETRAIN + "<network>",
-        description="Network -> checkpoint file, or of `experiment` `auto`: the newest EMA weights, or `best`: those "
-        "that logger.keep_best kept.",
+        description="Network -> checkpoint file, the name of weights that come with the project (tessera-photo-2x), or "
+        "of `experiment` `auto`: the newest EMA weights, or `best`: those that logger.keep_best kept.",
     )
     experiment: Annotated[UserPath | None, CONTENT_ONLY] = Field(
         None, description="Name or folder of the experiment that `auto` and `best` look into; default: `name`."
