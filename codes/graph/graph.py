@@ -99,6 +99,10 @@ class InjectorOptions(Switches, NodeOptions):
             raise nested([Issue(("eval",), "train: true and eval: true together never run; remove both to run always")])
         return self
 
+    def processes(self) -> dict[str, ProcessOptions]:
+        """Names of networks -> the process that they are trained or used under; what their checkpoints record."""
+        return {}
+
 
 class LossOptions(Timing, NodeOptions):
     """Options common to all losses."""

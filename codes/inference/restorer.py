@@ -40,7 +40,7 @@ V = TypeVar("V", int, tuple[str, ...])
 Progress = Callable[[int, int], object]
 NETWORK = "the network"  # its name in messages
 # Those of recipes/diffusion/infer.yml: plausible detail without grain.
-DEFAULTS = SamplingOptions(respaced_timestep_spacing=50, sampler="ddim", eta=1.0, stop_at_snr=20.0)
+DEFAULTS = SamplingOptions(respaced_timestep_spacing="karras8", sampler="ddim", temperature=0.3)
 
 
 class Restorer:
@@ -199,7 +199,7 @@ class Restorer:
         image: NumPy (H, W) or (H, W, 1..4), a tensor (1..4, H, W), uint8, uint16 or floats in [0, 1]; or a Pillow
         image of any mode. strengths: see `strength_tensor`; None is 0 for all: the image is taken as clean.
         steps, sampler, eta, stop_at_snr, temperature: None leaves them as in `options`; a stop_at_snr of math.inf stops
-        nowhere. steps: a count or a spacing, "karras8" say. temperature: 0 is the most faithful, 1 a sample.
+        nowhere. steps: a count (8 is "karras8") or a spacing of recipes. temperature: 0 is the most faithful, 1 a sample.
         options: keys of the sampling injector that change `self.options`, or SamplingOptions in their place.
         color_fix: none, mean, wavelet or lowfreq: colours taken from the input, see `fix_colours`.
         seed, name, sample: the noise depends on them; with the recipe's seed, the file's path below its input
@@ -211,7 +211,7 @@ class Restorer:
             raise ConfigError(f"color_fix: expected one of {', '.join(get_args(ColourFix))}, found {color_fix!r}")
         taken = take_apart(image)
         short = {
-            "respaced_timestep_spacing": steps,
+            "respaced_timestep_spacing": f"karras{steps}" if isinstance(steps, int) else steps,
             "sampler": sampler,
             "eta": eta,
             "stop_at_snr": stop_at_snr,

@@ -94,7 +94,8 @@ class Run:
     def engine(self, name: str, sampling: SamplingOptions) -> Engine:
         """A network ready to sample by these options. Raises ConfigError where its process is not known."""
         process = sampling.build_process(self.processes.get(name), name)
-        return Engine(self.networks[name], process, sampling, self.device, self.autocast)
+        options = sampling.suited_to(self.processes.get(name))
+        return Engine(self.networks[name], process, options, self.device, self.autocast)
 
     def context(
         self,

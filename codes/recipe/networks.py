@@ -106,11 +106,14 @@ def load_trained(name: str, recipe: Recipe, device: torch.device) -> Trained:
     averaged = metadata.kind == "ema" if metadata else "ema" in file.stem
     kind = "EMA weights" if averaged else "weights (not averaged)"
     size = sum(parameter.numel() for parameter in network.parameters())
-    logger.info("%s: %s from %s, %.1f M parameters", name, kind, file, size / 1e6)
+    process = metadata.process_options if metadata else None
+    student = process.student if process else None
+    nature = "" if student is None else f", distilled: one step at sigma {student.sigma:g}, whatever steps are set"
+    logger.info("%s: %s from %s, %.1f M parameters%s", name, kind, file, size / 1e6, nature)
     place(network, device).eval().requires_grad_(False)
     if recipe.compile:
         network.compile()
-    return Trained(network, metadata.process_options if metadata else None, file, metadata)
+    return Trained(network, process, file, metadata)
 
 
 def load_pretrained(name: str, network: DiffusionNetwork, recipe: Recipe) -> None:

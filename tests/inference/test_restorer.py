@@ -35,7 +35,7 @@ RECIPE = {
     "steps": {"restore": {"injectors": {"detail": {
         "type": "gaussian_diffusion_inference", "generator": "generator", "output_scale_factor": 2,
         "model_input_keys": {"low_res": "hq", "corruption_factor": "corruption_entropy"},
-        "respaced_timestep_spacing": 3, "sampler": "ddim", "eta": 1.0, "stop_at_snr": 20, "out": "restored",
+        "respaced_timestep_spacing": "karras3", "sampler": "ddim", "temperature": 0.3, "out": "restored",
     }}}},
 }  # fmt: skip
 
@@ -97,14 +97,15 @@ def test_auto_reads_the_tables_of_a_jpeg_and_falls_back_to_the_default(restorer)
 
 def test_options_in_short_by_key_and_as_a_whole_agree(restorer):
     short = restorer(picture(), STRENGTHS, steps=4, sampler="ancestral", stop_at_snr=2)
-    keys = {"respaced_timestep_spacing": 4, "sampler": "ancestral", "stop_at_snr": 2.0}
+    keys = {"respaced_timestep_spacing": "karras4", "sampler": "ancestral", "stop_at_snr": 2.0}
     assert np.array_equal(short, restorer(picture(), STRENGTHS, options=keys))
-    assert np.array_equal(short, restorer(picture(), STRENGTHS, options=SamplingOptions(**keys)))
+    whole = SamplingOptions(**keys, temperature=0.3)
+    assert np.array_equal(short, restorer(picture(), STRENGTHS, options=whole))
     assert not np.array_equal(short, restorer(picture(), STRENGTHS, steps=4))
-    everything = restorer(picture(), STRENGTHS, steps=4, stop_at_snr=float("inf"))
-    own = SamplingOptions(respaced_timestep_spacing=4, sampler="ddim", eta=1.0)
-    assert np.array_equal(everything, restorer(picture(), STRENGTHS, options=own))
-    assert not np.array_equal(everything, restorer(picture(), STRENGTHS, steps=4))
+    early = Restorer(restorer.network, PROCESS, scale=2, options=SamplingOptions(**keys, temperature=0.3))
+    everything = early(picture(), [*STRENGTHS.values()], stop_at_snr=float("inf"))
+    assert np.array_equal(everything, restorer(picture(), STRENGTHS, steps="karras4", sampler="ancestral"))
+    assert not np.array_equal(everything, short)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,9 @@ def test_equal_to_what_the_door_writes(restorer, weights, tmp_path, monkeypatch)
 
 def test_colours_come_from_the_input_on_request(restorer):
     image = picture()
-    plain, fixed = (restorer(image / 255, STRENGTHS, steps=2, color_fix=kind) for kind in ("none", "lowfreq"))
+    plain, fixed = (
+        restorer(image / 255, STRENGTHS, steps=2, temperature=1.0, color_fix=kind) for kind in ("none", "lowfreq")
+    )
     wanted = (image / 255).mean((0, 1))
     assert np.abs(fixed.mean((0, 1)) - wanted).max() < 0.4 * np.abs(plain.mean((0, 1)) - wanted).max()
     with pytest.raises(ConfigError, match="expected one of none, mean, wavelet, lowfreq, found 'warm'"):

@@ -33,6 +33,8 @@ def shrunk(file):
     for name, network in data.get("networks", {}).items():
         small = ESTIMATOR if network.get("which_model_G") == "strength_estimator" else NETWORK
         sets += [f"networks.{name}.args.{key}={value}" for key, value in small.items()]
+        if name in {key.removeprefix("pretrain_model_") for key in data.get("path") or {}}:
+            sets.append(f"path.pretrain_model_{name}=~")  # those weights are for the network at full size
     for step, part in data.get("steps", {}).items():
         cuts = [name for name, node in part["injectors"].items() if node and node.get("type") == "crop"]
         sets += [f"steps.{step}.injectors.{name}.size=16" for name in cuts]  # of lq, half of target_size
@@ -96,7 +98,9 @@ def test_a_training_recipe_trains(file):
     assert code == 0, said
     assert "Traceback" not in said
     root = Path("experiments") / data["name"]
-    for network in data["networks"]:
+    for network, section in data["networks"].items():
+        if not section.get("trainable", True):
+            continue
         assert (root / "models" / f"2_{network}_ema.safetensors").is_file()
     assert (root / "training_state" / "2.state").is_file()
     for key in data.get("logger", {}).get("visuals", []):

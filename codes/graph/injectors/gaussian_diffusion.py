@@ -61,6 +61,9 @@ class GaussianDiffusionOptions(InjectorOptions):
     def process(self) -> ProcessOptions:
         return ProcessOptions(beta_schedule=self.beta_schedule, diffusion_args=self.diffusion_args)
 
+    def processes(self) -> dict[str, ProcessOptions]:
+        return {self.generator: self.process}
+
     def reads(self) -> dict[KeyPath, str]:
         return {
             ("in",): self.in_key,

@@ -209,7 +209,8 @@ class GaussianDiffusionInferenceInjector(Injector):
                 )
         process = options.build_process(trained[0], names[0])
         rest, splits = tuple(networks[1:]), options.snr_splits
-        return Engine(networks[0], process, options, context.device, context.autocast, rest, splits)
+        suited = options.suited_to(trained[0])
+        return Engine(networks[0], process, suited, context.device, context.autocast, rest, splits)
 
 
 def image_seeds(state: State, context: StepContext, count: int, shared: bool) -> list[int]:

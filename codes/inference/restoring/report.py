@@ -144,7 +144,9 @@ class _Entries(Sequence[ComparisonEntry]):
 def _steps(plan: Plan) -> dict[str, str]:
     rows = {}
     for node in plan.nodes:
-        spacing = node.respaced_timestep_spacing
+        used = node.suited_to(plan.use.processes.get(node.generators[0]))
+        spacing = used.respaced_timestep_spacing
         steps = f"{node.sampler_name}, {'all' if spacing is None else spacing} steps"
-        rows[node.out] = "one pass" if node.type == "regression" else steps
+        once = "one step of a distilled network" if used is not node else "one pass"
+        rows[node.out] = once if node.type == "regression" or used is not node else steps
     return rows

@@ -71,11 +71,21 @@ class DiffusionArgs(ChoiceOptions):
         return chosen
 
 
+class StudentOptions(Options):
+    """What a network that was distilled to answer in one step can do (injector `distillation`)."""
+
+    sigma: float = Field(gt=0, description="The only noise level that it knows: noise over signal.")
+    temperature_max: float = Field(ge=0, description="The highest temperature of the noise that it has learned.")
+
+
 class ProcessOptions(Options):
     """A whole process: what a checkpoint records so that sampling needs no options of training."""
 
     beta_schedule: BetaScheduleOptions = Field(BetaScheduleOptions(), description="The noise schedule.")
     diffusion_args: DiffusionArgs = Field(DiffusionArgs(), description="What the network predicts and the objective.")
+    student: StudentOptions | None = Field(
+        None, description="Set for a network that restores in one step, whatever steps are asked for."
+    )
 
 
 def build_process(options: ProcessOptions) -> GaussianDiffusion:

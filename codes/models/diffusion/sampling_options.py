@@ -172,6 +172,19 @@ class SamplingOptions(ChoiceOptions):
             return Karras(count, self.sigma_max, self.sigma_min)
         return "trailing1" if single_step(spacing) else spacing
 
+    def suited_to(self, trained: ProcessOptions | None) -> Self:
+        """These options as a network takes them: a student's one step and no more than its temperature.
+
+        Other networks take them as they are, and so does a student whose process is set anew here.
+        """
+        student = trained.student if trained and self.diffusion_args is None else None
+        if student is None:
+            return self
+        low = min(self.sigma_min, student.sigma / 2)
+        steps = {"respaced_timestep_spacing": "karras1", "sigma_max": student.sigma, "sigma_min": low}
+        hottest = min(self.temperature, student.temperature_max)
+        return self.model_copy(update={**steps, "stop_at_snr": None, "temperature": hottest})
+
     def build_process(self, trained: ProcessOptions | None, network: str) -> GaussianDiffusion:
         """The process of these options, else of training, respaced. Raises ConfigError when neither names one."""
         schedule = self.beta_schedule or (trained.beta_schedule if trained else None)
@@ -182,6 +195,9 @@ class SamplingOptions(ChoiceOptions):
                 f"set {'beta_schedule' if schedule is None else 'diffusion_args'} where it is sampled"
             )
         process = build_process(ProcessOptions(beta_schedule=schedule, diffusion_args=args))
+        return self.suited_to(trained)._respaced(process, network)
+
+    def _respaced(self, process: GaussianDiffusion, network: str) -> GaussianDiffusion:
         spacing = self.respaced_timestep_spacing
         if spacing is None:
             if self.stop_at_snr is not None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ...graph.injectors.gaussian_diffusion import GaussianDiffusionOptions
 from ...models.diffusion.checkpoints.files import disk_errors
 from ...models.diffusion.checkpoints.metadata import CheckpointMetadata, save_checkpoint
 from ...models.diffusion.networks.base import DiffusionNetwork
@@ -41,8 +40,7 @@ def processes_of(recipe: Recipe) -> dict[str, ProcessOptions]:
     found: dict[str, ProcessOptions] = {}
     for step in recipe.steps.values():
         for node in step.injectors.values():
-            if isinstance(node, GaussianDiffusionOptions):
-                found.setdefault(node.generator, node.process)
+            found = {**node.processes(), **found}
     return found
 
 
