@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint browser slow clean
+.PHONY: demo demo-train test lint browser slow clean
 
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -18,6 +18,9 @@ $(VENV)/.develop: $(VENV)/.runtime requirements-dev.txt
 
 demo: $(VENV)/.runtime
 	$(BIN)/python codes/scripts/demo.py
+
+demo-train: $(VENV)/.runtime
+	$(BIN)/python codes/scripts/demo.py --train
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -199,7 +199,7 @@ class Restorer:
         image: NumPy (H, W) or (H, W, 1..4), a tensor (1..4, H, W), uint8, uint16 or floats in [0, 1]; or a Pillow
         image of any mode. strengths: see `strength_tensor`; None is 0 for all: the image is taken as clean.
         steps, sampler, eta, stop_at_snr, temperature: None leaves them as in `options`; a stop_at_snr of math.inf stops
-        nowhere. steps: a count (8 is "karras8") or a spacing of recipes. temperature: 0 is the most faithful, 1 a sample.
+        nowhere. steps: a count (8 is "karras8") or a spacing of recipes. temperature: 0 is most faithful, 1 a sample.
         options: keys of the sampling injector that change `self.options`, or SamplingOptions in their place.
         color_fix: none, mean, wavelet or lowfreq: colours taken from the input, see `fix_colours`.
         seed, name, sample: the noise depends on them; with the recipe's seed, the file's path below its input

@@ -203,7 +203,7 @@ def test_a_students_checkpoint_says_that_it_is_one_and_restores_in_one_step_with
     restorer = Restorer.from_checkpoint(file, "cpu")
     image = np.random.default_rng(0).random((12, 17, 3)).astype(np.float32)
     steps = []
-    one = restorer(image, [0.2, 0.5], steps=8, progress=lambda done, total: steps.append(total))
+    one = restorer(image, [0.2, 0.5], steps=8, progress=lambda _, total: steps.append(total))
     assert one.shape == (24, 34, 3)
     assert set(steps) == {steps[0]}
     again = restorer(image, [0.2, 0.5], steps=50, options={"sampler": "ancestral"})
