@@ -22,7 +22,7 @@ if not __package__:
 from ..config.yaml_source import located
 from ..images.files import write_image
 from ..inference.sweep.run import Sweep
-from ..inference.sweep.subject import Crop, Request
+from ..inference.sweep.subject import Crop, SweepRequest
 from ..recipe.recipe import read_recipe
 from ..runtime.command_line import common_arguments, main_with, path_argument, source_of
 from ..utils.console import get_logger
@@ -36,7 +36,7 @@ logger = get_logger(__name__)
 def run(arguments: argparse.Namespace) -> int:
     """Restore the cells, then write the grid and the page."""
     axes = [(name, values) for name, values in arguments.axis]
-    request = Request(
+    request = SweepRequest(
         arguments.image, axes, _crop(arguments.crop), arguments.truth, arguments.result, arguments.output, arguments.yes
     )
     source = source_of(arguments)

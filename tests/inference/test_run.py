@@ -7,6 +7,8 @@ import torch
 import yaml
 from door_helpers import RESTORING, TRAINING, changed, save_picture
 
+from codes.config.fingerprint import all_settings
+from codes.config.options import Options, field_keys
 from codes.config.yaml_source import load_source
 from codes.inference.evaluation.run import RecipeEvaluation
 from codes.inference.restoring.plan import Plan
@@ -80,3 +82,45 @@ def test_a_context_is_that_of_the_run():
     assert context.processes is use.processes
     with context.autocast():
         assert (torch.ones(2, 3) @ torch.ones(3, 2)).dtype == torch.bfloat16
+
+
+def replaced(value, path, new):
+    """Options, mappings and lists with what stands at a path of field names replaced."""
+    if not path:
+        return new
+    if isinstance(value, Options):
+        names = {field_keys(name, field)[0]: name for name, field in type(value).model_fields.items()}
+        name = names.get(path[0], path[0])
+        return value.model_copy(update={name: replaced(getattr(value, name), path[1:], new)})
+    if isinstance(value, tuple):
+        index = int(path[0])
+        return (*value[:index], replaced(value[index], path[1:], new), *value[index + 1 :])
+    return {**value, path[0]: replaced(value[path[0]], path[1:], new)}
+
+
+def test_every_option_of_a_recipe_decides_a_result_unless_its_field_says_that_it_does_not():
+    recipe, _ = written(RESTORING, ("networks", {"generator": yaml.safe_load(TRAINING)["networks"]["generator"]}))
+    use = Run({}, torch.device("cpu"))
+    before = use.settings(recipe, "test")
+    counted = {True: 0, False: 0}
+    in_use = {("seed",), ("precision",), ("fp16",)}  # the run says what they come to
+    for path, value, mark in all_settings(recipe):
+        if path not in in_use:
+            other = replaced(recipe, path, "something else" if value != "something else" else 1)
+            assert (use.settings(other, "test") != before) == (mark is None), path
+            counted[mark is None] += 1
+    assert counted[True] > 60
+    assert counted[False] > 30
+
+
+def test_what_the_run_comes_to_decides_however_the_recipe_says_it():
+    recipe, _ = written(RESTORING)
+    plain = Run({}, torch.device("cpu")).settings(recipe, "test")
+    said = recipe.model_copy(update={"seed": None, "fp16": True})
+    assert Run({}, torch.device("cpu")).settings(said, "test") == plain
+    assert Run({}, torch.device("cpu"), seed=1).settings(recipe, "test") != plain
+    assert Run({}, torch.device("cpu"), precision="bf16").settings(recipe, "test") != plain
+    data = {"test": recipe.datasets["test"], "other": recipe.datasets["test"].model_copy(update={"scale": 4})}
+    more = recipe.model_copy(update={"datasets": data})
+    assert Run({}, torch.device("cpu")).settings(more, "test") == plain
+    assert Run({}, torch.device("cpu")).settings(more, "other") != plain

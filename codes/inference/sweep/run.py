@@ -30,7 +30,7 @@ from ...viewer.layers import BICUBIC, TRUTH
 from ...viewer.sweep_result import AxisKind, Reference, SweepResult, SweptAxis, SweptCell
 from ..run import results_folder
 from .axes import Axis, Cell, cells, read_axes, value_text
-from .subject import Request, Subject
+from .subject import Subject, SweepRequest
 
 logger = get_logger(__name__)
 MOST_CELLS = 64  # without --yes
@@ -41,7 +41,7 @@ STEPS_FIELD = "respaced_timestep_spacing"
 class Sweep:
     """Restores the cells of a sweep. Building it loads the network and reads the image; errors are raised then."""
 
-    def __init__(self, recipe: Recipe, source: Source, request: Request) -> None:
+    def __init__(self, recipe: Recipe, source: Source, request: SweepRequest) -> None:
         if not request.axes:
             raise ConfigError("--axis: missing; name what to vary, as in --axis jpeg 0:1:5 or --axis steps 2,8,50")
         if not recipe.datasets:

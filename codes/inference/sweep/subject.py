@@ -27,7 +27,7 @@ WARM_UP = 32  # pixels of the input: enough to start the device's libraries, whi
 
 
 @dataclass(frozen=True)
-class Request:
+class SweepRequest:
     """What the command line asks for. `crop`: top, left, height, width in pixels of the input."""
 
     image: Path
@@ -45,7 +45,7 @@ class Subject:
     Building it raises ConfigError or DataError when something does not fit.
     """
 
-    def __init__(self, recipe: Recipe, source: Source, request: Request, root: Path) -> None:
+    def __init__(self, recipe: Recipe, source: Source, request: SweepRequest, root: Path) -> None:
         self.request = request
         self.phase = next(iter(recipe.datasets))
         self.plan = Plan(_of_one_image(recipe, self.phase, request.image, root), source, Ranks())
