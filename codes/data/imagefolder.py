@@ -67,7 +67,9 @@ class ImageFolderDataset(ImageDataset):
         item = self._record(drawn.number)
         n1_to_1 = self.options.rgb_n1_to_1
         if self.options.skip_lq:
-            known = self._known(self.files[drawn.number], drawn.images[0], hq)
+            resized = self._resizes(drawn.images[0])
+            shown = quantise(hq) if resized else drawn.images[0]
+            known = self._known(self.files[drawn.number], shown, hq, resized)
             item |= {"hq": to_tensor(hq, n1_to_1), "corruption_entropy": torch.from_numpy(known)}
             return item
         entropy = self._entropy(drawn.generator)
@@ -78,6 +80,15 @@ class ImageFolderDataset(ImageDataset):
             "corruption_entropy": torch.from_numpy(entropy),
         }
         return item
+
+    def _resizes(self, samples: np.ndarray) -> bool:
+        """Whether an image is brought to another size, so that its pixels are no longer those of the file."""
+        options = self.options
+        if options.target_size is None or options.tile != "none":
+            return False
+        height, width = samples.shape[:2]
+        sides = (min(height, width),) * 2 if options.square else (height, width)
+        return sides != (options.target_size, options.target_size)
 
     def _hq(self, samples: np.ndarray, generator: Generators) -> np.ndarray:
         hq = super()._hq(samples, generator)
@@ -140,8 +151,11 @@ class ImageFolderDataset(ImageDataset):
             found[index] = file
         return found
 
-    def _known(self, path: Path, samples: np.ndarray, rgb: np.ndarray) -> np.ndarray:
-        """float32 (K,) strengths of an image, or (K, H, W) where one is a map; `auto` is read from the file."""
+    def _known(self, path: Path, samples: np.ndarray, rgb: np.ndarray, resized: bool = False) -> np.ndarray:
+        """float32 (K,) strengths of an image, or (K, H, W) where one is a map; `auto` is read from the file.
+
+        `resized`: the samples are no longer those of the file, and only they are looked at.
+        """
         maps, size = self.map_files(path), (rgb.shape[0], rgb.shape[1])
         listed = self.options.known_entropy or ()
         reading = self._reading(rgb, "auto_map" in listed)
@@ -154,7 +168,8 @@ class ImageFolderDataset(ImageDataset):
                 default = self.options.fixed_parameters.auto_default
                 strengths.append(reading.map(self.options.fixed_corruptions[index], default))
             elif value == "auto":
-                strengths.append(self._estimate(path, samples, self.options.fixed_corruptions[index], reading).strength)
+                corruption = self.options.fixed_corruptions[index]
+                strengths.append(self._estimate(path, samples, corruption, reading, resized).strength)
             else:
                 strengths.append(value)
         if any(isinstance(value, np.ndarray) for value in strengths):
@@ -167,11 +182,14 @@ class ImageFolderDataset(ImageDataset):
             return None
         return self.reader.read(rgb, everywhere)
 
-    def _estimate(self, path: Path, samples: np.ndarray, corruption: str, reading: Reading | None) -> Estimate:
+    def _estimate(
+        self, path: Path, samples: np.ndarray, corruption: str, reading: Reading | None, resized: bool
+    ) -> Estimate:
         key = (path, corruption)
         if key not in self._estimates:
             default = self.options.fixed_parameters.auto_default
-            found = told_strength(corruption, default, jpeg_table(path), samples, reading)
+            table = None if resized else jpeg_table(path)
+            found = told_strength(corruption, default, table, samples, reading)
             self._estimates[key] = found
             logger.info("%s: strength of %s: %.2f (%s)", path, corruption, found.strength, found.reason)
         return self._estimates[key]

@@ -16,7 +16,7 @@ from .layers import Layers, Refused, from_floats, scaled
 from .pnm import read_pnm
 from .tiff_layers import check_strips, read_tiff, tiff_header
 
-logging.getLogger("PIL").setLevel(logging.ERROR)
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what matters of a damaged file is raised
 if hasattr(cv2, "setLogLevel"):
     cv2.setLogLevel(2)  # errors alone; what matters of them is raised
 

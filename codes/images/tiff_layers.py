@@ -20,6 +20,8 @@ _PREMULTIPLIED, _SEPARATE = 1, 2  # kinds of extra samples
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
 _PLAIN_BITS = (1, 2, 4, 8)
 _LZW, _PACKBITS, _DEFLATED = 5, 32773, (8, 32946)
+# Bytes of pixels that a stored byte can stand for: as they are, a run of PackBits, a code of LZW, a match of deflate.
+_MOST_A_BYTE = {1: 1, _PACKBITS: 64, _LZW: 4096, 8: 1032, 32946: 1032}
 _MOST_ZEROS = 64  # bytes in a row of a strip whose compression never writes them
 
 
@@ -60,13 +62,22 @@ def read_tiff(data: bytes) -> Layers:
 
 
 def check_strips(data: bytes) -> None:
-    """Raises Refused unless every strip or tile of the first page lies in the file and was written."""
+    """Raises Refused unless every strip or tile of the first page lies in the file, was written, and can hold it."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = _first(file)
         places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+        header = _header(page)
+        declared = header.height * header.width * header.samples * header.bits // 8
+        share = 1 if int(page.photometric) != YCC else 3  # colours may be stored at a part of the size
     if not places or any(count <= 0 or start + count > len(data) for start, count in places):
         raise Refused("damaged: it ends before its last strip of pixels, or a strip was never written")
-    if int(page.compression) in (_LZW, _PACKBITS):
+    most = _MOST_A_BYTE.get(header.compression)
+    stored = sum(count for _, count in places)
+    if most is not None and declared > most * share * stored:
+        raise Refused(
+            f"damaged: its header declares {header.width} x {header.height} pixels, more than {stored} bytes can hold"
+        )
+    if header.compression in (_LZW, _PACKBITS):
         zeros = bytes(_MOST_ZEROS)
         if any(data.find(zeros, start, start + count) >= 0 for start, count in places):
             raise Refused("damaged: a part of its pixels was overwritten with zeros")
@@ -87,9 +98,9 @@ def _header(page: tifffile.TiffPage) -> TiffHeader:
     # Premultiplied gray is the one that Pillow takes for plain.
     simple = not extras or (len(extras) == 1 and (extras[0] == _SEPARATE or photometric == RGB))
     sure = bits in _PLAIN_BITS and isinstance(page.bitspersample, int) and _format(page) == _UNSIGNED
-    # Pillow's library leaves the checksum of deflated strips unread.
-    checked = int(page.compression) not in _DEFLATED or photometric == YCC
-    plain = known and layout and simple and sure and checked and (bits == 8 or page.samplesperpixel == 1)
+    # Of these two Pillow's library leaves the checksum unread, or writes remarks of its own to the terminal.
+    quiet = int(page.compression) not in (_LZW, *_DEFLATED) or photometric == YCC
+    plain = known and layout and simple and sure and quiet and (bits == 8 or page.samplesperpixel == 1)
     return TiffHeader(page.imagelength, page.imagewidth, bits, page.samplesperpixel, int(page.compression), plain)
 
 

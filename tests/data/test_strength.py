@@ -126,6 +126,20 @@ def test_auto_stands_for_each_files_own_strength(tmp_path, monkeypatch, caplog):
     assert "a.jpg: strength of jpeg: 0.72 (quality 15 from its quantisation tables)" in messages[0]
 
 
+@pytest.mark.parametrize(("settings", "by_table"), [
+    ({"target_size": 32, "tile": "none"}, False), ({"target_size": 32, "tile": "center"}, True),
+    ({"force_square": True}, True),
+])  # fmt: skip
+def test_auto_does_not_read_the_tables_of_a_file_that_is_resized(tmp_path, settings, by_table):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 96, 3), np.uint8)).save(
+        tmp_path / "a.jpg", quality=15
+    )
+    options = restoring(tmp_path, auto_default=0.1).model_copy(update=settings)
+    data = ImageFolderDataset(options, seed=0, shuffle=False)
+    strength = float(data.item(0)["corruption_entropy"][1])
+    assert (strength == pytest.approx(0.1)) != by_table
+
+
 def test_auto_in_training_is_refused(tmp_path):
     options = restoring(tmp_path).model_copy(update={"target_size": 16})
     with pytest.raises(ConfigError, match="auto reads the strength of files to be restored; in training give a number"):

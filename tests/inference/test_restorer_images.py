@@ -9,6 +9,7 @@ from PIL import Image
 from restorer_helpers import KNOWN, STRENGTHS, picture, write_weights
 
 from codes import DataError, Restorer
+from codes.images.objects import take_apart
 from codes.images.profiles import srgb_profile
 
 
@@ -132,3 +133,54 @@ def test_a_truncated_pillow_image_is_a_data_error(restorer):
 
 def test_one_pixel_is_enough(restorer):
     assert restorer(np.zeros((1, 1, 3), np.uint8), STRENGTHS, steps=1).shape == (2, 2, 3)
+
+
+def jpeg(path=None, side=160, quality=12):
+    """A photograph-like JPEG, in memory or as a file, opened by Pillow and not decoded yet."""
+    y, x = np.mgrid[:side, :side]
+    waves = np.stack([127 + 90 * np.sin(x / 9), 127 + 90 * np.cos(y / 7), 127 + 90 * np.sin((x + y) / 11)], -1)
+    noise = np.random.default_rng(0).normal(0, 20, waves.shape)
+    target = path or io.BytesIO()
+    Image.fromarray((waves + noise).clip(0, 255).astype(np.uint8)).save(target, "JPEG", quality=quality)
+    return Image.open(target)
+
+
+def shrunk(image):
+    image.thumbnail((64, 64))
+    return image
+
+
+def drafted(image):
+    image.draft("RGB", (64, 64))
+    return image
+
+
+def painted(image):
+    image.paste((255, 0, 0), (0, 0, 100, 100))
+    return image
+
+
+def loaded(image):
+    image.load()
+    return image
+
+
+def resized(image):
+    return image.resize((64, 64))
+
+
+@pytest.mark.parametrize("change", [shrunk, drafted, painted, resized])
+@pytest.mark.parametrize("from_file", [False, True])
+def test_tables_of_a_jpeg_are_not_those_of_other_pixels(tmp_path, change, from_file):
+    image = change(jpeg(tmp_path / "a.jpg" if from_file else None))
+    assert take_apart(image).jpeg_table is None
+
+
+def test_tables_of_a_jpeg_are_those_of_its_own_pixels(tmp_path):
+    wanted = np.array(jpeg().quantization[0]).reshape(8, 8)
+    for image in (jpeg(), jpeg(tmp_path / "a.jpg"), loaded(jpeg(tmp_path / "a.jpg"))):
+        for _ in range(2):  # the second call says what the first did
+            assert np.array_equal(take_apart(image).jpeg_table, wanted)
+    untouched = jpeg()
+    take_apart(untouched)
+    assert untouched.tile  # still not decoded
