@@ -79,7 +79,7 @@ def told_strength(
 
 
 def strength_of_image(table: np.ndarray | None, samples: np.ndarray, corruption: str, default: float) -> Estimate:
-    """The strength of a JPEG corruption by the luminance table (8, 8) of the file, or by uint8 or uint16 pixels (H, W, 3)."""
+    """The strength of a JPEG corruption by the file's luminance table (8, 8), else by its pixels, uint8 or uint16."""
     kind = CORRUPTIONS.get(corruption)
     assert issubclass(kind, Jpeg), f"{corruption} leaves no trace in a file; the options should have refused it"
     if table is not None:
