@@ -127,7 +127,7 @@ class ChoiceOptions(Options):
 
     def given_for(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """The keys that were set, with `changes` in their place; of a class no longer chosen none is kept."""
-        given = {name: getattr(self, name) for name in self.model_fields_set}
+        given = super().given_for({})
         chosen = self.chosen_name({**given, **changes})
         own = self.choices.get(chosen).model_fields if chosen in self.choices else {}
         left = {name for name in self.__pydantic_extra__ or {} if name not in own}

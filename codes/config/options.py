@@ -50,6 +50,10 @@ class Options(BaseModel):
         """What is not wrong, but hardly meant: its key path here, and why. A recipe gets a warning of each."""
         return ()
 
+    def given_for(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys that were set, with `changes` in their place."""
+        return {**{name: getattr(self, name) for name in self.model_fields_set}, **changes}
+
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core: core_schema.CoreSchema, handler: GetJsonSchemaHandler

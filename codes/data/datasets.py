@@ -16,6 +16,11 @@ class DatasetOptions(Options):
         "dataset", description="Name of the dataset: a folder of results; default: the phase."
     )
     mode: str = Field("imagefolder", description="Which kind of dataset: its registered name.")
+    rgb_n1_to_1: bool = Field(False, description="Images in [-1, 1] instead of [0, 1]; hq and lq alike.")
+    target_size: int | None = Field(
+        None, ge=1, description="Side of the square hq in pixels. Nothing: whole images (not in training)."
+    )
+    scale: int = Field(1, ge=1, description="hq side / lq side.")
     n_workers: Annotated[int, SPEED_ONLY] = Field(
         2, ge=0, le=1024, description="Processes that prepare batches; 0 prepares them in the main process."
     )
@@ -42,6 +47,36 @@ class DatasetOptions(Options):
     def estimator(self) -> str | None:
         """Name of the network that reads the strengths of finished images."""
         return None
+
+    @property
+    def corruption_names(self) -> tuple[str, ...]:
+        """What the strengths of an item are the strengths of, where that has names."""
+        return ()
+
+    @property
+    def known_entropy(self) -> tuple[Any, ...] | None:
+        """The strengths that are set and not drawn, in their order, or None; a number, `auto` or a StrengthMap each."""
+        return None
+
+    @property
+    def path_list(self) -> tuple[str, ...]:
+        """The folders and files that are read; empty for data that come from elsewhere."""
+        return ()
+
+    @property
+    def truth_list(self) -> tuple[str, ...]:
+        """Where the images lie that results are compared with, if they are not those of `path_list`."""
+        return ()
+
+    @property
+    def files_are_lq(self) -> bool:
+        """Whether the files are themselves what is restored."""
+        return False
+
+    @property
+    def square(self) -> bool:
+        """Whether the centre square is cut first."""
+        return False
 
 
 DATASETS: Registry[Any] = Registry("dataset mode")

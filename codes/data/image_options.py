@@ -29,11 +29,6 @@ class ImageOptions(DatasetOptions):
     weights: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...] | None, TRAINING_ONLY] = Field(
         None, description="With a list of paths: how many times an epoch each is gone through (1.5: half of it twice)."
     )
-    rgb_n1_to_1: bool = Field(False, description="Images in [-1, 1] instead of [0, 1]; hq and lq alike.")
-    target_size: Positive | None = Field(
-        None, description="Side of the square hq in pixels. Nothing: whole images (not in training)."
-    )
-    scale: Positive = Field(1, description="hq side / lq side.")
     tile: Literal["none", "random", "center"] = Field(
         "none",
         description="How a larger image becomes target_size: `none` resizes it by area (DLAS), `random` cuts a random "

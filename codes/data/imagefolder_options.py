@@ -108,6 +108,18 @@ class ImageFolderOptions(CorruptionOptions, ImageOptions):
         return len(self.fixed_corruptions)
 
     @property
+    def corruption_names(self) -> tuple[str, ...]:
+        return self.fixed_corruptions
+
+    @property
+    def truth_list(self) -> tuple[str, ...]:
+        return () if self.ground_truth is None else (self.ground_truth,)
+
+    @property
+    def files_are_lq(self) -> bool:
+        return self.skip_lq
+
+    @property
     def estimator(self) -> str | None:
         return self.fixed_parameters.estimator
 

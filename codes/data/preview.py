@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from ..utils.rng import numpy_generator
 from .base import Dataset, Item
 from .corruptions.all import CORRUPTIONS, Corruption, CorruptionSettings
 from .corruptions.options import CorruptionOptions
+from .datasets import DatasetOptions
 
 logger = get_logger(__name__)
 
@@ -74,9 +74,9 @@ def items(dataset: Dataset, count: int) -> Iterator[tuple[int, Item]]:
         raise DataError("the dataset has no item that can be shown; see the messages above")
 
 
-def preview_item(position: int, item: Item, options: Any) -> PreviewItem:
+def preview_item(position: int, item: Item, options: DatasetOptions) -> PreviewItem:
     """One item of a dataset with these options, every image in it beside the others at the size of hq."""
-    n1_to_1 = bool(getattr(options, "rgb_n1_to_1", False))
+    n1_to_1 = options.rgb_n1_to_1
     tensors = {key: value for key, value in item.items() if isinstance(value, torch.Tensor)}
     images = {key: to_rgb(value, n1_to_1) for key, value in tensors.items() if _is_image(value)}
     reference = images.get("hq", next(iter(images.values()), None))
@@ -165,9 +165,9 @@ def _is_image(value: torch.Tensor) -> bool:
     return value.ndim == 3 and value.shape[0] == 3
 
 
-def _names(options: Any, count: int) -> list[str]:
+def _names(options: DatasetOptions, count: int) -> list[str]:
     """The corruptions of an entropy vector; numbers where the recipe does not list as many, or lists one twice."""
-    names = list(getattr(options, "fixed_corruptions", ()))
+    names = list(options.corruption_names)
     if len(names) == count == len(set(names)):
         return names
     return [f"{names[i]} ({i + 1})" if len(names) == count else f"strength {i + 1}" for i in range(count)]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -25,6 +25,9 @@ from ..utils.philox import normal_values
 from ..utils.rng import derive_seed, numpy_generator
 from .loss_weight import Weight
 from .switches import Switches, Timing
+
+if TYPE_CHECKING:
+    from .injectors.tiled import TiledOptions
 
 State = Mapping[str, Any]
 
@@ -74,6 +77,14 @@ class NodeOptions(Options):
         """Contradictions between these options and the networks (on the meta device, no memory behind them)."""
         return []
 
+    def step_problems(
+        self,
+        networks: Mapping[str, DiffusionNetwork],  # noqa: ARG002
+        trained: Mapping[str, ProcessOptions],  # noqa: ARG002
+    ) -> list[Issue]:
+        """Steps of sampling that do not fit the processes that networks were trained under, by their names."""
+        return []
+
     def same_size(self) -> dict[str, str]:
         """State keys of images that are written -> a key that is read, of the same height and width."""
         return {}
@@ -82,10 +93,15 @@ class NodeOptions(Options):
         """Names of networks that it runs -> state key of an image of the size that the network is given."""
         return {}
 
+    def networks(self) -> tuple[str, ...]:
+        """Names of all networks that it runs."""
+        return tuple(self.network_inputs())
+
 
 class InjectorOptions(Switches, NodeOptions):
     """Options common to all injectors."""
 
+    needs_n1_to_1: ClassVar[bool] = False  # whether the images that it reads must be in [-1, 1]
     type: str = Field(description="Which injector: its registered name.")
     train: bool = Field(False, description="Runs only in training, not in an evaluation or a test run.")
     eval: bool = Field(False, description="Runs only in an evaluation or a test run, not in training.")
@@ -102,6 +118,11 @@ class InjectorOptions(Switches, NodeOptions):
     def processes(self) -> dict[str, ProcessOptions]:
         """Names of networks -> the process that they are trained or used under; what their checkpoints record."""
         return {}
+
+    @property
+    def tiled(self) -> "TiledOptions | None":
+        """These options as those of an injector that makes images of any size, tile by tile, if it is one."""
+        return None
 
 
 class LossOptions(Timing, NodeOptions):

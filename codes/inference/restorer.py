@@ -230,7 +230,7 @@ class Restorer:
     def _sampling(self, options: SamplingOptions | Mapping[str, Any] | None, short: dict[str, Any]) -> SamplingOptions:
         base = options if isinstance(options, SamplingOptions) else self.options
         chosen = _changed(base, {**(options if isinstance(options, Mapping) else {}), **short})
-        if getattr(chosen, "canvas", "ram") != "ram":
+        if chosen.canvas != "ram":
             raise ConfigError("options: canvas: disk writes files; a Restorer works in memory, so use ram")
         if not chosen.use_ema:
             raise ConfigError("options: use_ema: a Restorer samples from the weights of its file; load another one")

@@ -7,12 +7,10 @@ from ..config.yaml_source import Issue, KeyPath, Source
 from ..data.datasets import DatasetOptions
 from ..evaluation.evaluators.restoring import ImagesOptions
 from ..graph.injectors.gaussian_diffusion import GaussianDiffusionOptions
-from ..graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
 from ..graph.step_options import StepOptions
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.sampling_checks import step_problems
-from ..models.diffusion.sampling_options import SamplingOptions
 from .graph_checks import all_nodes, graph_issues
 from .log_checks import log_issues
 from .networks import describe_networks
@@ -81,11 +79,11 @@ def _range_issues(recipe: Recipe) -> Iterator[Issue]:
         key
         for step in recipe.steps.values()
         for node in step.injectors.values()
-        if isinstance(node, GaussianDiffusionOptions | GaussianDiffusionInferenceOptions)
+        if node.needs_n1_to_1
         for key in node.reads().values()
     }
     for phase, dataset in recipe.datasets.items():
-        if read & {"hq", "lq"} & dataset.provides() and not getattr(dataset, "rgb_n1_to_1", True):
+        if read & {"hq", "lq"} & dataset.provides() and not dataset.rgb_n1_to_1:
             message = "must be true: diffusion works on images in [-1, 1], and this dataset gives [0, 1]"
             yield Issue(("datasets", phase, "rgb_n1_to_1"), message)
 
@@ -93,10 +91,10 @@ def _range_issues(recipe: Recipe) -> Iterator[Issue]:
 def _output_issues(recipe: Recipe) -> Iterator[Issue]:
     """Outputs that no sampling injector writes, results that would share a folder, a scale that is not the data's."""
     nodes = {
-        ("steps", step, "injectors", name): node
+        ("steps", step, "injectors", name): node.tiled
         for step, options in recipe.steps.items()
         for name, node in options.injectors.items()
-        if isinstance(node, GaussianDiffusionInferenceOptions)
+        if node.tiled
     }
     written = sorted(node.out for node in nodes.values())
     outputs = recipe.eval.output_state
@@ -110,10 +108,9 @@ def _output_issues(recipe: Recipe) -> Iterator[Issue]:
             yield Issue(
                 ("datasets", phase, "name"), f"{dataset.name!r} is also the name of datasets.{seen[dataset.name]}"
             )
-        scale = getattr(dataset, "scale", 1)
         for path, node in nodes.items():
-            if node.model_input_keys.get("low_res") == "lq" and node.output_scale_factor != scale:
-                message = f"is {node.output_scale_factor}, but datasets.{phase} makes lq at scale {scale}"
+            if node.model_input_keys.get("low_res") == "lq" and node.output_scale_factor != dataset.scale:
+                message = f"is {node.output_scale_factor}, but datasets.{phase} makes lq at scale {dataset.scale}"
                 yield Issue((*path, "output_scale_factor"), message)
 
 
@@ -134,25 +131,22 @@ def _sampling_step_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwor
     """Sampling steps that do not fit the process that this recipe trains, or that its options name."""
     nodes = all_nodes(recipe)
     trained = {node.generator: node.process for _, node in nodes if isinstance(node, GaussianDiffusionOptions)}
-    sampled: list[tuple[KeyPath, str, SamplingOptions]] = [
-        (path, node.generators[0], node) for path, node in nodes if isinstance(node, GaussianDiffusionInferenceOptions)
-    ]
+    for path, node in nodes:
+        for issue in node.step_problems(networks, trained):
+            yield Issue((*path, *issue.path), issue.message)
     for name, evaluator in recipe.eval.evaluators.items():
         params = evaluator.params if isinstance(evaluator, ImagesOptions) else None
-        if params is not None:
-            sampled.append((("eval", "evaluators", name, "diffusion_params"), evaluator.for_network, params))
-    for path, network, sampling in sampled:
-        for issue in (
-            step_problems(sampling, network, networks[network], trained.get(network)) if network in networks else ()
-        ):
-            yield Issue((*path, *issue.path), issue.message)
+        if params is None or evaluator.for_network not in networks:
+            continue
+        network = evaluator.for_network
+        for issue in step_problems(params, network, networks[network], trained.get(network)):
+            yield Issue(("eval", "evaluators", name, "diffusion_params", *issue.path), issue.message)
 
 
 def _strength_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
     """Strengths set for whole images, fewer than the network was trained with."""
     for phase, dataset in recipe.datasets.items():
-        known = () if getattr(dataset, "skip_lq", False) else None  # nobody draws strengths for a finished image
-        known = getattr(dataset, "known_entropy", None) or known
+        known = dataset.known_entropy
         for name, network in networks.items():
             told = "corruption_factor" in network.cond_names
             wanted = (getattr(network.options, "num_corruptions", None) or 0) if told else 0
@@ -201,7 +195,7 @@ def networks_on(recipe: Recipe, key: str) -> set[str]:
 
 def _size_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
     dataset: DatasetOptions = recipe.datasets["train"]
-    target, scale = getattr(dataset, "target_size", None), getattr(dataset, "scale", 1)
+    target, scale = dataset.target_size, dataset.scale
     whole = networks_on(recipe, "hq")
     for name, network in networks.items():
         multiple = math.lcm(network.multiple_of, scale)

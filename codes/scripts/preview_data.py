@@ -21,6 +21,7 @@ if not __package__:
 from ..data.corruptions.all import CORRUPTIONS
 from ..data.corruptions.options import CorruptionOptions
 from ..data.datasets import DATASETS
+from ..data.imagefolder_options import ImageFolderOptions
 from ..data.preview import PreviewItem, PreviewTable, items, preview_item, sweep_tables
 from ..recipe.recipe import Recipe, read_recipe
 from ..runtime.command_line import common_arguments, main_with, path_argument, source_of
@@ -63,8 +64,8 @@ def _chosen(recipe: Recipe, wanted: str | None) -> tuple[str, Any]:
     """The dataset to show, with its place in the recipe. Raises ConfigError when there is none of that name."""
     places: dict[str, Any] = {f"datasets.{phase}": options for phase, options in recipe.datasets.items()}
     for name, evaluator in recipe.eval.evaluators.items():
-        if getattr(evaluator, "dataset", None) is not None:
-            places[f"eval.evaluators.{name}.dataset"] = evaluator.dataset  # type: ignore[attr-defined]
+        if evaluator.held_out is not None:
+            places[f"eval.evaluators.{name}.dataset"] = evaluator.held_out
     if not places:
         raise ConfigError("the recipe has no dataset to show; add a section datasets.train")
     if wanted is None:
@@ -90,7 +91,7 @@ def _swept(options: Any, names: Sequence[str]) -> Sequence[str]:
 
 def _facts(recipe: str, phase: str, options: Any, shown_items: Sequence[PreviewItem]) -> dict[str, str]:
     facts = {"Recipe": recipe, "Dataset": f"{phase}, mode {options.mode}"}
-    if isinstance(options, CorruptionOptions):
+    if isinstance(options, ImageFolderOptions):
         facts |= _making(options)
     for name in shown_items[0].strengths if shown_items else ():
         drawn = [shown.strengths[name] for shown in shown_items if name in shown.strengths]
@@ -107,13 +108,13 @@ def _spread(values: Sequence[float]) -> str:
     return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}, mean {mean:.2f}"
 
 
-def _making(options: CorruptionOptions) -> dict[str, str]:
+def _making(options: ImageFolderOptions) -> dict[str, str]:
     """How lq comes about, in words."""
     kernels = " or ".join(options.downsample_kernels)
-    steps = [f"shrunk by {getattr(options, 'scale', 1)} ({kernels})", ", ".join(options.fixed_corruptions) or "nothing"]
+    steps = [f"shrunk by {options.scale} ({kernels})", ", ".join(options.fixed_corruptions) or "nothing"]
     if options.corrupt_before_downsize:
         steps.reverse()
-    facts = {} if getattr(options, "skip_lq", False) else {"lq": ", then ".join(steps)}
+    facts = {} if options.skip_lq else {"lq": ", then ".join(steps)}
     if options.corruption_order == "physical":
         facts["Order"] = "physical: optics, sensor, processing, resizing, compression"
     if options.random_probabilities:

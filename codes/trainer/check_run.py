@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..config.yaml_source import Source
-from ..data.datasets import DATASETS, DatasetOptions
+from ..data.datasets import DATASETS
 from ..evaluation.evaluators.base import build_evaluators
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..recipe.checks import check_training
@@ -41,8 +41,8 @@ def check_run(recipe: Recipe, source: Source) -> int:
             DATASETS.get(options.mode)(options, seed=recipe.seed_in_use, shuffle=phase == "train"),
         )
     for name, evaluator in recipe.eval.evaluators.items():
-        held_out = getattr(evaluator, "dataset", None)
-        if isinstance(held_out, DatasetOptions):
+        held_out = evaluator.held_out
+        if held_out is not None:
             _read_some(f"eval.evaluators.{name}.dataset", DATASETS.get(held_out.mode)(held_out, seed=0, shuffle=False))
     build_evaluators(recipe.eval.evaluators, source)
     for line in never_running(recipe):

@@ -12,7 +12,6 @@ from codes.graph.injectors.gaussian_diffusion import GaussianDiffusionInjector, 
 from codes.graph.injectors.gaussian_diffusion_inference import (
     GaussianDiffusionInferenceInjector,
     GaussianDiffusionInferenceOptions,
-    to_unit_range,
 )
 from codes.models.diffusion.networks.unet import UNetModel
 from codes.utils.rng import torch_globals_at
@@ -209,7 +208,7 @@ def test_undo_n1_to_1_gives_the_same_image_in_unit_range() -> None:
     plain, undone = inference(), inference(undo_n1_to_1=True)
     raw, unit = plain(state, context(net))["restored"], undone(state, context(net))["restored"]
     torch.testing.assert_close(unit, (raw + 1) / 2)
-    torch.testing.assert_close(to_unit_range(raw, plain.options), to_unit_range(unit, undone.options))
+    torch.testing.assert_close(plain.options.to_unit_range(raw), undone.options.to_unit_range(unit))
 
 
 def test_averaged_weights_are_used_unless_the_option_says_otherwise() -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ...config.registry import Registry
 from ...config.yaml_source import Issue, Source
+from ...data.datasets import DatasetOptions
 from ...graph.graph import NodeOptions, StepContext
 from ...utils.errors import ConfigError
 
@@ -19,6 +20,11 @@ class EvaluatorOptions(NodeOptions):
 
     type: str = Field(description="Which evaluator: its registered name.")
     for_network: str = Field(validation_alias="for", description="Name of the network that is evaluated.")
+
+    @property
+    def held_out(self) -> DatasetOptions | None:
+        """The dataset that is measured on, where there is one."""
+        return None
 
     def network_names(self) -> list[str]:
         """The networks that have to be there."""

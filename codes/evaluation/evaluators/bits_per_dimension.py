@@ -44,6 +44,10 @@ class BitsPerDimensionOptions(EvaluatorOptions):
     def measures_ema(self) -> bool:
         return self.use_ema and self.diffusion_params.use_ema
 
+    @property
+    def held_out(self) -> DatasetOptions:
+        return self.dataset
+
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         issues = [
             Issue(("for",) if issue.path == ("generator",) else issue.path, issue.message)

@@ -127,12 +127,14 @@ class RestorationEvaluator(Evaluator):
 
     def _seam(self, found: Restored, context: StepContext) -> float | None:
         """The seam score at the borders of the tiles; None where they move, where one covers the image, or without."""
-        injector = self.restorer.tiled
-        if injector is None or injector.options.tile_jitter:
+        node = self.restorer.tiled
+        if node is None:
+            return None
+        engine = node.build().engine(context)
+        if engine.options.tile_jitter:
             return None
         height, width = found.truth.shape[:2]
-        engine = injector.engine(context)
-        plan = engine.plan(height, width, injector.options.output_scale_factor)
+        plan = engine.plan(height, width, node.output_scale_factor)
         rows, columns = _borders(plan.ys, plan.tile[0]), _borders(plan.xs, plan.tile[1])
         return seam_score(found.image, rows, columns, engine.network.multiple_of)
 

@@ -16,10 +16,8 @@ from ...config.options import OneOf, nested
 from ...config.yaml_source import Issue, KeyPath
 from ...data.datasets import DATASETS, DatasetOptions
 from ...graph.graph import INJECTORS, InjectorOptions, StepContext, check_keys
-from ...graph.injectors.gaussian_diffusion_inference import (
-    GaussianDiffusionInferenceInjector,
-    GaussianDiffusionInferenceOptions,
-)
+from ...graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
+from ...graph.injectors.tiled import TiledOptions
 from ...graph.step_graph import StepGraph, running_injectors
 from ...graph.step_options import StepOptions
 from ...images.canvas import Canvas, as_canvas
@@ -49,6 +47,10 @@ class ImagesOptions(EvaluatorOptions):
     )
 
     @property
+    def held_out(self) -> DatasetOptions:
+        return self.dataset
+
+    @property
     def params(self) -> SamplingOptions | None:
         """How to sample, where that is what makes the images."""
         raise NotImplementedError
@@ -64,18 +66,18 @@ class ImagesOptions(EvaluatorOptions):
 
     @property
     def measures_ema(self) -> bool:
-        return self.use_ema and all(getattr(node, "use_ema", True) for node in self.nodes().values())
+        return self.use_ema and all(node.tiled.use_ema for node in self.nodes().values() if node.tiled)
 
     def network_names(self) -> list[str]:
         """The networks that have to be there: the one evaluated, and all that injectors run."""
-        names = [self.for_network, *(name for node in self.nodes().values() for name in networks_of(node))]
+        names = [self.for_network, *(name for node in self.nodes().values() for name in node.networks())]
         return list(dict.fromkeys(names))
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         issues, provided = [], self.dataset.provides()
         if "hq" not in provided:
             issues.append(Issue(("dataset",), f"gives no ground truth hq (it has: {', '.join(sorted(provided))})"))
-        if self.params is not None and not getattr(self.dataset, "rgb_n1_to_1", True):
+        if self.params is not None and not self.dataset.rgb_n1_to_1:
             message = "must be true: diffusion works on images in [-1, 1], and this dataset gives [0, 1]"
             issues.append(Issue(("dataset", "rgb_n1_to_1"), message))
         if self.for_network not in networks:
@@ -143,7 +145,7 @@ class RestoringOptions(ImagesOptions):
             "type": "gaussian_diffusion_inference",
             "generator": self.for_network,
             "model_input_keys": self.input_keys,
-            "output_scale_factor": getattr(self.dataset, "scale", 1),
+            "output_scale_factor": self.dataset.scale,
             "out": self.out,
         }
         node = GaussianDiffusionInferenceOptions.model_validate({"tile_batch_size": self.batch_size, **chosen, **fixed})
@@ -175,12 +177,6 @@ class RestoringOptions(ImagesOptions):
         return issues
 
 
-def networks_of(node: InjectorOptions) -> list[str]:
-    """The networks that an injector runs."""
-    named = getattr(node, "generator", ())
-    return list(dict.fromkeys([*((named,) if isinstance(named, str) else named or ()), *node.network_inputs()]))
-
-
 @dataclass(frozen=True)
 class Restored:
     """An item of the dataset with its restored image and its ground truth, (H, W, 3) uint8, as they would be saved."""
@@ -200,16 +196,13 @@ class Restorer:
         self.graph = StepGraph(StepOptions(injectors=self.nodes))
         # Read here, so that a folder that is not there is an error at the start and not after hours.
         self.dataset: Any = DATASETS.get(options.dataset.mode)(options.dataset, seed=0, shuffle=False)
-        self.n1_to_1 = bool(getattr(options.dataset, "rgb_n1_to_1", False))
+        self.n1_to_1 = options.dataset.rgb_n1_to_1
 
     @property
-    def tiled(self) -> GaussianDiffusionInferenceInjector | None:
+    def tiled(self) -> TiledOptions | None:
         """What makes the image tile by tile, if that is how it is made."""
-        for name, node in self.nodes.items():
-            injector = self.graph.injectors[name]
-            if self.options.out_key in node.writes().values():
-                return injector if isinstance(injector, GaussianDiffusionInferenceInjector) else None
-        return None
+        made = (node.tiled for node in self.nodes.values() if self.options.out_key in node.writes().values())
+        return next(made, None)
 
     def __len__(self) -> int:
         return min(len(self.dataset), self.options.max_images or len(self.dataset))
@@ -248,7 +241,7 @@ class Restorer:
     def _context(self, context: StepContext, position: int, stack: ExitStack) -> StepContext:
         """Each item's own position; a folder that goes when the batch is done, where canvases lie on disk."""
         scratch = None
-        if any(getattr(node, "canvas", "ram") == "disk" for node in self.nodes.values()):
+        if any(node.tiled.canvas == "disk" for node in self.nodes.values() if node.tiled):
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix="tessera-")))
         return replace(context, positions=(position,), scratch=scratch)
 
@@ -272,10 +265,7 @@ class Restorer:
 
     def _out_n1_to_1(self) -> bool:
         """Whether the restored image is in [-1, 1]: sampling says it, other injectors keep the range of the data."""
-        for node in self.nodes.values():
-            if isinstance(node, GaussianDiffusionInferenceOptions) and node.out == self.options.out_key:
-                return not node.undo_n1_to_1
-        return self.n1_to_1
+        return not self.tiled.undo_n1_to_1 if self.tiled else self.n1_to_1
 
 
 def batches(count: int, size: int) -> Iterator[range]:

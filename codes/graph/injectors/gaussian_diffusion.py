@@ -1,7 +1,7 @@
 """The training step of a Gaussian diffusion model as an injector."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -38,6 +38,7 @@ def conditioning_problems(
 class GaussianDiffusionOptions(InjectorOptions):
     """Options of `gaussian_diffusion`."""
 
+    needs_n1_to_1: ClassVar[bool] = True
     in_key: str = Field(validation_alias="in", description="State key of the clean images, (B, C, H, W) in [-1, 1].")
     generator: str = Field(description="Name of the network that is trained.")
     beta_schedule: BetaScheduleOptions = Field(BetaScheduleOptions(), description="The noise schedule.")

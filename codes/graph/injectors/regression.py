@@ -2,55 +2,39 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from ...config.options import nested
 from ...config.yaml_source import Issue
 from ...models.diffusion.denoiser import Denoiser
 from ...models.diffusion.engine import Engine
 from ...models.diffusion.networks.backbone import resized
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.prediction import Prediction
-from ...models.diffusion.process_options import BetaScheduleOptions, DiffusionArgs
-from ...models.diffusion.sampling_checks import sampling_problems
-from ...models.diffusion.sampling_options import SamplerName
+from ...models.diffusion.process_options import DiffusionArgs, ProcessOptions
+from ...models.diffusion.sampling_checks import tile_problems
+from ...models.diffusion.sampling_options import SamplingOptions, TilingOptions
 from ...utils.errors import ConfigError
-from ..graph import INJECTORS, InjectorOptions, StepContext
-from .gaussian_diffusion_inference import GaussianDiffusionInferenceInjector, GaussianDiffusionInferenceOptions
+from ..graph import INJECTORS, StepContext
 from .generator import plain_network_problems
+from .tiled import TiledInjector, TiledOptions
 
-NO_DIFFUSION = "is for diffusion, and a regression draws nothing; remove this key"
-OWN = {
-    "generator", "model_input_keys", "timestep", "output_batch_size", "output_scale_factor", "undo_n1_to_1", "out",
-    "clip_denoised", "use_ema", "tile", "tile_overlap", "tile_batch_size", "canvas", *InjectorOptions.model_fields,
-}  # fmt: skip
+# The one step of an engine whose denoiser knows the clean image: from anywhere to its answer, without noise.
+PROCESS = ProcessOptions(diffusion_args=DiffusionArgs(model_mean_type="start_x", model_var_type="fixed_small"))
+ONE_STEP = SamplingOptions(respaced_timestep_spacing="trailing1", sampler="ddim", noise_type="zero")
 
 
-class RegressionOptions(GaussianDiffusionInferenceOptions):
-    """Options of `regression`: those of sampling that concern tiles and keys. The others have their one value."""
+class RegressionOptions(TiledOptions):
+    """Options of `regression`."""
 
     generator: str = Field(description="Name of the network that restores, as the injector `generator` trained it.")
     timestep: int = Field(0, ge=0, description="The timestep that the network is told: the same as in training.")
-    beta_schedule: BetaScheduleOptions | None = Field(BetaScheduleOptions(), description="Fixed; not to be set.")
-    diffusion_args: DiffusionArgs | None = Field(
-        DiffusionArgs(model_mean_type="start_x", model_var_type="fixed_small"), description="Fixed; not to be set."
-    )
-    respaced_timestep_spacing: int | str | tuple[int, ...] | None = Field(
-        "trailing1", description="Fixed, one step; not to be set."
-    )
-    sampler: SamplerName | None = Field("ddim", description="Fixed; not to be set.")
-    noise_type: Literal["random", "fixed", "zero"] = Field("zero", description="Fixed; not to be set.")
 
-    @model_validator(mode="after")
-    def _no_diffusion(self) -> Self:
-        wrong = [name for name in self.all_keys() if name in self.model_fields_set and name not in OWN]
-        if wrong:
-            raise nested([Issue((name,), NO_DIFFUSION) for name in wrong])
-        return self
+    @property
+    def method(self) -> str:
+        return "one pass"
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         taken = networks[self.generator].cond_names if self.generator in networks else frozenset({"low_res"})
@@ -59,8 +43,8 @@ class RegressionOptions(GaussianDiffusionInferenceOptions):
         issues = plain_network_problems(self.generator, further, networks)
         if self.generator in networks:
             network = networks[self.generator]
-            issues += sampling_problems(self, self.generator, network, self.output_scale_factor)
-        if "low_res" not in self.model_input_keys and "low_res" not in taken:
+            issues += tile_problems(self, self.generator, network, self.output_scale_factor)
+        if not self.restores and "low_res" not in taken:
             issues.append(
                 Issue(("model_input_keys", "low_res"), "missing; it is what is restored (low_res: lq, or hq)")
             )
@@ -98,27 +82,28 @@ class RegressionEngine(Engine):
 
 
 @INJECTORS.register("regression")
-class RegressionInjector(GaussianDiffusionInferenceInjector):
+class RegressionInjector(TiledInjector):
     """Restores one image for every image of `low_res`, of output_scale_factor times its size, and writes `out`.
 
     The network is given what it was trained on: low_res upsampled in its own way (low_res_upsampling) as its image,
     and the conditioning of `model_input_keys`.
     """
 
-    Options = RegressionOptions  # type: ignore[assignment]  # constructors are compared, though only read here
+    Options = RegressionOptions
 
     def __init__(self, options: RegressionOptions) -> None:
-        super().__init__(options)
-        self.timestep = options.timestep
+        self.options: RegressionOptions = options
 
     def engine(self, context: StepContext) -> Engine:
-        name = self.options.generators[0]
+        options, name = self.options, self.options.generator
         if name in context.processes:
             raise ConfigError(
-                f"{self.options.out}: {name} was trained to reverse a diffusion; restore with "
+                f"{options.out}: {name} was trained to reverse a diffusion; restore with "
                 "type: gaussian_diffusion_inference"
             )
-        plain = super().engine(context)
+        tiling = {key: getattr(options, key) for key in TilingOptions.model_fields}
+        sampling = ONE_STEP.model_copy(update=tiling)
+        process = sampling.build_process(PROCESS, name)
         return RegressionEngine(
-            plain.network, plain.process, plain.options, plain.device, plain.autocast, timestep=self.timestep
+            self.network(name, context), process, sampling, context.device, context.autocast, timestep=options.timestep
         )

@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config.yaml_source import Issue, KeyPath, Source
-from ...graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
+from ...graph.injectors.tiled import TiledOptions
 from ...models.diffusion.checkpoints.metadata import CheckpointMetadata
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...recipe.checks import check_inference
 from ...recipe.class_list import ClassList, classes_beside, read_class_names
 from ...recipe.generation_options import RANDOM, GenerationOptions
-from ...recipe.graph_checks import all_nodes, flow_issues
+from ...recipe.graph_checks import flow_issues
 from ...recipe.recipe import Recipe
 from ...utils.errors import ConfigError
 from ...utils.rng import numpy_generator
@@ -24,12 +24,13 @@ SECTIONS = {
 }
 
 
-def sampling_nodes(recipe: Recipe) -> dict[KeyPath, GaussianDiffusionInferenceOptions]:
+def sampling_nodes(recipe: Recipe) -> dict[KeyPath, TiledOptions]:
     """The injectors that sample in a test run, by key path."""
     return {
-        path: node
-        for path, node in all_nodes(recipe)
-        if isinstance(node, GaussianDiffusionInferenceOptions) and not node.train
+        ("steps", name, "injectors", key): node.tiled
+        for name, step in recipe.steps.items()
+        for key, node in step.injectors.items()
+        if node.tiled and not node.train
     }
 
 
@@ -74,12 +75,9 @@ def _output_issues(recipe: Recipe) -> Iterator[Issue]:
         yield Issue(("eval", "output_state"), f"generation writes one result; name one of {', '.join(written)}")
 
 
-def _node_issues(node: GaussianDiffusionInferenceOptions, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
+def _node_issues(node: TiledOptions, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
     if node.canvas == "disk":
         yield Issue(("canvas",), "disk is for restoring large images; generated ones are held in memory, use ram")
-    if node.guidance_scale != 1.0 and not {"y", "low_res"} & set(node.model_input_keys):
-        message = "guidance has nothing to leave out: the network is told no class; set model_input_keys: {y: y}"
-        yield Issue(("guidance_scale",), message)
     if node.output_batch_size is not None:
         yield Issue(("output_batch_size",), "would leave samples out; set generate.batch_size instead")
     for name in node.generators:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...config.yaml_source import Source
-from ...graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions, to_unit_range
+from ...graph.injectors.tiled import TiledOptions
 from ...graph.step_graph import StepGraph
 from ...graph.step_options import StepOptions
 from ...images.files import to_rgb
@@ -155,7 +155,7 @@ class Generation:
         images = state[self.node.out]
         assert isinstance(images, Tensor), "canvas: disk was refused"
         assert len(images) == len(positions)
-        for position, image in zip(positions, to_unit_range(images, self.node), strict=True):
+        for position, image in zip(positions, self.node.to_unit_range(images), strict=True):
             self.files.write(position, to_rgb(image, n1_to_1=False))
 
     def _finish(self, before: int, made: int, start: float) -> Generated:
@@ -186,9 +186,7 @@ class Generation:
         return [] if labels is None or self.classes is None else [self.classes.name(labels[row[0]]) for row in rows]
 
 
-def _written_node(
-    recipe: Recipe, nodes: Sequence[GaussianDiffusionInferenceOptions]
-) -> GaussianDiffusionInferenceOptions:
+def _written_node(recipe: Recipe, nodes: Sequence[TiledOptions]) -> TiledOptions:
     """The injector whose result is written; the checks have made sure that it is one."""
     named = recipe.eval.output_state
     if named is None:
@@ -201,7 +199,7 @@ def _with_batch(step: StepOptions, batch_size: int) -> StepOptions:
     """A step whose sampling takes a whole batch to the device at once, where the recipe does not say otherwise."""
     injectors = {
         name: node.model_copy(update={"tile_batch_size": batch_size})
-        if isinstance(node, GaussianDiffusionInferenceOptions) and "tile_batch_size" not in node.model_fields_set
+        if node.tiled and "tile_batch_size" not in node.model_fields_set
         else node
         for name, node in step.injectors.items()
     }

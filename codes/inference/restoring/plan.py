@@ -17,11 +17,8 @@ from ...data.corruptions.strength_map import StrengthMap
 from ...data.datasets import DATASETS
 from ...data.imagefolder import ImageFolderDataset
 from ...evaluation.evaluators.base import EVALUATORS
-from ...graph.graph import Injector, StepContext
-from ...graph.injectors.gaussian_diffusion_inference import (
-    GaussianDiffusionInferenceInjector,
-    GaussianDiffusionInferenceOptions,
-)
+from ...graph.graph import StepContext
+from ...graph.injectors.tiled import TiledOptions
 from ...graph.step_graph import StepGraph
 from ...models.diffusion.engine import Engine
 from ...models.diffusion.tiling.plan import TilePlan
@@ -38,7 +35,6 @@ from ..strength_reader import StrengthReader
 from .output import ImageRecord, Order, OutputNames, Planned, Records, clash
 
 logger = get_logger(__name__)
-InferenceOptions = GaussianDiffusionInferenceOptions
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,7 @@ class Plan:
         self.source = source
         self.output = recipe.output
         nodes = [node for step in recipe.steps.values() for node in step.injectors.values() if not node.train]
-        sampling = [node for node in nodes if isinstance(node, InferenceOptions)]
-        self.nodes = [node for node in sampling if "low_res" in node.model_input_keys]
+        self.nodes = [node.tiled for node in nodes if node.tiled and node.tiled.restores]
         if not self.nodes and not recipe.eval.evaluators:
             raise ConfigError(
                 f"{source.file}: neither an injector gaussian_diffusion_inference in steps nor an evaluator in eval, "
@@ -137,9 +132,9 @@ class Plan:
         """By the header; where transparency is cut off the real image is smaller."""
         options = self.recipe.datasets[phase]
         info = self.datasets[phase].infos[position]
-        target, scale = getattr(options, "target_size", None), getattr(options, "scale", 1)
+        target, scale = options.target_size, options.scale
         height, width = (target, target) if target else (info.height, info.width)
-        if getattr(options, "square", False):
+        if options.square:
             height = width = min(height, width)
         if self.low_res_key(self.datasets[phase].state_keys) == "lq":
             return max(height // scale, 1), max(width // scale, 1)
@@ -148,7 +143,7 @@ class Plan:
     def _input(self, phase: str, position: int) -> str:
         """Fingerprint of what an image is made from: the name and the content of its files."""
         dataset, options = self.datasets[phase], self.recipe.datasets[phase]
-        drawn = not (self.is_input(phase) and getattr(options, "target_size", None) is None)
+        drawn = not (self.is_input(phase) and options.target_size is None)
         try:
             maps = dataset.map_files(dataset.files[position]) if isinstance(dataset, ImageFolderDataset) else {}
             digests = [digest_of(path) for path in (*dataset.sources(position), *maps.values())]
@@ -168,16 +163,13 @@ class Plan:
         """The tiles of a result of (height, width)."""
         return self.engines[key].plan(*size, self.node(key).output_scale_factor)
 
-    def node(self, key: str) -> InferenceOptions:
+    def node(self, key: str) -> TiledOptions:
         """The options of the injector that writes a result."""
         return next(node for node in self.nodes if node.out == key)
 
     def _engines(self, context: StepContext) -> dict[str, Engine]:
         """Result -> what samples it."""
-        injectors = [_bare(injector) for step in self.steps.values() for injector in step.injectors.values()]
-        sampling = [found for found in injectors if isinstance(found, GaussianDiffusionInferenceInjector)]
-        restoring = {node.out for node in self.nodes}
-        return {found.options.out: found.engine(context) for found in sampling if found.options.out in restoring}
+        return {node.out: node.build().engine(context) for node in self.nodes}
 
     def low_res_key(self, keys: Mapping[str, Any] | frozenset[str]) -> str:
         """The key of an item that restoration starts from; a later injector may start from an earlier one's result."""
@@ -200,7 +192,7 @@ class Plan:
 
     def is_input(self, phase: str) -> bool:
         """Whether the files of a phase are themselves what is restored."""
-        return bool(getattr(self.recipe.datasets[phase], "skip_lq", False))
+        return self.recipe.datasets[phase].files_are_lq
 
     def sizes(self, low_res: tuple[int, int], keys: frozenset[str]) -> dict[str, tuple[int, int]]:
         """Result -> (height, width), of an image whose low resolution has this size; those written come first."""
@@ -213,9 +205,9 @@ class Plan:
     def _restoring_networks(self) -> tuple[str, ...]:
         """The networks that results depend on."""
         nodes = [node for step in self.recipe.steps.values() for node in step.injectors.values() if not node.train]
-        sampled = [name for node in self.nodes for name in node.generators]
-        sampled += [name for data in self.recipe.datasets.values() if (name := data.estimator) is not None]
-        return tuple(dict.fromkeys([*sampled, *(name for node in nodes for name in node.network_inputs())]))
+        estimators = [name for data in self.recipe.datasets.values() if (name := data.estimator) is not None]
+        run = [name for node in [*self.nodes, *nodes] for name in node.networks()]
+        return tuple(dict.fromkeys([*run, *estimators]))
 
     def _outputs(self) -> tuple[str, ...]:
         named = self.recipe.eval.output_state
@@ -269,7 +261,7 @@ class Plan:
 
 def _refuse_own_results(recipe: Recipe, root: Path) -> None:
     for phase, options in recipe.datasets.items():
-        for text in getattr(options, "path_list", ()):
+        for text in options.path_list:
             if root.resolve().is_relative_to(Path(text).resolve()):
                 raise ConfigError(
                     f"datasets.{phase}.paths: the results ({root}) would be written into the input folder "
@@ -281,11 +273,10 @@ def _refuse_missing_files(recipe: Recipe, source: Source) -> None:
     """Before the data is read, which knows no key of the recipe."""
     issues = []
     for phase, options in recipe.datasets.items():
-        truth = getattr(options, "ground_truth", None)
-        known = getattr(options, "known_entropy", None) or ()
+        known = options.known_entropy or ()
         places: dict[KeyPath, Sequence[str]] = {
-            ("paths",): getattr(options, "path_list", ()),
-            ("ground_truth",): [truth] if truth else [],
+            ("paths",): options.path_list,
+            ("ground_truth",): options.truth_list,
             ("fixed_parameters", "corruption_entropy"): [v.map for v in known if isinstance(v, StrengthMap)],
         }
         issues += [
@@ -330,8 +321,3 @@ def share_of(images: Sequence[Planned], rank: int, world_size: int) -> list[Plan
         if number == rank:
             mine.append(index)
     return [images[index] for index in sorted(mine)]
-
-
-def _bare(injector: Injector) -> Injector:
-    """An injector without what was wrapped around it."""
-    return getattr(injector, "injector", injector)

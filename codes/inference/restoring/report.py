@@ -142,11 +142,4 @@ class _Entries(Sequence[ComparisonEntry]):
 
 
 def _steps(plan: Plan) -> dict[str, str]:
-    rows = {}
-    for node in plan.nodes:
-        used = node.suited_to(plan.use.processes.get(node.generators[0]))
-        spacing = used.respaced_timestep_spacing
-        steps = f"{node.sampler_name}, {'all' if spacing is None else spacing} steps"
-        once = "one step of a distilled network" if used is not node else "one pass"
-        rows[node.out] = once if node.type == "regression" or used is not node else steps
-    return rows
+    return {node.out: node.method_under(plan.use.processes) for node in plan.nodes}

@@ -11,12 +11,11 @@ from pydantic import ValidationError
 
 from ...config.options import issues_of
 from ...config.registry import nearest
-from ...graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
+from ...graph.injectors.tiled import TiledOptions
 from ...models.diffusion.sampling_options import SamplingOptions
 from ...recipe.output_options import OutputOptions
 from ...utils.errors import ConfigError
 
-InferenceOptions = GaussianDiffusionInferenceOptions
 Kind = Literal["strength", "sampling", "colour", "seed"]
 RANGE = re.compile(r"([^:,]+):([^:,]+):([^:,]+)")
 STEPS = "steps"
@@ -132,11 +131,11 @@ class Cell:
 
     at: tuple[int, ...]
     values: Mapping[str, Any]
-    node: InferenceOptions
+    node: TiledOptions
     output: OutputOptions
 
 
-def cells(axes: Sequence[Axis], node: InferenceOptions, output: OutputOptions) -> Iterator[Cell]:
+def cells(axes: Sequence[Axis], node: TiledOptions, output: OutputOptions) -> Iterator[Cell]:
     """Every combination, the last axis fastest. Raises ConfigError for one that the options do not allow."""
     for at in itertools.product(*(range(len(axis.values)) for axis in axes)):
         chosen = {axis.name: axis.values[place] for axis, place in zip(axes, at, strict=True)}
@@ -144,7 +143,7 @@ def cells(axes: Sequence[Axis], node: InferenceOptions, output: OutputOptions) -
         colour = {axis.field: chosen[axis.name] for axis in axes if axis.kind == "colour"}
         words = " ".join(axis.label(chosen[axis.name]) for axis in axes if axis.kind in ("sampling", "colour"))
         given = {**node.given_for(sampling), "canvas": "ram"}
-        made = _made(InferenceOptions, given, words)
+        made = _made(type(node), given, words)
         fixed = _made(OutputOptions, {**output.model_dump(exclude_unset=True), **colour}, words)
         yield Cell(at, chosen, made, fixed)
 

@@ -53,7 +53,7 @@ class Sweep:
         self.root = request.output or _folder_of(request.image, results_folder(recipe))
         self.request = request
         dataset = next(iter(recipe.datasets.values()))
-        self.axes = read_axes(request.axes, getattr(dataset, "fixed_corruptions", ()))
+        self.axes = read_axes(request.axes, dataset.corruption_names)
         _refuse_many(self.axes, request.yes)
         self.subject = Subject(recipe, source, request, self.root)
         self.cells = list(cells(self.axes, self.subject.node, self.subject.plan.output))

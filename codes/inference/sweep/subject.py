@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...config.yaml_source import Source
 from ...graph.graph import INJECTORS, Graph, InjectorOptions
+from ...graph.injectors.tiled import TiledOptions
 from ...images.canvas import RamCanvas, as_canvas
 from ...images.colour_fix import fix_colours
 from ...images.files import quantise, read_image, resize_bicubic, to_rgb
@@ -20,7 +21,7 @@ from ...runtime.devices import Ranks
 from ...utils.errors import ConfigError, DataError
 from ..restoring.job import batch_of
 from ..restoring.plan import Plan
-from .axes import Axis, Cell, InferenceOptions
+from .axes import Axis, Cell
 
 Crop = tuple[int, int, int, int]
 WARM_UP = 32  # pixels of the input: enough to start the device's libraries, which must not count as a cell's time
@@ -78,8 +79,7 @@ class Subject:
 
     def check(self, cell: Cell) -> None:
         """Raise ConfigError for steps that the process of the network does not have, before anything is restored."""
-        name = cell.node.generators[0]
-        cell.node.build_process(self.plan.use.processes.get(name), name)
+        cell.node.check_processes(self.plan.use.processes)
 
     def restore(
         self, cell: Cell, axes: Sequence[Axis], on_step: Callable[[str, int, int], None]
@@ -102,7 +102,7 @@ class Subject:
             key: value[..., :WARM_UP, :WARM_UP] if isinstance(value, Tensor) and value.ndim == 4 else value
             for key, value in self.state.items()
         }
-        one = cell.node.model_copy(update={"respaced_timestep_spacing": 1, "stop_at_snr": None})
+        one = cell.node.in_one_step()
         self._sampled(small, replace(cell, node=one), lambda *_: None)
 
     def _sampled(self, state: Mapping[str, Any], cell: Cell, on_step: Callable[[str, int, int], None]) -> Any:
@@ -129,9 +129,9 @@ class Subject:
     @property
     def corruptions(self) -> list[str]:
         """Names of the strengths, in their order."""
-        return list(getattr(self.plan.recipe.datasets[self.phase], "fixed_corruptions", ()))
+        return list(self.plan.recipe.datasets[self.phase].corruption_names)
 
-    def _chosen(self, result: str | None) -> InferenceOptions:
+    def _chosen(self, result: str | None) -> TiledOptions:
         """The injector whose options are swept."""
         wanted = self.plan.outputs[0] if result is None else result
         known = [node.out for node in self.plan.nodes]
@@ -139,7 +139,7 @@ class Subject:
             raise ConfigError(f"--result {wanted}: no injector writes it (there are: {', '.join(known)})")
         return self.plan.node(wanted)
 
-    def _leading_to(self, node: InferenceOptions) -> dict[str, InjectorOptions]:
+    def _leading_to(self, node: TiledOptions) -> dict[str, InjectorOptions]:
         """The other injectors whose results this one needs, in order."""
         every = [
             (f"{step}.{name}", found)

@@ -23,7 +23,7 @@ from .process import GaussianDiffusion
 from .sampling_checks import start_problem
 from .sampling_options import SamplingOptions
 from .tiling.canvas_sampling import SampledImage, canvas_channels, sample_images
-from .tiling.plan import TilePlan, padded_size
+from .tiling.plan import TilePlan, padded_size, tile_side
 from .tiling.runner import TileRunner
 from .tiling.whole_image import Adjustment
 
@@ -148,8 +148,7 @@ class Engine:
         """The tiles of an output of (height, width) pixels, which is padded to what network and scale ask for."""
         align = math.lcm(self.network.multiple_of, scale)
         padded = padded_size(height, width, self.network.minimum_size, align)
-        chosen = self.options.tile
-        tile = max(align, self.network.image_size // align * align) if chosen is None else chosen
+        tile = tile_side(self.options.tile, self.network.image_size, align)
         if tile == 0:
             return TilePlan.cover(*padded, tile=max(padded), overlap=0, align=align)
         overlap = tile // 4 if self.options.tile_overlap is None else self.options.tile_overlap

@@ -8,19 +8,15 @@ from .networks.base import DiffusionNetwork
 from .process import GaussianDiffusion
 from .process_options import ProcessOptions
 from .respacing import karras_count
-from .sampling_options import SamplingOptions
+from .sampling_options import SamplingOptions, TilingOptions
+from .tiling.plan import tile_side
 
 STARTING_SIGNAL = 0.2  # sqrt(abar) up to which pure noise stands for the state: leading3 of a linear schedule has .11
 
 
 def sampling_problems(sampling: SamplingOptions, name: str, network: DiffusionNetwork, scale: int) -> list[Issue]:
     """Tiles that the network cannot take at this scale, and guidance of a network that has nothing to leave out."""
-    issues = []
-    align = math.lcm(network.multiple_of, scale)
-    if sampling.tile and sampling.tile % align:
-        near = max(round(sampling.tile / align), 1) * align
-        issues.append(Issue(("tile",), f"{name} at scale {scale} needs a multiple of {align}; use {near}"))
-    issues += _overlap_problems(sampling, network, align)
+    issues = tile_problems(sampling, name, network, scale)
     weakened = sampling.guidance_low_res < 1.0 and "low_res" in network.cond_names
     if sampling.guidance_scale != 1.0 and network.null_label is None and not weakened:
         message = (
@@ -31,13 +27,16 @@ def sampling_problems(sampling: SamplingOptions, name: str, network: DiffusionNe
     return issues
 
 
-def _overlap_problems(sampling: SamplingOptions, network: DiffusionNetwork, align: int) -> list[Issue]:
-    """An overlap that leaves no room for the next tile; the tile may be the one of training."""
-    tile = max(align, network.image_size // align * align) if sampling.tile is None else sampling.tile
-    overlap = sampling.tile_overlap or 0
-    if not tile or overlap <= tile - align:
-        return []
-    return [Issue(("tile_overlap",), f"is {overlap} for tiles of {tile} pixels; use 0 to {tile - align}")]
+def tile_problems(tiling: TilingOptions, name: str, network: DiffusionNetwork, scale: int) -> list[Issue]:
+    """Tiles that the network cannot take at this scale, and an overlap that leaves no room for the next tile."""
+    align, issues = math.lcm(network.multiple_of, scale), []
+    if tiling.tile and tiling.tile % align:
+        near = max(round(tiling.tile / align), 1) * align
+        issues.append(Issue(("tile",), f"{name} at scale {scale} needs a multiple of {align}; use {near}"))
+    tile, overlap = tile_side(tiling.tile, network.image_size, align), tiling.tile_overlap or 0
+    if tile and overlap > tile - align:
+        issues.append(Issue(("tile_overlap",), f"is {overlap} for tiles of {tile} pixels; use 0 to {tile - align}"))
+    return issues
 
 
 def step_problems(

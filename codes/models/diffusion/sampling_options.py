@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, field_validator, model_validator
 
 from ...config.choice import ChoiceOptions, NameIn
 from ...config.effect import NotWith, OnlyWith
 from ...config.fingerprint import SPEED_ONLY
-from ...config.options import nested
+from ...config.options import Options, nested
 from ...config.registry import Registry
 from ...config.yaml_source import Issue
 from ...utils.errors import ConfigError
@@ -21,12 +21,48 @@ SIGMAS = ("sigma_max", "sigma_min")  # of karrasN alone
 SamplerName = Annotated[str, NameIn(SAMPLERS)]
 
 
-class SamplingOptions(ChoiceOptions):
+class TilingOptions(Options):
+    """How an image of any size is made tile by tile, whatever the network does with a tile."""
+
+    clip_denoised: bool = Field(True, description="Keep every predicted x_start within [-1, 1].")
+    use_ema: bool = Field(
+        True,
+        validation_alias=AliasChoices("use_ema", "use_ema_model"),
+        description="Use the averaged weights where there are some.",
+    )
+    tile: int | None = Field(
+        None,
+        ge=0,
+        description="Tile side in output pixels; ~: the training size (image_size); 0 never tiles.",
+    )
+    tile_overlap: Annotated[int | None, NotWith("tile", 0)] = Field(
+        None, ge=0, description="Overlap of neighbouring tiles in output pixels; ~ is a quarter of the tile."
+    )
+    tile_batch_size: Annotated[int, SPEED_ONLY] = Field(
+        4, ge=1, description="Tiles that the device works on at once; halves by itself when memory runs out."
+    )
+    canvas: Annotated[Literal["ram", "disk"], SPEED_ONLY] = Field(
+        "ram",
+        description="Where the image lies while it is sampled: in memory (about 30 bytes a pixel of the output), or in "
+        "files beside the results (about 24 bytes a pixel), with memory for a row of tiles only.",
+    )
+
+    @model_validator(mode="after")
+    def _tiles_overlap_in_part(self) -> Self:
+        if self.tile and self.tile_overlap is not None and self.tile_overlap >= self.tile:
+            raise nested(
+                [Issue(("tile_overlap",), f"must be smaller than the tile of {self.tile}, found {self.tile_overlap}")]
+            )
+        return self
+
+
+class SamplingOptions(TilingOptions, ChoiceOptions):
     """How images are sampled: shared by the inference injector and by evaluators (`diffusion_params`).
 
     The options of the sampler stand among these.
     """
 
+    model_config = ConfigDict(extra="allow")  # of ChoiceOptions; the other base forbids
     choice_key: ClassVar[str] = "sampler"
     choices: ClassVar[Registry[Any]] = SAMPLERS
 
@@ -53,7 +89,6 @@ class SamplingOptions(ChoiceOptions):
     )
     sampler: SamplerName | None = Field(None, description="The rule of a step, by name; ~ is ancestral.")
     use_ddim: bool = Field(False, description="The same as `sampler: ddim`.")
-    clip_denoised: bool = Field(True, description="Keep every predicted x_start within [-1, 1].")
     temperature: float = Field(
         1.0,
         ge=0,
@@ -78,29 +113,8 @@ class SamplingOptions(ChoiceOptions):
         "random",
         description="Start noise: each image's own, one for all, or zero (the steps' noise stays random).",
     )
-    use_ema: bool = Field(
-        True,
-        validation_alias=AliasChoices("use_ema", "use_ema_model"),
-        description="Use the averaged weights where there are some.",
-    )
-    tile: int | None = Field(
-        None,
-        ge=0,
-        description="Tile side in output pixels; ~: the training size (image_size); 0 never tiles.",
-    )
-    tile_overlap: Annotated[int | None, NotWith("tile", 0)] = Field(
-        None, ge=0, description="Overlap of neighbouring tiles in output pixels; ~ is a quarter of the tile."
-    )
-    tile_batch_size: Annotated[int, SPEED_ONLY] = Field(
-        4, ge=1, description="Tiles that the device works on at once; halves by itself when memory runs out."
-    )
     tile_jitter: Annotated[bool, NotWith("tile", 0)] = Field(
         False, description="Move the grid of tiles from step to step, so that no border stays in one place."
-    )
-    canvas: Annotated[Literal["ram", "disk"], SPEED_ONLY] = Field(
-        "ram",
-        description="Where the image lies while it is sampled: in memory (about 30 bytes a pixel of the output), or in "
-        "files beside the results (about 24 bytes a pixel), with memory for a row of tiles only.",
     )
     resume_seconds: Annotated[float, SPEED_ONLY, OnlyWith("canvas", "ram")] = Field(
         10.0,
@@ -128,10 +142,6 @@ class SamplingOptions(ChoiceOptions):
         if self.guidance_scale == 1.0 and (self.guidance_rescale or self.guidance_low_res != 1.0):
             raise nested(
                 [Issue(("guidance_scale",), "is 1 (off), so guidance_rescale and guidance_low_res do nothing")]
-            )
-        if self.tile and self.tile_overlap is not None and self.tile_overlap >= self.tile:
-            raise nested(
-                [Issue(("tile_overlap",), f"must be smaller than the tile of {self.tile}, found {self.tile_overlap}")]
             )
         return self
 

@@ -47,10 +47,9 @@ def processes_of(recipe: Recipe) -> dict[str, ProcessOptions]:
 def data_of(recipe: Recipe) -> dict[str, Any]:
     """What the training data were, for whoever restores with the checkpoint: scale and names of the corruptions."""
     dataset = recipe.datasets.get("train")
-    return {
-        "scale": getattr(dataset, "scale", recipe.scale),
-        "corruptions": list(getattr(dataset, "fixed_corruptions", ())),
-    }
+    if dataset is None:
+        return {"scale": recipe.scale, "corruptions": []}
+    return {"scale": dataset.scale, "corruptions": list(dataset.corruption_names)}
 
 
 def save(experiment: Experiment, recipe: Recipe, parts: Parts, iteration: int, samples: int) -> None:

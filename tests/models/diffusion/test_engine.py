@@ -12,7 +12,7 @@ from trainer_helpers import DIFFUSION, NETWORK
 
 from codes.config.options import issues_of, validate_nested
 from codes.graph.graph import StepContext
-from codes.graph.injectors.gaussian_diffusion_inference import image_seeds
+from codes.graph.injectors.tiled import image_seeds
 from codes.models.diffusion.engine import Engine, Request
 from codes.models.diffusion.networks.unet import UNetModel
 from codes.models.diffusion.noise import INITIAL_STEP, NoiseField

@@ -141,6 +141,14 @@ def padded_size(height: int, width: int, minimum: int, multiple: int) -> tuple[i
     return _round_up(max(height, minimum), multiple), _round_up(max(width, minimum), multiple)
 
 
+def tile_side(chosen: int | None, training: int, align: int) -> int:
+    """The side of a tile: the one chosen, else that of training, as the multiple of `align` that it holds.
+
+    0 is one tile for everything.
+    """
+    return max(align, training // align * align) if chosen is None else chosen
+
+
 def reflect_indices(size: int, padded: int) -> npt.NDArray[np.int64]:
     """(padded,) source indices in [0, size) that continue a line beyond its end by reflection about its end pixels.
 
