@@ -96,7 +96,7 @@ def recipe(folder: Path, image: Path, weights: Path, canvas: str, arguments: arg
 
 def measure(file: Path) -> tuple[float, float]:
     """(peak resident bytes, seconds) of test.py; read off by a process between, which has no other child."""
-    door = Path(__file__).resolve().parents[1] / "codes" / "test.py"
+    program_file = Path(__file__).resolve().parents[1] / "codes" / "test.py"
     program = (
         "import resource, subprocess, sys, time\n"
         "start = time.monotonic()\n"
@@ -108,7 +108,7 @@ def measure(file: Path) -> tuple[float, float]:
     # glibc keeps one arena a thread; two are enough here and let freed memory return.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "2"}
     answer = subprocess.run(
-        [sys.executable, "-c", program, str(door), "-opt", str(file)],
+        [sys.executable, "-c", program, str(program_file), "-opt", str(file)],
         capture_output=True,
         text=True,
         check=True,

@@ -29,7 +29,7 @@ from codes.evaluation.effnet_lite0 import EffnetLite0
 from codes.evaluation.metrics import fidelity, mean_fidelity
 from codes.graph.injectors.regression import RegressionEngine, RegressionOptions
 from codes.images.files import find_images, quantise, resize_bicubic, to_rgb
-from codes.models.diffusion.checkpoints.metadata import build_network, load_into, read_metadata
+from codes.models.diffusion.checkpoints.metadata import load_into, network_of, read_metadata
 from codes.models.diffusion.checkpoints.shipped import weights_file
 from codes.models.diffusion.engine import Request
 from codes.runtime.devices import Precision, autocast_for
@@ -103,7 +103,7 @@ def regression(named: str, precision: Precision, tile: int | None) -> Method:
     metadata = read_metadata(file)
     if metadata is None:
         raise ConfigError(f"{file}: does not say what network it holds")
-    network = build_network(metadata).eval()
+    network = network_of(metadata).eval()
     load_into(network, file)
     options = RegressionOptions.model_validate(
         {"type": "regression", "generator": "g", "model_input_keys": {"low_res": "lq"}, "out": "o", "tile": tile}

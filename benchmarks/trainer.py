@@ -127,8 +127,8 @@ def steps_alone(trainer: Trainer, batches: list[dict[str, Any]]) -> Callable[[in
 def whole_loop(trainer: Trainer) -> Callable[[int], None]:
     """The trainer as `run` drives it, so many iterations at a time, with its data and its log."""
     root = trainer.experiment.root
-    outlets = [JsonLines(root / "log.jsonl", 0), TensorBoard(root / "tb_logger", 0, "benchmark")]
-    log = RunLog(root, 0, 10**6, trainer.recipe.logger.print_freq, trainer.options.batch_size, outlets)
+    writers = [JsonLines(root / "log.jsonl", 0), TensorBoard(root / "tb_logger", 0, "benchmark")]
+    log = RunLog(root, 0, 10**6, trainer.recipe.logger.print_freq, trainer.options.batch_size, writers)
     batches: Iterator[Any] = trainer._batches()
 
     def run(count: int) -> None:

@@ -14,7 +14,7 @@ pytest_plugins = ["trained"]  # a tiny trained experiment, shared by the tests o
 
 @pytest.fixture(autouse=True)
 def _log_as_it_was():
-    """The doors put handlers on the project's logger and stop its propagation; other tests listen to it."""
+    """The commands put handlers on the project's logger and stop its propagation; other tests listen to it."""
     root = logging.getLogger("tessera")
     handlers, level, propagate = [*root.handlers], root.level, root.propagate
     root.handlers[:] = []  # a session's fixture may have been made in the middle of another test

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-DOORS = {"train.py": "tessera-train", "test.py": "tessera-test", "evaluate.py": "tessera-evaluate"}
+COMMANDS = {"train.py": "tessera-train", "test.py": "tessera-test", "evaluate.py": "tessera-evaluate"}
 RESTORE = """
 import sys
 import numpy as np, torch
@@ -34,9 +34,9 @@ print(tessera.__version__, restorer(np.zeros((9, 11, 3), np.uint8), {"jpeg": 0.2
 """
 
 
-def test_every_door_is_a_command_and_every_command_a_main():
+def test_every_program_is_a_command_and_every_command_a_main():
     scripts = PROJECT["project"]["scripts"]
-    assert set(scripts) == {command for door, command in DOORS.items() if (ROOT / "codes" / door).exists()}
+    assert set(scripts) == {command for file, command in COMMANDS.items() if (ROOT / "codes" / file).exists()}
     for target in scripts.values():
         module, _, function = target.partition(":")
         main = getattr(importlib.import_module(module.replace("tessera", "codes", 1)), function)

@@ -1,7 +1,9 @@
 """Finding all problems of a recipe at once, though some checks need a recipe that is well-formed.
 
-Where a recipe does not parse, its problems are mended on a copy, a misspelt key by the one that was probably meant and
+Where a recipe does not parse, its problems are repaired on a copy, a misspelt key by the one probably meant and
 anything else by leaving it out, and the copy is checked further. What that brings to light is reported with the rest.
+A recipe without a mistake is parsed once; one with some, once more for each level at which there are any, because what
+holds between keys is looked at only where each of them is right.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,7 +14,6 @@ from ..utils.errors import ConfigError
 from .yaml_source import Issue, KeyPath, Source
 
 T = TypeVar("T")
-ROUNDS = 8
 
 
 def check_all(
@@ -24,7 +25,7 @@ def check_all(
     """
     found: list[Issue] = []
     current = source
-    for _ in range(ROUNDS):
+    while True:  # each time with fewer keys, or with one more that is known
         try:
             result = parse(current)
         except ConfigError as error:
@@ -35,10 +36,10 @@ def check_all(
             # Where a mistake is followed only by complaints about what was left out, the whole section goes.
             tops = {issue.path[0] for issue in error.issues if issue.path} & set(independent)
             sections = [Issue((top,), "") for top in tops]
-            mended = _mended(current.data, new or sections)
-            if mended == current.data:
+            repaired = _repaired(current.data, new or sections)
+            if repaired == current.data:
                 break
-            current = replace(current, data=mended)
+            current = replace(current, data=repaired)
             continue
         try:
             check(result)
@@ -58,7 +59,7 @@ def _follows(issue: Issue, found: Sequence[Issue]) -> bool:
     return any(issue.path[: len(section)] == section for section in sections)
 
 
-def _mended(data: Any, issues: Sequence[Issue]) -> Any:
+def _repaired(data: Any, issues: Sequence[Issue]) -> Any:
     for issue in issues:
         if issue.path:
             data = _without(data, issue.path, issue.meant)

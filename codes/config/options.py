@@ -1,4 +1,4 @@
-"""Options as frozen typed objects that live beside the class they configure, checked once, at the door.
+"""Options as frozen typed objects that live beside the class they configure, checked once, when a recipe is read.
 
 `parse` reports every unknown key, wrong type and contradiction together, each with file, line, key path and, for a
 misspelt key, the nearest valid one.

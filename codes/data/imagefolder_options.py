@@ -19,7 +19,7 @@ from .image_options import ImageOptions
 
 Strength = Annotated[float, Field(ge=0.0, le=1.0)]
 AUTO: tuple[str, ...] = ("auto", "auto_map")
-Entry = Strength | Literal["auto", "auto_map"] | StrengthMap
+StrengthEntry = Strength | Literal["auto", "auto_map"] | StrengthMap
 
 
 def read_entry(value: Any) -> float | str | StrengthMap:
@@ -39,7 +39,7 @@ def read_entry(value: Any) -> float | str | StrengthMap:
 class FixedParameters(Options):
     """Values that are otherwise drawn for every item."""
 
-    corruption_entropy: tuple[Entry, ...] | dict[str, Entry] | None = Field(
+    corruption_entropy: tuple[StrengthEntry, ...] | dict[str, StrengthEntry] | None = Field(
         None,
         description="Strength of each fixed corruption, in listed order or by name ({jpeg: 0.2, gaussian_blur: 0.5}), "
         "each in [0, 1]; 1 is the strongest. With skip_lq, `auto` reads it from each file "

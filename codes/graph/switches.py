@@ -39,7 +39,7 @@ class Timing(Options):
         last = iteration if self.before is None else self.before
         return iteration % self.every == 0 and self.after <= iteration <= last
 
-    def spoken(self) -> str:
+    def text(self) -> str:
         """The switches as a recipe would write them, only those that are set."""
         return ", ".join(f"{name}: {getattr(self, name)}" for name in TIMING if name in self.model_fields_set)
 

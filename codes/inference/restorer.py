@@ -17,8 +17,7 @@ from ..images.canvas import RamCanvas
 from ..images.colour_fix import ColourFix, fix_colours
 from ..images.files import to_rgb, to_tensor
 from ..images.objects import ImageObject, take_apart
-from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, read_metadata
-from ..models.diffusion.checkpoints.metadata import build_network as network_of
+from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, network_of, read_metadata
 from ..models.diffusion.checkpoints.shipped import weights_file
 from ..models.diffusion.engine import Request
 from ..models.diffusion.networks.base import DiffusionNetwork

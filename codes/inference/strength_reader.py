@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..data.corruptions.strength import Estimate
-from ..models.diffusion.checkpoints.metadata import build_network, load_into, read_metadata
+from ..models.diffusion.checkpoints.metadata import load_into, network_of, read_metadata
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.networks.strength_estimator import CELL, LocalStrengths, StrengthEstimator
 from ..utils.errors import ConfigError
@@ -101,7 +101,7 @@ class StrengthReader:
         metadata = read_metadata(file)
         if metadata is None:
             raise ConfigError(f"{file}: does not say what network it holds; use a .safetensors file of tessera-train")
-        network = build_network(metadata)
+        network = network_of(metadata)
         load_into(network, file, strict=True)
         return cls.of_weights(network, file, device)
 

@@ -66,7 +66,7 @@ def never_running(recipe: Recipe) -> list[str]:
     for path, part in [*parts, *all_nodes(recipe)]:
         first = -(-max(part.after, 1) // part.every) * part.every
         if first > min(last, last if part.before is None else part.before):
-            lines.append(f"{'.'.join(map(str, path))} never runs in {last} iterations ({part.spoken()})")
+            lines.append(f"{'.'.join(map(str, path))} never runs in {last} iterations ({part.text()})")
     return lines
 
 
@@ -118,7 +118,7 @@ def _loss_issues(
 def _switched_off(key: str, path: KeyPath, step: StepOptions, node: InjectorOptions, iteration: int | None) -> str:
     """What to tell a reader of a key of an injector that does not run."""
     when = "in a test run or an evaluation" if iteration is None else f"at iteration {iteration}"
-    switches = [text for part in (step, node) if (text := _spoken(part))]
+    switches = [text for part in (step, node) if (text := _switches_text(part))]
     writer = ".".join(map(str, path))
     return (
         f"the state key {key!r} is read {when}, but {writer}, which writes it, does not run then "
@@ -126,10 +126,10 @@ def _switched_off(key: str, path: KeyPath, step: StepOptions, node: InjectorOpti
     )
 
 
-def _spoken(part: Switches) -> str:
+def _switches_text(part: Switches) -> str:
     flags = [f"{name}: true" for name in ("train", "eval") if getattr(part, name, False)]
     needs = [f"requires: {', '.join(part.required)}"] if part.required else []
-    return ", ".join([*([part.spoken()] if part.spoken() else []), *needs, *flags])
+    return ", ".join([*([part.text()] if part.text() else []), *needs, *flags])
 
 
 def _requires_issues(recipe: Recipe, provided: Mapping[str, str]) -> Iterator[Issue]:

@@ -6,8 +6,13 @@ from typing import Any
 
 import torch
 
-from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, check_size, load_into, read_metadata
-from ..models.diffusion.checkpoints.metadata import build_network as network_of
+from ..models.diffusion.checkpoints.metadata import (
+    CheckpointMetadata,
+    check_size,
+    load_into,
+    network_of,
+    read_metadata,
+)
 from ..models.diffusion.checkpoints.shipped import shipped_names, weights_file
 from ..models.diffusion.networks.base import NETWORKS, DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions
@@ -103,8 +108,7 @@ def load_trained(name: str, recipe: Recipe, device: torch.device) -> Trained:
             f"(`python codes/scripts/inspect_checkpoint.py {file}` writes that block)"
         )
     load_into(network, file, strict=recipe.path.strict_load)
-    averaged = metadata.kind == "ema" if metadata else "ema" in file.stem
-    kind = "EMA weights" if averaged else "weights (not averaged)"
+    kind = "EMA weights" if holds_averages(file, metadata) else "weights (not averaged)"
     size = sum(parameter.numel() for parameter in network.parameters())
     process = metadata.process_options if metadata else None
     student = process.student if process else None
@@ -114,6 +118,11 @@ def load_trained(name: str, recipe: Recipe, device: torch.device) -> Trained:
     if recipe.compile:
         network.compile()
     return Trained(network, process, file, metadata)
+
+
+def holds_averages(file: Path, metadata: CheckpointMetadata | None) -> bool:
+    """Whether a file holds averaged weights: its metadata say it, else its name."""
+    return metadata.kind == "ema" if metadata else "ema" in file.stem
 
 
 def load_pretrained(name: str, network: DiffusionNetwork, recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""What both doors share: arguments, logging, exit codes, one line for every error."""
+"""What all commands share: arguments, logging, exit codes, one line for every error."""
 
 import argparse
 import errno
@@ -14,7 +14,7 @@ logger = get_logger(__name__)
 
 
 def common_arguments(description: str, recipe_required: bool = True) -> argparse.ArgumentParser:
-    """The flags that all doors have in common."""
+    """The flags that all commands have in common."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument(
         "-opt", "--opt", required=recipe_required, type=path_argument, metavar="RECIPE", help="the YAML recipe"
@@ -56,7 +56,7 @@ def path_argument(text: str) -> Path:
 
 
 def guarded(work: Callable[[], int], debug: bool) -> int:
-    """Run `work`; turn every error that a user can mend into one line and its exit code."""
+    """Run `work`; turn every error that a user can put right into one line and its exit code."""
     try:
         return work()
     except Interrupted as stop:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=30)  # one rank may restore for days after another is done
 
 
-class Exchange:
+class RankMessages:
     """Every rank must make the same calls in the same order. A rank alone gets back what it gives."""
 
     def __init__(self, ranks: Ranks) -> None:
@@ -41,20 +41,20 @@ class Exchange:
 
 
 @contextmanager
-def held(root: Path, exchange: Exchange) -> Iterator[RunLock | None]:
+def held(root: Path, messages: RankMessages) -> Iterator[RunLock | None]:
     """Hold a folder for all ranks; rank 0 gets the lock itself. Every rank must enter.
 
     Every rank raises what rank 0 does: ConfigError where another run has the folder, OSError where it cannot be made.
     """
     refused: TesseraError | OSError | None = None
-    lock = RunLock(root) if exchange.ranks.first else None
+    lock = RunLock(root) if messages.ranks.first else None
     with ExitStack() as stack:
         try:
             if lock is not None:
                 stack.enter_context(lock)
         except (TesseraError, OSError) as error:
             refused = error
-        refused = exchange.from_first(refused)
+        refused = messages.from_first(refused)
         if refused is not None:
             raise refused
         yield lock

@@ -1,1 +1,1 @@
-"""Small programs beside the two doors."""
+"""Small programs beside the commands."""

@@ -33,10 +33,10 @@ from ..runtime.run_lock import RunLock
 from ..utils.console import format_seconds, get_logger, log_to_file, stop_logging_to
 from ..utils.errors import ConfigError, Interrupted, TakenOver, TesseraError
 from .logs.run_log import RunLog
-from .logs.writers import JsonLines, Outlet, TensorBoard, Wandb
+from .logs.writers import JsonLines, LogWriter, TensorBoard, Wandb
 from .optim import Ema
 from .power_ema import PowerEma
-from .saving.checkpoint_keeper import Keeper
+from .saving.checkpoint_saver import CheckpointSaver
 from .saving.resuming import find_states, is_own, resume_first_whole
 from .saving.saving import Parts, processes_of, remove_leftovers
 from .saving.snapshots import drop_after
@@ -85,9 +85,9 @@ class Trainer:
             )
         if ranks.first:
             self._prepare_folder(state)
-        self.keeper = Keeper(self.experiment, recipe, self.parts, ranks)
+        self.saver = CheckpointSaver(self.experiment, recipe, self.parts, ranks)
         if state is not None:
-            self.keeper.resumed(self.iteration, own=is_own(self.experiment, state))
+            self.saver.resumed(self.iteration, own=is_own(self.experiment, state))
         self.skipped_in_a_row = 0
         self._measured: set[str] = set()  # the evaluators that have worked in this process
         if ranks.first and self.iteration < self.train.niter:
@@ -156,19 +156,19 @@ class Trainer:
             logger.info("train.shard_optimizer: one process alone has nothing to share out")
         return RunLog(
             self.experiment.root, self.iteration, self.train.niter, self.recipe.logger.print_freq,
-            self.options.batch_size, self._outlets(), self.device,
+            self.options.batch_size, self._writers(), self.device,
         )  # fmt: skip
 
-    def _outlets(self) -> list[Outlet]:
+    def _writers(self) -> list[LogWriter]:
         if not self.ranks.first:
             return []
         root, recipe = self.experiment.root, self.recipe
-        outlets: list[Outlet] = [JsonLines(root / "log.jsonl", self.iteration)]
+        writers: list[LogWriter] = [JsonLines(root / "log.jsonl", self.iteration)]
         if recipe.wandb:  # first, because it may refuse to start
-            outlets.append(Wandb(root, recipe.logger.wandb_project, recipe.name, self.source.data))
+            writers.append(Wandb(root, recipe.logger.wandb_project, recipe.name, self.source.data))
         if recipe.use_tb_logger:
-            outlets.append(TensorBoard(root / "tb_logger", self.iteration, self.source.to_yaml()))
-        return outlets
+            writers.append(TensorBoard(root / "tb_logger", self.iteration, self.source.to_yaml()))
+        return writers
 
     def _loop(self, log: RunLog, stop: StopRequest) -> None:
         begin = time.monotonic()
@@ -294,7 +294,7 @@ class Trainer:
         settings, last = self.recipe.logger, self.iteration == self.train.niter
         if self.iteration % settings.save_checkpoint_freq == 0 or last:
             self._save(final=last)
-        self.keeper.snapshot(self.iteration, last)
+        self.saver.snapshot(self.iteration, last)
         if self.ranks.first and settings.visuals and (self.iteration % settings.visual_debug_rate == 0 or last):
             log.visuals(self.iteration, result.state, settings.visuals, settings.reverse_n1_to_1)
         due = self.train.val_freq and (self.iteration % self.train.val_freq == 0 or last)
@@ -312,7 +312,7 @@ class Trainer:
             for key, image in found.images.items():
                 path = self.experiment.root / "samples" / f"{self.iteration}_{name}_{key}.png"
                 log.picture(self.iteration, f"{name}/{key}", path, image)
-            self.keeper.consider(self.iteration, name, found.metrics)
+            self.saver.consider(self.iteration, name, found.metrics)
 
     def _measure(self, name: str, evaluator: Evaluator) -> Evaluation | None:
         """None for an evaluator that worked before and fails now: a folder out of reach or memory that is short for a
@@ -353,7 +353,7 @@ class Trainer:
 
     def _save(self, final: bool) -> None:
         self._still_ours()
-        self.keeper.save(self.iteration, self.samples, final)
+        self.saver.save(self.iteration, self.samples, final)
 
     def _still_ours(self) -> None:
         """Raise TakenOver when another run has the folder by now."""

@@ -111,7 +111,7 @@ class TrainingStep:
             yield
 
     def apply(self, iteration: int, ranks: Ranks, sums: Mapping[str, Tensor]) -> StepResult:
-        """Exchange, unscale, check, clip and apply the gradient, unless it or a loss is not finite.
+        """Sum over the ranks, unscale, check, clip and apply the gradient, unless it or a loss is not finite.
 
         `sums` are the losses over the global batch. They are read from the device with the norm of the gradient, at
         once: each read waits for everything that the device still has to do.

@@ -1,4 +1,4 @@
-"""Errors that a user can mend; each carries the exit code that the doors return."""
+"""Errors that a user can put right; each carries the exit code that the commands return."""
 
 from collections.abc import Sequence
 from pathlib import Path

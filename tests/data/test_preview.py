@@ -72,7 +72,7 @@ def photographs(tmp_path):
 
 @pytest.fixture
 def messages(monkeypatch, caplog):
-    """What the door tells the user; it would otherwise keep the project's log to itself."""
+    """What the command tells the user; it would otherwise keep the project's log to itself."""
     monkeypatch.setattr("codes.runtime.command_line.setup_logging", lambda _debug: None)
     monkeypatch.setattr(logging.getLogger("tessera"), "propagate", True)
     return caplog

@@ -19,7 +19,7 @@ from evaluator_helpers import (
 )
 from pydantic import ValidationError
 
-from codes import test as test_door
+from codes import test as test_command
 from codes.evaluation.evaluators import feature_networks
 from codes.evaluation.evaluators.base import EVALUATORS
 from codes.evaluation.evaluators.feature_networks import FeatureNetwork, Remote
@@ -171,7 +171,7 @@ def run_dlas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, **changes: Any) ->
         "eval": {"evaluators": {"fid": dlas(str(tmp_path / "photos"), **changes)}},
     }
     Path("r.yml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    return test_door.main(["-opt", "r.yml"])
+    return test_command.main(["-opt", "r.yml"])
 
 
 @pytest.mark.usefixtures("square")

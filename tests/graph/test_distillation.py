@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from door_helpers import restore
+from command_helpers import restore
 from network_helpers import small_network
 from torch import Tensor
 from trainer_helpers import NETWORK, different, everything, fill, make_trainer, merged, recipe_data, write_recipe

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from door_helpers import restore as run_test
+from command_helpers import restore as run_test
 from pydantic import ValidationError
 from torch import Tensor
 from trainer_helpers import DIFFUSION, NETWORK, fill, make_trainer, recipe_data, write_recipe

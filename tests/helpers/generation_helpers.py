@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from door_helpers import changed, restore, train
+from command_helpers import changed, restore, train
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

@@ -1,4 +1,4 @@
-"""A tiny trained network for the tests of the restoring door, trained once."""
+"""A tiny trained network for the tests of the command that restores, trained once."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from door_helpers import RESTORING, TRAINING, save_picture, train
+from command_helpers import RESTORING, TRAINING, save_picture, train
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The door evaluate.py: evaluators of a recipe with trained weights, and two folders compared."""
+"""evaluate.py: evaluators of a recipe with trained weights, and two folders compared."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images from nothing at the door: files, classes, what does not fit, and that a sample depends on its number alone."""
+"""Images from nothing by command: files, classes, what does not fit, and that a sample depends on its number alone."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from door_helpers import train
+from command_helpers import train
 from generation_helpers import SAMPLING, TRAINING, draw_shapes, generate, made, npz, prepare, train_tiny, unlabelled
 
 

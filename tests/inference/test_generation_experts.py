@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from door_helpers import changed, train
+from command_helpers import changed, train
 from generation_helpers import SAMPLING, TRAINING, draw_shapes, generate, npz, shake
 from trainer_helpers import make_trainer
 

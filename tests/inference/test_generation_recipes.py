@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from door_helpers import restore, save_picture, train
+from command_helpers import restore, save_picture, train
 from generation_helpers import draw_shapes, npz
 
 from codes.config.yaml_source import load_source

@@ -18,7 +18,7 @@ import codes
 from codes.inference.generation import run as generation
 from codes.runtime.run_lock import RunLock
 
-DOOR = Path(codes.__file__).parent / "test.py"
+PROGRAM = Path(codes.__file__).parent / "test.py"
 NODE = "steps.sample.injectors.sample"
 
 
@@ -158,7 +158,7 @@ def test_a_signal_keeps_the_finished_batches(monkeypatch):
 
 
 def start(*arguments, launcher=()):
-    command = [sys.executable, *launcher, str(DOOR), "-opt", "generate.yml", *arguments]
+    command = [sys.executable, *launcher, str(PROGRAM), "-opt", "generate.yml", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from door_helpers import TRAINING, door, restore_small, save_picture, train
+from command_helpers import TRAINING, command, restore_small, save_picture, train
 
 from codes import evaluate
 from codes.runtime.run_lock import RunLock
@@ -68,7 +68,7 @@ def test_a_second_restoration_into_a_folder():
 @pytest.mark.usefixtures("here")
 def test_a_second_sweep_into_a_folder():
     arguments = ("-opt", "infer.yml", "--image", "small/ok.png", "--axis", "seed", "1,2", "--output", "out")
-    refused("out", lambda: door(sweep.main, *arguments))
+    refused("out", lambda: command(sweep.main, *arguments))
 
 
 @pytest.mark.usefixtures("here")
@@ -80,5 +80,5 @@ def test_a_second_evaluation_into_a_folder():
     kept = {key: data[key] for key in ("scale", "device", "seed", "path")}
     recipe = {"name": "measured", **kept, "eval": {"evaluators": evaluators}}
     Path("evaluate.yml").write_text(yaml.safe_dump(recipe))
-    refused("results/measured", lambda: door(evaluate.main, "-opt", "evaluate.yml"))
-    assert door(evaluate.main, "-opt", "evaluate.yml")[0] == 0
+    refused("results/measured", lambda: command(evaluate.main, "-opt", "evaluate.yml"))
+    assert command(evaluate.main, "-opt", "evaluate.yml")[0] == 0

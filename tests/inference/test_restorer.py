@@ -16,7 +16,7 @@ from restorer_helpers import KNOWN, NETWORK, PROCESS, STRENGTHS, network, pictur
 
 import codes
 from codes import ConfigError, Restorer, SamplingOptions
-from codes import test as test_door
+from codes import test as test_command
 from codes.config.yaml_source import load_source
 from codes.data.corruptions.all import CORRUPTIONS
 from codes.data.corruptions.strength import strength_of_quality
@@ -145,7 +145,7 @@ def test_the_seed_makes_the_noise(restorer):
     assert len(different | {first.tobytes()}) == 5
 
 
-def test_equal_to_what_the_door_writes(restorer, weights, tmp_path, monkeypatch):
+def test_equal_to_what_the_command_writes(restorer, weights, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("small").mkdir()
     Path("weights.safetensors").symlink_to(weights)
@@ -156,7 +156,7 @@ def test_equal_to_what_the_door_writes(restorer, weights, tmp_path, monkeypatch)
     Image.fromarray(rgba[..., 0].astype(np.uint16) * 257).save("small/deep.png")
     Image.fromarray(picture(40, 48)).save("small/photo.jpg", quality=35)
     Path("infer.yml").write_text(json.dumps(RECIPE))
-    assert test_door.main(["-opt", "infer.yml"]) == 0
+    assert test_command.main(["-opt", "infer.yml"]) == 0
     for file in sorted(Path("small").iterdir()):
         with Image.open(file) as image, Image.open(f"results/run/test/{file.stem}.png") as written:
             strengths = {"jpeg": "auto", "gaussian_blur": 0.5}

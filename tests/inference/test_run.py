@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from door_helpers import RESTORING, TRAINING, changed, save_picture
+from command_helpers import RESTORING, TRAINING, changed, save_picture
 
 from codes.config.fingerprint import all_settings
 from codes.config.options import Options, field_keys

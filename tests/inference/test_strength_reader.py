@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from door_helpers import restore
+from command_helpers import restore
 
 from codes.inference import strength_reader
 from codes.inference.restorer import Restorer

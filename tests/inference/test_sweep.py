@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from door_helpers import RESTORING, TRAINING, changed, door, restore, save_picture, train
+from command_helpers import RESTORING, TRAINING, changed, command, restore, save_picture, train
 from PIL import Image
 
 from codes.config.yaml_source import load_source
@@ -17,7 +17,7 @@ from codes.inference.sweep.axes import Axis, parse_values, read_axes
 from codes.inference.sweep.run import Sweep
 from codes.inference.sweep.subject import Request, Subject
 from codes.recipe.recipe import read_recipe
-from codes.scripts import sweep as sweep_door
+from codes.scripts import sweep as sweep_command
 from codes.utils.errors import ConfigError
 
 RECIPE = changed(
@@ -47,11 +47,11 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, monkeypatch, tmp_path):
-    """The door, in the folder; `out` is where it writes."""
+    """The command, in the folder; `out` is where it writes."""
     monkeypatch.chdir(trained)
 
     def call(*arguments, out=tmp_path / "out", image="small.png"):
-        return door(sweep_door.main, "-opt", "infer.yml", "--image", image, "--output", out, *arguments)
+        return command(sweep_command.main, "-opt", "infer.yml", "--image", image, "--output", out, *arguments)
 
     return call
 
@@ -178,8 +178,8 @@ def test_a_recipe_that_makes_its_low_resolution_knows_the_truth(trained, tmp_pat
         RECIPE, ("datasets.test.skip_lq", False), ("steps.restore.injectors.detail.model_input_keys.low_res", "lq")
     )
     (trained / "made.yml").write_text(made)
-    code, said = door(
-        sweep_door.main, "-opt", "made.yml", "--image", "truth.png", "--output", tmp_path, "--axis", "jpeg", "0,1"
+    code, said = command(
+        sweep_command.main, "-opt", "made.yml", "--image", "truth.png", "--output", tmp_path, "--axis", "jpeg", "0,1"
     )
     assert code == 0, said
     assert all("psnr" in row["metrics"] for row in found(tmp_path)["cells"])
@@ -261,7 +261,7 @@ def test_sweeps_of_two_images_of_one_name_have_a_folder_each(trained, monkeypatc
     other = save_picture(trained / "other" / "small.png", HEIGHT, WIDTH, 7)
     folders = []
     for image in ("small.png", str(other), "small.png"):
-        code, said = door(sweep_door.main, "-opt", "infer.yml", "--image", image, "--axis", "seed", "1,2")
+        code, said = command(sweep_command.main, "-opt", "infer.yml", "--image", image, "--axis", "seed", "1,2")
         assert code == 0, said
         folders.append(re.search(r"grid: (\S+)/grid.png", said)[1])
     assert folders == [

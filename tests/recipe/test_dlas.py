@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from door_helpers import restore, save_picture, train
+from command_helpers import restore, save_picture, train
 from evaluator_helpers import ForFeatures, scripted
 
 from codes.images.files import read_image

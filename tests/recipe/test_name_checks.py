@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from door_helpers import RESTORING, TRAINING
+from command_helpers import RESTORING, TRAINING
 from trainer_helpers import merged
 
 from codes.config.yaml_source import load_source

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from door_helpers import RESTORING, restore, train
+from command_helpers import RESTORING, restore, train
 from PIL import Image
 from trainer_helpers import fill, merged, recipe_data, write_recipe
 

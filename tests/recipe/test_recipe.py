@@ -1,9 +1,9 @@
-"""Bad recipes at the doors: exit 2, one line a problem with file, line and key, all at once, never a traceback."""
+"""Bad recipes: exit 2, one line a problem with file, line and key, all at once, never a traceback."""
 
 import re
 
 import pytest
-from door_helpers import RESTORING, TRAINING, changed, restore, save_picture, train
+from command_helpers import RESTORING, TRAINING, changed, restore, save_picture, train
 
 from codes.config.yaml_source import load_source
 from codes.recipe.recipe import read_recipe
@@ -20,7 +20,7 @@ def here(tmp_path, monkeypatch):
 
 
 def refusals(text, *arguments, main=train, name="recipe.yml"):
-    """The problems that a door finds in a recipe, without the clock; it must refuse with 2 and show no traceback."""
+    """The problems that a command finds in a recipe, without the clock; it must refuse with 2 and show no traceback."""
     with open(name, "w", encoding="utf-8") as file:
         file.write(text)
     code, said = main("-opt", name, *arguments)
@@ -234,7 +234,7 @@ def test_overrides_are_typed():
 
 
 @pytest.mark.usefixtures("here")
-def test_the_wrong_door():
+def test_the_wrong_command():
     found = refusals(RESTORING, main=train)
     assert any("for restoring images run test.py" in line for line in found)
     found = refusals(TRAINING, main=restore)

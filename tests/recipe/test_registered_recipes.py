@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from door_helpers import restore, save_picture, train
+from command_helpers import restore, save_picture, train
 
 from codes.config.yaml_source import load_source
 

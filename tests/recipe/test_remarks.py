@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from door_helpers import RESTORING, TRAINING, changed, restore
+from command_helpers import RESTORING, TRAINING, changed, restore
 
 from codes.config.effect import without_effect
 from codes.config.yaml_source import load_source

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from door_helpers import restore_small, save_picture, train
+from command_helpers import restore_small, save_picture, train
 from trainer_helpers import fill, recipe_data, write_recipe
 
 DETAIL = "steps.restore.injectors.detail"

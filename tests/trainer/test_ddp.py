@@ -18,7 +18,7 @@ from codes.runtime.experiment import Experiment
 from codes.train import main
 from codes.utils.errors import ConfigError
 
-DOOR = Path(codes.__file__).parent / "train.py"
+PROGRAM = Path(codes.__file__).parent / "train.py"
 CHANGES: dict[str, Any] = {
     "train": {"niter": 6, "mega_batch_factor": 3},
     "datasets": {"train": {"batch_size": 8}},
@@ -46,9 +46,9 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def torchrun(recipe: Path, *arguments: str) -> subprocess.Popen[str]:
     """Two processes that train together, on this machine."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    door = [str(DOOR), "-opt", str(recipe), "--launcher", "pytorch", *arguments]
+    program = [str(PROGRAM), "-opt", str(recipe), "--launcher", "pytorch", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*launcher, *door], stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen([*launcher, *program], stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def log_of(name: str) -> list[dict[str, float]]:
@@ -144,12 +144,12 @@ def test_processes_that_do_not_see_the_same_checkpoint_do_not_start(recipe: Path
     make_trainer(recipe, "train.niter=2").run()
     other = tmp_path / "other_machine"
     other.mkdir()
-    door = [str(DOOR), "-opt", str(recipe), "--launcher", "pytorch", "--auto_resume", "--set", "train.niter=4"]
+    program = [str(PROGRAM), "-opt", str(recipe), "--launcher", "pytorch", "--auto_resume", "--set", "train.niter=4"]
     processes = []
     for rank, folder in enumerate((tmp_path, other)):
         place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "29517", **place}
-        command = [sys.executable, *door]
+        command = [sys.executable, *program]
         processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder))
     said = [process.communicate(timeout=90)[1] for process in processes]
     assert [process.returncode for process in processes] == [2, 2]

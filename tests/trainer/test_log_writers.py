@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trainer_helpers import fill, make_trainer, merged, read, recipe_data, write_recipe
 
 from codes.train import main
-from codes.trainer.logs import writers as outlets
+from codes.trainer.logs import writers
 from codes.trainer.logs.run_log import RunLog
 from codes.trainer.logs.writers import Guard, JsonLines, TensorBoard
 from codes.utils.errors import ConfigError
@@ -24,10 +24,10 @@ NO_ROOM = OSError(28, "No space left on device")
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the log is told of outlets."""
+    """What the log is told of writers."""
     lines: list[str] = []
     for level in ("warning", "info"):
-        monkeypatch.setattr(outlets.logger, level, lambda text, *values: lines.append(text % values))
+        monkeypatch.setattr(writers.logger, level, lambda text, *values: lines.append(text % values))
     return lines
 
 
@@ -101,10 +101,10 @@ def test_tensorboard_goes_on_when_there_is_room_again(
     board = TensorBoard(tmp_path, 0, "name: tiny")
     board.scalars(1, {"a": 1.0})
     free = shutil.disk_usage
-    monkeypatch.setattr(outlets.shutil, "disk_usage", lambda path: free(path)._replace(free=100))
+    monkeypatch.setattr(writers.shutil, "disk_usage", lambda path: free(path)._replace(free=100))
     board.scalars(2, {"a": 2.0})
     board.picture(2, "p", np.zeros((4, 6, 3), np.uint8))
-    monkeypatch.setattr(outlets.shutil, "disk_usage", free)
+    monkeypatch.setattr(writers.shutil, "disk_usage", free)
     board.scalars(3, {"a": 3.0})
     board.close()
     assert scalars(tmp_path, "a") == [1, 3]

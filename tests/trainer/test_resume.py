@@ -22,7 +22,7 @@ from codes.trainer.saving.saving import prune, save
 from codes.trainer.trainer import Trainer
 from codes.utils.errors import ConfigError, Interrupted, TesseraError
 
-DOOR = Path(codes.__file__).parent / "train.py"
+PROGRAM = Path(codes.__file__).parent / "train.py"
 EXPERIMENT = Experiment(Path("experiments/tiny"))
 
 
@@ -316,7 +316,7 @@ def test_prune_without_keep_last_removes_nothing(recipe: Path) -> None:
 
 
 def start(recipe: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(DOOR), "-opt", str(recipe), "--auto_resume", "--set", *overrides]
+    command = [sys.executable, str(PROGRAM), "-opt", str(recipe), "--auto_resume", "--set", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
 

@@ -21,9 +21,9 @@ def lines(root: Path) -> list[dict[str, Any]]:
 
 
 def log_to(root: Path, start: int = 0, niter: int = 9, print_freq: int = 1, tensorboard: bool = False) -> RunLog:
-    outlets = [JsonLines(root / "log.jsonl", start)]
+    writers = [JsonLines(root / "log.jsonl", start)]
     more = [TensorBoard(root / "tb_logger", start, "name: tiny")] if tensorboard else []
-    return RunLog(root, start, niter, print_freq, batch_size=4, outlets=[*outlets, *more])
+    return RunLog(root, start, niter, print_freq, batch_size=4, writers=[*writers, *more])
 
 
 def result(loss: float, skipped: bool = False) -> StepResult:

@@ -18,7 +18,7 @@ from codes.models.diffusion.checkpoints.files import disk_errors
 from codes.recipe.networks import find_weights
 from codes.runtime.experiment import Experiment
 from codes.train import main
-from codes.trainer.logs import writers as outlets
+from codes.trainer.logs import writers
 from codes.trainer.saving.best import Best
 from codes.trainer.saving.resuming import resume
 from codes.trainer.trainer import Trainer
@@ -139,7 +139,7 @@ def test_a_disk_without_room_for_the_best_does_not_end_the_run(
 ) -> None:
     told: list[str] = []
     for level in ("warning", "info"):
-        monkeypatch.setattr(outlets.logger, level, lambda text, *values: told.append(text % values))
+        monkeypatch.setattr(writers.logger, level, lambda text, *values: told.append(text % values))
     consider = Best.consider
 
     def full(self: Best, parts: Any, iteration: int, *rest: Any) -> None:

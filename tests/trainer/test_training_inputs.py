@@ -1,13 +1,13 @@
-"""Training at the door: broken photographs, full disks, names that exist already, and --check."""
+"""Training by command: broken photographs, full disks, names that exist already, and --check."""
 
 import errno
 import os
 from pathlib import Path
 
 import pytest
-from door_helpers import TRAINING, save_picture, train, truncated_jpeg
+from command_helpers import TRAINING, save_picture, train, truncated_jpeg
 
-from codes.trainer.saving import checkpoint_keeper as keeper
+from codes.trainer.saving import checkpoint_saver
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_an_experiment_of_the_same_name_is_put_aside_even_in_the_same_second():
 @pytest.mark.usefixtures("here")
 def test_a_full_disk_at_the_last_checkpoint_fails_and_at_an_earlier_one_does_not(monkeypatch):
     saves = []
-    whole = keeper.save
+    whole = checkpoint_saver.save
 
     def full_once(experiment, recipe, parts, iteration, samples):
         saves.append(iteration)
@@ -123,7 +123,7 @@ def test_a_full_disk_at_the_last_checkpoint_fails_and_at_an_earlier_one_does_not
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         whole(experiment, recipe, parts, iteration, samples)
 
-    monkeypatch.setattr(keeper, "save", full_once)
+    monkeypatch.setattr(checkpoint_saver, "save", full_once)
     broken = {1}
     code, said = run("train.niter=2", "logger.save_checkpoint_freq=1")
     assert code == 0

@@ -5,6 +5,7 @@ step, and the steps tell the quality. The idea is that of Fan and de Queiroz, "I
 history", IEEE Trans. Image Processing 12(2), 2003; here one likelihood ratio is summed over the low frequencies.
 """
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -26,6 +27,10 @@ LUMINANCE = np.array(
 )
 QUALITIES = np.arange(1, 101)
 _LOW = [(row, column) for row in range(4) for column in range(4) if 0 < row + column < 5]
+_BASIS = np.array(  # of the orthonormal DCT-II of 8 numbers: a row for each frequency
+    [[math.sqrt((1 if k == 0 else 2) / BLOCK) * math.cos(math.pi * k * (2 * n + 1) / (2 * BLOCK)) for n in range(BLOCK)]
+     for k in range(BLOCK)], dtype=np.float32,
+)  # fmt: skip
 _ROUNDING = 0.5  # deviation of a coefficient after pixels were rounded to 8 bits and colours converted
 _OUTLIERS = 0.05  # share of coefficients that clipping at black or white has moved
 _LEAST = 2.0  # smaller coefficients fit every step and say nothing
@@ -89,9 +94,10 @@ def _coefficients(luma: np.ndarray) -> np.ndarray:
     blocks = luma[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK).swapaxes(1, 2)
     flat = blocks.reshape(-1, BLOCK, BLOCK)
     flat = flat[:: max(len(flat) // _MOST_BLOCKS, 1)]
-    basis = cv2.dct(np.eye(BLOCK, dtype=np.float32), flags=cv2.DCT_ROWS).T
-    transformed = basis @ flat @ basis.T
-    return np.stack([transformed[:, row, column] for row, column in _LOW], axis=1)
+    # Summed place by place and not as a matrix product, whose last bits depend on the processor.
+    lines = [sum(_BASIS[row, y] * flat[:, y] for y in range(BLOCK)) for row in range(max(_LOW)[0] + 1)]
+    low = [sum(_BASIS[column, x] * lines[row][:, x] for x in range(BLOCK)) for row, column in _LOW]
+    return np.stack(low, axis=1)
 
 
 def _best_quality(coefficients: np.ndarray) -> tuple[float, int]:

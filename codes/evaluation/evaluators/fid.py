@@ -19,7 +19,7 @@ from .base import EVALUATORS, Evaluation, Evaluator
 from .feature_networks import FeatureNetwork, FeatureNetworkOptions
 from .feature_statistics import FeatureStatistics, frechet_distance, kernel_distance_of_subsets
 from .measuring import measuring, weights_in_words
-from .restoring import ImagesOptions, Pixels, Restorer, RestoringOptions, batches, stacked
+from .restoring import ImagesOptions, ItemRestorer, Pixels, RestoringOptions, batches, stacked
 
 logger = get_logger(__name__)
 Metric = Literal["fid", "kid"]
@@ -102,7 +102,7 @@ class FeatureDistanceEvaluator(Evaluator):
     def __init__(self, options: FeatureDistanceOptions) -> None:
         self.options = options
         self.network = FeatureNetwork(options.feature_network, "feature_network")
-        self.restorer = Restorer(options)
+        self.restorer = ItemRestorer(options)
         self.generate: int | None = getattr(options, "generate", None)
         self.real: FeatureSet | None = None
         if min(len(self.restorer), self.generate or len(self.restorer)) < 2:

@@ -19,7 +19,7 @@ from ..metrics import fidelity, mean_fidelity, seam_score
 from .base import EVALUATORS, Evaluation, Evaluator
 from .feature_networks import FeatureNetwork, FeatureNetworkOptions
 from .measuring import measuring, weights_in_words
-from .restoring import Pixels, Restored, Restorer, RestoringOptions
+from .restoring import ItemRestorer, Pixels, Restored, RestoringOptions
 
 logger = get_logger(__name__)
 PICTURES = 8  # images in the picture to look at
@@ -65,7 +65,7 @@ class RestorationEvaluator(Evaluator):
         self.options = options
         self.lpips = None if options.lpips is None else FeatureNetwork(options.lpips, "lpips", lpips=True)
         self.effnet = effnet_lite0.EffnetLite0() if options.effnet_lite0 else None
-        self.restorer = Restorer(options)
+        self.restorer = ItemRestorer(options)
         self.baseline: dict[int, dict[str, float]] = {}  # position -> numbers of bicubic upsampling, which never change
 
     def evaluate(self, context: StepContext) -> Evaluation:

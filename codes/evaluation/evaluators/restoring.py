@@ -187,7 +187,7 @@ class Restored:
     truth: Pixels
 
 
-class Restorer:
+class ItemRestorer:
     """Makes images from the items of a dataset as options say. Raises DataError when there is no data."""
 
     def __init__(self, options: ImagesOptions) -> None:

@@ -2,13 +2,13 @@
 
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from ...config.options import nested
 from ...config.yaml_source import Issue, KeyPath
+from ...images.reflection import reflected
 from ...utils.errors import ConfigError
 from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
 from .image_keys import OneImageOptions, image_of
@@ -140,7 +140,7 @@ class PadInjector(Injector):
         image = image_of(state, self.options.in_key, f"pad {self.options.out}")
         for dim in (-2, -1):
             before, after = self._amounts(image.shape[dim], dim)
-            positions = mirrored(-before, image.shape[dim] + after, image.shape[dim])
+            positions = reflected(-before, image.shape[dim] + after, image.shape[dim])
             image = image.index_select(dim, torch.from_numpy(positions).to(image.device))
         return {self.options.out: image}
 
@@ -156,10 +156,3 @@ class PadInjector(Injector):
         if wanted < length:
             raise ConfigError(f"pad {options.out}: {options.in_key} has {length} pixels, more than {wanted}; `crop` it")
         return 0, wanted - length
-
-
-def mirrored(start: int, stop: int, length: int) -> np.ndarray:
-    """Where positions start..stop of a line lie when it is continued by reflection: indices 0..length-1."""
-    period = max(2 * (length - 1), 1)
-    folded = np.arange(start, stop) % period
-    return np.where(folded < length, folded, period - folded)

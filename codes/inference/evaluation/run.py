@@ -6,6 +6,7 @@ from ...config.yaml_source import Issue, Source
 from ...evaluation.evaluators.base import Evaluation, EvaluatorOptions, build_evaluators
 from ...images.files import write_image
 from ...models.diffusion.checkpoints.metadata import read_metadata
+from ...recipe.networks import holds_averages
 from ...recipe.recipe import Recipe
 from ...runtime.run_lock import RunLock
 from ...utils.console import get_logger
@@ -91,9 +92,7 @@ def _check(options: Mapping[str, EvaluatorOptions], use: Run, source: Source) ->
     ]
     for name, section in options.items():
         file = use.weights[section.for_network]
-        metadata = read_metadata(file)
-        averaged = metadata.kind == "ema" if metadata else "ema" in file.stem
-        if averaged and not section.measures_ema:
+        if holds_averages(file, read_metadata(file)) and not section.measures_ema:
             message = (
                 f"use_ema: false, but {file} holds averaged weights; "
                 f"name the file without _ema in path.pretrain_model_{section.for_network}"

@@ -17,7 +17,7 @@ from ...images.files import to_rgb
 from ...recipe.recipe import Recipe
 from ...runtime.devices import Ranks
 from ...runtime.interrupt import StopRequest
-from ...runtime.rank_messages import Exchange, held
+from ...runtime.rank_messages import RankMessages, held
 from ...runtime.run_lock import RunLock
 from ...runtime.step_watch import StepWatch
 from ...utils.console import StepLine, format_seconds, get_logger, log_to_file, stop_logging_to
@@ -70,7 +70,7 @@ class Generation:
         self.steps = {
             name: StepGraph(_with_batch(step, self.options.batch_size)) for name, step in recipe.steps.items()
         }
-        self.exchange = Exchange(ranks)
+        self.messages = RankMessages(ranks)
         self.lock: RunLock | None = None
 
     def run(self) -> Generated:
@@ -78,7 +78,7 @@ class Generation:
 
         Raises ConfigError when another run has the folder.
         """
-        with held(self.root, self.exchange) as self.lock:
+        with held(self.root, self.messages) as self.lock:
             return self._run()
 
     def _run(self) -> Generated:
@@ -87,7 +87,7 @@ class Generation:
         try:
             before = self._prepare()
             with StopRequest() as stop:
-                made = sum(self.exchange.gathered(self._sample_all(stop)))
+                made = sum(self.messages.gathered(self._sample_all(stop)))
             return self._finish(before, made, start)
         finally:
             if handler:
@@ -104,7 +104,7 @@ class Generation:
             before = self.options.num_samples - len(self.files.missing(range(self.options.num_samples)))
             if before:
                 logger.info("%d of %d samples exist and are kept", before, self.options.num_samples)
-        return self.exchange.from_first(before)
+        return self.messages.from_first(before)
 
     @cached_property
     def settings(self) -> dict[str, object]:

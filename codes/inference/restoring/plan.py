@@ -25,7 +25,7 @@ from ...models.diffusion.tiling.plan import TilePlan
 from ...recipe.checks import check_inference
 from ...recipe.recipe import Recipe
 from ...runtime.devices import Ranks
-from ...runtime.rank_messages import Exchange
+from ...runtime.rank_messages import RankMessages
 from ...utils.console import counted, get_logger, progress
 from ...utils.errors import ConfigError, DataError
 from ...utils.files import digest_of
@@ -91,17 +91,17 @@ class Plan:
             name: EVALUATORS.get(options.type)(options) for name, options in recipe.eval.evaluators.items()
         }
 
-    def work(self, exchange: Exchange) -> Work:
+    def work(self, messages: RankMessages) -> Work:
         """What is left to do, and this rank's share of it. Rank 0 looks at the files; every rank must call this."""
-        first = exchange.ranks.first
-        images = exchange.from_first(self.images() if first else [])
-        earlier = exchange.from_first(self.records.earlier(images, self.output.skip_existing) if first else {})
+        first = messages.ranks.first
+        images = messages.from_first(self.images() if first else [])
+        earlier = messages.from_first(self.records.earlier(images, self.output.skip_existing) if first else {})
         todo = [image for image in images if image.order not in earlier]
         if first:
             self._announce(len(images), len(todo), self.records.clean(todo))
-        exchange.from_first(None)  # nobody begins before the leftovers are gone
+        messages.from_first(None)  # nobody begins before the leftovers are gone
         at_once = min((node.tile_batch_size for node in self.nodes), default=1)
-        mine = share_of(todo, exchange.ranks.rank, exchange.ranks.world_size)
+        mine = share_of(todo, messages.ranks.rank, messages.ranks.world_size)
         return Work(images, earlier, groups(mine, at_once))
 
     def images(self) -> list[Planned]:

@@ -11,7 +11,7 @@ from ...images.files import write_image
 from ...recipe.recipe import Recipe
 from ...runtime.devices import Ranks
 from ...runtime.interrupt import StopRequest
-from ...runtime.rank_messages import Exchange, held
+from ...runtime.rank_messages import RankMessages, held
 from ...runtime.run_lock import RunLock
 from ...runtime.step_watch import StepWatch
 from ...utils.console import StepLine, counted, format_seconds, get_logger, log_to_file, size_text, stop_logging_to
@@ -60,7 +60,7 @@ class Restoration:
         self.ranks = ranks or Ranks()
         self.plan = Plan(recipe, source, self.ranks)
         self.root = self.plan.root
-        self.exchange = Exchange(self.ranks)
+        self.messages = RankMessages(self.ranks)
         self.lock: RunLock | None = None
 
     def run(self) -> Outcome:
@@ -69,7 +69,7 @@ class Restoration:
         Raises ConfigError when another run has the folder, OSError when nothing more can be written. Every rank returns
         what all of them did.
         """
-        with held(self.root, self.exchange) as self.lock:
+        with held(self.root, self.messages) as self.lock:
             return self._run()
 
     def _run(self) -> Outcome:
@@ -79,7 +79,7 @@ class Restoration:
             with StopRequest() as stop:
                 outcome, trouble = self._run_all(stop)
                 outcome.seconds = time.monotonic() - start
-                stopped = any(self.exchange.gathered(stop.requested))
+                stopped = any(self.messages.gathered(stop.requested))
                 if trouble is not None:
                     raise trouble
                 if self.ranks.first and self.plan.nodes:
@@ -98,10 +98,10 @@ class Restoration:
 
     def _run_all(self, stop: StopRequest) -> tuple[Outcome, OSError | None]:
         """What all ranks did, and what kept one of them from writing."""
-        work = self.plan.work(self.exchange)
+        work = self.plan.work(self.messages)
         own = Outcome()
         trouble = self._restore_all(work.groups, own, stop)
-        parts = self.exchange.gathered((own.done, own.failed, trouble))
+        parts = self.messages.gathered((own.done, own.failed, trouble))
         measures = self.ranks.first and not stop.requested
         earlier = self._measured_again(work.earlier, work.images) if measures else work.earlier
         done = [*earlier.values(), *(row for part in parts for row in part[0])]

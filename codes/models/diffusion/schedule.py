@@ -212,9 +212,11 @@ def _linear_betas(name: str, last: float, num_timesteps: int) -> Array:
     scale = 1000.0 / num_timesteps
     if last <= 0 or scale * last > 1:
         fewest = math.ceil(1000 * last)
-        mend = f"give num_diffusion_timesteps at least {fewest} and respace, or use cosine" if last > 0 else "use X > 0"
+        advice = (
+            f"give num_diffusion_timesteps at least {fewest} and respace, or use cosine" if last > 0 else "use X > 0"
+        )
         raise ValueError(
-            f"schedule {name!r} with {num_timesteps} steps ends in beta {scale * last:g}, not in (0, 1]; {mend}"
+            f"schedule {name!r} with {num_timesteps} steps ends in beta {scale * last:g}, not in (0, 1]; {advice}"
         )
     betas: Array = np.linspace(scale * 0.0001, scale * last, num_timesteps, dtype=np.float64)
     return betas

@@ -1,4 +1,4 @@
-"""What a training run tells: log lines with ETA, a bar, means for every outlet, grids of images."""
+"""What a training run tells: log lines with ETA, a bar, means for every writer, grids of images."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from ...runtime.devices import peak_memory
 from ...utils.console import TrainingBar, format_seconds, get_logger
 from ...utils.files import require_folder
 from ..training_step import StepResult
-from .writers import Guard, Outlet
+from .writers import Guard, LogWriter
 
 logger = get_logger(__name__)
 MOST_VISUALS = 8
@@ -25,7 +25,7 @@ MOST_BINS = 64  # of a histogram over timesteps
 
 
 class RunLog:
-    """Collects iterations and shows their means every `print_freq`; without outlets it only speaks."""
+    """Collects iterations and shows their means every `print_freq`; without writers it only speaks."""
 
     def __init__(
         self,
@@ -34,14 +34,14 @@ class RunLog:
         niter: int,
         print_freq: int,
         batch_size: int,
-        outlets: Iterable[Outlet] = (),
+        writers: Iterable[LogWriter] = (),
         device: torch.device | None = None,
     ) -> None:
         self.root = root
         self.niter = niter
         self.print_freq = print_freq
         self.batch_size = batch_size
-        self.outlets = list(outlets)
+        self.writers = list(writers)
         self.device = device or torch.device("cpu")
         self.bar = TrainingBar(start, niter)
         self._pictures = Guard("pictures")
@@ -122,32 +122,32 @@ class RunLog:
         self._paused += seconds
 
     def scalars(self, iteration: int, numbers: Mapping[str, float]) -> None:
-        """Numbers by name to every outlet."""
-        for outlet in self.outlets:
-            outlet.scalars(iteration, numbers)
+        """Numbers by name to every writer."""
+        for writer in self.writers:
+            writer.scalars(iteration, numbers)
 
     def note(self, iteration: int, facts: Mapping[str, Any]) -> None:
-        """Facts that are no numbers, to the outlets that take such."""
-        for outlet in self.outlets:
-            outlet.note(iteration, facts)
+        """Facts that are no numbers, to the writers that take such."""
+        for writer in self.writers:
+            writer.note(iteration, facts)
 
     def distribution(self, iteration: int, tag: str, weights: Tensor) -> None:
         """Weights (N,), positive in sum, as a histogram of at most MOST_BINS bins over their places."""
         bins = torch.tensor_split(weights.detach().double().cpu(), min(MOST_BINS, len(weights)))
         joined = torch.stack([part.sum() for part in bins]).numpy()
-        for outlet in self.outlets:
-            outlet.distribution(iteration, tag, joined)
+        for writer in self.writers:
+            writer.distribution(iteration, tag, joined)
 
     def picture(self, iteration: int, tag: str, path: Path, image: npt.NDArray[Any]) -> None:
-        """Write a picture (H, W, 3) uint8 as PNG and to the outlets. A full disk costs the picture, not the run."""
+        """Write a picture (H, W, 3) uint8 as PNG and to the writers. A full disk costs the picture, not the run."""
 
         def write() -> None:
             require_folder(self.root)
             write_image(path, image)
 
         self._pictures.attempt(write)
-        for outlet in self.outlets:
-            outlet.picture(iteration, tag, image)
+        for writer in self.writers:
+            writer.picture(iteration, tag, image)
 
     def visuals(self, iteration: int, state: Mapping[str, Any], keys: Sequence[str], n1_to_1: bool) -> None:
         """Write grids of the state keys to visual_dbg/<key>/<iteration>.png."""
@@ -162,5 +162,5 @@ class RunLog:
 
     def close(self) -> None:
         self.bar.close()
-        for outlet in self.outlets:
-            outlet.close()
+        for writer in self.writers:
+            writer.close()

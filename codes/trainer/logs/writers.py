@@ -52,14 +52,14 @@ class Guard:
         return True
 
 
-class Outlet(ABC):
+class LogWriter(ABC):
     """One place that a run tells."""
 
     @abstractmethod
     def scalars(self, iteration: int, numbers: Mapping[str, float]) -> None:
         """Numbers by name; some may not be finite."""
 
-    def picture(self, iteration: int, tag: str, image: npt.NDArray[Any]) -> None:  # noqa: B027 - not every outlet's
+    def picture(self, iteration: int, tag: str, image: npt.NDArray[Any]) -> None:  # noqa: B027 - not every writer's
         """(H, W, 3) uint8."""
 
     def distribution(self, iteration: int, tag: str, weights: npt.NDArray[np.float64]) -> None:  # noqa: B027
@@ -72,7 +72,7 @@ class Outlet(ABC):
         """Nothing more comes."""
 
 
-class JsonLines(Outlet):
+class JsonLines(LogWriter):
     """log.jsonl: one JSON object a line, with `iteration` and `time`.
 
     What an earlier run wrote after iteration `start` is dropped, because a resumed run goes through it again. Lines
@@ -112,7 +112,7 @@ class JsonLines(Outlet):
                 raise
 
 
-class TensorBoard(Outlet):
+class TensorBoard(LogWriter):
     """tb_logger/: scalars, images, distributions, and the recipe as text."""
 
     def __init__(self, folder: Path, start: int, recipe: str) -> None:
@@ -177,7 +177,7 @@ class TensorBoard(Outlet):
         return self._writer
 
 
-class Wandb(Outlet):
+class Wandb(LogWriter):
     """Weights & Biases. A resumed run continues the same run there; WANDB_MODE=offline keeps it on this machine."""
 
     def __init__(self, root: Path, project: str, name: str, recipe: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from ...utils.console import get_logger
 from ...utils.errors import DamagedError
 
 logger = get_logger(__name__)
-UNSPOKEN = ("name", "path", "start_step", "force_start_step")  # a resume names or replaces these itself
+SET_BY_A_RESUME = ("name", "path", "start_step", "force_start_step")  # a resume names or replaces these itself
 FIXED_PROCESS = ("model_mean_type", "model_var_type", "variance_convention")
 MISSING = "nothing"
 
@@ -63,7 +63,7 @@ def take_changes(saved: str, recipe: Recipe, source: Source) -> None:
     issues, lines = [], []
     for path in {**before, **now}:
         old, new = (_shown(options, path) for options in (before, now))
-        if old == new or path[0] in UNSPOKEN:
+        if old == new or path[0] in SET_BY_A_RESUME:
             continue
         lines.append(f"resume changes {'.'.join(map(str, path))}: {old} -> {new}")
         reason = None if path in free else next((text for fixed, text in REFUSED.items() if fixed(path)), None)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from door_helpers import restore_small, save_picture, truncated_jpeg
+from command_helpers import restore_small, save_picture, truncated_jpeg
 from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("here")

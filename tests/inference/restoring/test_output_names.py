@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from door_helpers import RESTORING, changed, picture, restore_small, restored_files, save_picture
+from command_helpers import RESTORING, changed, picture, restore_small, restored_files, save_picture
 from PIL import Image
 
 from codes.images.files import ImageInfo

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from door_helpers import restore_small, restored_files
+from command_helpers import restore_small, restored_files
 from file_helpers import tiff
 from PIL import Image
 

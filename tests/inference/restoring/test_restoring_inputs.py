@@ -1,4 +1,4 @@
-"""Restoring at the door: odd images, broken files, wrong checkpoints, full disks. Named and counted, no traceback."""
+"""Restoring by command: odd images, broken files, wrong checkpoints, full disks. Named and counted, no traceback."""
 
 import errno
 import json
@@ -8,7 +8,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from door_helpers import picture, restore, restore_small, restored_files, save_picture, truncated_jpeg
+from command_helpers import picture, restore, restore_small, restored_files, save_picture, truncated_jpeg
 from PIL import Image
 
 from codes.inference.restoring import job as restore_job

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from door_helpers import picture, restore_small, restored_files, save_picture
+from command_helpers import picture, restore_small, restored_files, save_picture
 from PIL import Image, ImageCms
 
 PLACE = Path("results/restored/test")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from door_helpers import restore, restore_small, restored_files, save_picture
+from command_helpers import restore, restore_small, restored_files, save_picture
 from PIL import Image
 
 from codes.inference.restoring.output import Planned

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from door_helpers import (
+from command_helpers import (
     RESTORING,
     changed,
     picture,

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from codes.inference.restorer import Restorer
 from codes.models.diffusion.checkpoints.files import read_weights
-from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata, build, build_network, read_metadata
+from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata, build, network_of, read_metadata
 from codes.utils.errors import ConfigError
 
 NETWORK = {
@@ -99,7 +99,7 @@ def test_a_network_far_larger_than_its_file_is_not_built(write):
     """An honest file lacks no more than a tensor or two; 500 million parameters would ask for 2 GB first."""
     found = read_metadata(write(network=args(model_channels=1024, channel_mult=[2, 2])))
     with pytest.raises(ConfigError, match=r"c\.safetensors: a network of [0-9,]+ parameters, where 1[0-9,]+ are"):
-        build_network(found)
+        network_of(found)
 
 
 def test_a_mapping_that_contains_itself_comes_to_an_end(tmp_path):

@@ -14,8 +14,8 @@ from codes.models.diffusion.checkpoints.files import read_weights
 from codes.models.diffusion.checkpoints.metadata import (
     CheckpointMetadata,
     build,
-    build_network,
     load_into,
+    network_of,
     read_metadata,
     save_checkpoint,
 )
@@ -116,7 +116,7 @@ def test_our_own_checkpoint_needs_no_options(tmp_path, family):
     assert found == metadata
     assert (found.which_model, found.kind, found.iteration, found.process) == (family, "ema", 1200, process)
     assert found.tessera_version == __version__
-    rebuilt = build_network(found).eval()
+    rebuilt = network_of(found).eval()
     assert load_into(rebuilt, tmp_path / "1200.safetensors").complete
     assert rebuilt.options == network.options
     low_res = noise(2, 3, 8, 12, seed=1)
@@ -199,7 +199,7 @@ def test_loose_loading_takes_what_fits(tmp_path):
 def test_metadata_of_others_is_not_ours():
     assert CheckpointMetadata.from_strings({"format": "pt"}) is None
     with pytest.raises(ConfigError, match="options of unet_diffusion do not fit"):
-        build_network(PLAIN)
+        network_of(PLAIN)
 
 
 def test_inspection_prints_options_to_paste(tmp_path, monkeypatch):

@@ -73,9 +73,11 @@ def test_betas_that_are_no_schedule_are_refused(betas: list) -> None:
         NoiseSchedule.from_betas(betas)
 
 
-@pytest.mark.parametrize(("name", "steps", "mend"), [("linear", 19, "at least 20"), ("linear0.025", 24, "at least 25")])
-def test_too_few_linear_steps_are_refused_and_mended(name: str, steps: int, mend: str) -> None:
-    with pytest.raises(ValueError, match=mend):
+@pytest.mark.parametrize(
+    ("name", "steps", "advice"), [("linear", 19, "at least 20"), ("linear0.025", 24, "at least 25")]
+)
+def test_too_few_linear_steps_are_refused_and_repaired(name: str, steps: int, advice: str) -> None:
+    with pytest.raises(ValueError, match=advice):
         NoiseSchedule.named(name, steps)
     assert NoiseSchedule.named(name, steps + 1).betas[-1] == pytest.approx(1.0)
 
@@ -115,7 +117,7 @@ def test_which_spacing_visits_the_last_timestep() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "mend"),
+    ("spec", "advice"),
     [
         ([11], r"asks for 11 steps in section 1 of 1.*ask for 1\.\.10"),
         ("3,6", r"asks for 6 steps in section 2 of 2, which holds 5"),
@@ -129,8 +131,8 @@ def test_which_spacing_visits_the_last_timestep() -> None:
         ([], "not understood"),
     ],
 )
-def test_counts_that_do_not_fit_name_the_option_and_the_way_out(spec: object, mend: str) -> None:
-    with pytest.raises(ValueError, match=mend) as caught:
+def test_counts_that_do_not_fit_name_the_option_and_the_way_out(spec: object, advice: str) -> None:
+    with pytest.raises(ValueError, match=advice) as caught:
         NoiseSchedule.named("cosine", 10).respaced(spec)  # type: ignore[arg-type]
     assert "respaced_timestep_spacing" in str(caught.value)
 

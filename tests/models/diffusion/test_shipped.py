@@ -14,7 +14,7 @@ from codes.evaluation.metrics import psnr
 from codes.images.files import resize_bicubic, to_rgb
 from codes.models.diffusion.checkpoints import shipped
 from codes.models.diffusion.checkpoints.files import read_weights
-from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata, build_network, load_into, read_metadata
+from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, network_of, read_metadata
 from codes.models.diffusion.checkpoints.shipped import FOLDER, shipped_names, weights_file
 from codes.recipe.networks import find_weights
 from codes.recipe.recipe import read_recipe
@@ -38,7 +38,7 @@ def test_shipped_weights_are_small_averaged_described_and_have_a_card(name):
     card = file.with_suffix(".md").read_text(encoding="utf-8")
     for part in ("CC-BY-SA-4.0", "ATTRIBUTION.tsv", "PSNR", "bad at", name):
         assert part in card
-    assert load_into(build_network(metadata), file).complete
+    assert load_into(network_of(metadata), file).complete
 
 
 def test_every_photograph_of_the_attribution_has_a_licence():

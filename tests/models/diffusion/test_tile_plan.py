@@ -92,7 +92,7 @@ def test_a_rising_and_a_falling_ramp_add_up_to_one_and_end_flat(overlap: int) ->
         ((64, 64, 32, 8, 0), "at least 1"),
     ],
 )
-def test_bad_geometry_says_how_to_mend_it(arguments: tuple, remedy: str) -> None:
+def test_bad_geometry_says_what_to_do(arguments: tuple, remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
         TilePlan.cover(*arguments)
 

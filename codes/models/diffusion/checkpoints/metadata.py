@@ -152,7 +152,7 @@ def read_metadata(path: str | Path) -> CheckpointMetadata | None:
     return CheckpointMetadata.from_strings(metadata, Path(path), held)
 
 
-def build_network(metadata: CheckpointMetadata) -> DiffusionNetwork:
+def network_of(metadata: CheckpointMetadata) -> DiffusionNetwork:
     """A new network, with fresh weights, from the options in a checkpoint's metadata. Raises ConfigError."""
     most = MOST_PARAMETERS if metadata.held is None else min(MOST_PARAMETERS, TOLERANCE * metadata.held + MARGIN)
     try:

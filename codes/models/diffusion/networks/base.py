@@ -1,4 +1,4 @@
-"""What every network of this house has in common: the registry, the base class and its declared needs.
+"""What every network of this project has in common: the registry, the base class and its declared needs.
 
 Shapes: B batch, C image channels, H x W pixels of x (height first), K corruptions, h x w pixels of the low resolution.
 """

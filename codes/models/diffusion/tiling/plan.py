@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ....images.reflection import reflected
+
 FloatArray = npt.NDArray[np.float64]
 Size = int | tuple[int, int]
 
@@ -156,9 +158,7 @@ def reflect_indices(size: int, padded: int) -> npt.NDArray[np.int64]:
     """
     if not 1 <= size <= padded:
         raise ValueError(f"cannot pad {size} pixels to {padded}: expected 1 <= size <= padded size")
-    period = max(2 * (size - 1), 1)
-    position = np.arange(padded) % period
-    return np.minimum(position, period - position) if size > 1 else position
+    return reflected(0, padded, size)
 
 
 def _origins(side: str, canvas: int, tile: int, overlap: int, align: int) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 WAITS = (2.0, 8.0, 20.0)  # seconds between the attempts at the last save of a run
 
 
-class Keeper:
+class CheckpointSaver:
     """Saves the parts of a run. A disk without room costs what should have been written, not the run."""
 
     def __init__(self, experiment: Experiment, recipe: Recipe, parts: Parts, ranks: Ranks) -> None:

@@ -1,4 +1,4 @@
-"""A recipe of the smallest network, pictures to feed it, and the two doors as functions."""
+"""A recipe of the smallest network, pictures to feed it, and the two commands as functions."""
 
 import contextlib
 import copy
@@ -9,8 +9,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from codes import test as test_door
-from codes import train as train_door
+from codes import test as test_command
+from codes import train as train_command
 
 TRAINING = """\
 name: tiny
@@ -91,8 +91,8 @@ steps:
 """
 
 
-def door(main, *arguments):
-    """(exit code, everything on stderr) of a door called in this process."""
+def command(main, *arguments):
+    """(exit code, everything on stderr) of a command called in this process."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         code = main([str(argument) for argument in arguments])
@@ -100,11 +100,11 @@ def door(main, *arguments):
 
 
 def train(*arguments):
-    return door(train_door.main, *arguments)
+    return command(train_command.main, *arguments)
 
 
 def restore(*arguments):
-    return door(test_door.main, *arguments)
+    return command(test_command.main, *arguments)
 
 
 def restore_small(*overrides, options=()):
