@@ -15,7 +15,7 @@ from codes.config.yaml_source import load_source
 from codes.graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceInjector
 from codes.inference.sweep.axes import Axis, parse_values, read_axes
 from codes.inference.sweep.run import Sweep
-from codes.inference.sweep.subject import Request, Subject
+from codes.inference.sweep.subject import SweepRequest, Subject
 from codes.recipe.recipe import read_recipe
 from codes.scripts import sweep as sweep_command
 from codes.utils.errors import ConfigError
@@ -241,7 +241,7 @@ def test_a_corruption_comes_before_an_option_of_the_same_name():
 def test_the_warm_up_of_a_device_is_one_step_on_a_corner(trained, monkeypatch, tmp_path):
     monkeypatch.chdir(trained)
     source = load_source("infer.yml", ["steps.restore.injectors.detail.stop_at_snr=5"])
-    request = Request(Path("small.png"), [("steps", "2,4")], output=tmp_path)
+    request = SweepRequest(Path("small.png"), [("steps", "2,4")], output=tmp_path)
     sweep = Sweep(read_recipe(source), source, request)
     sizes, original = [], GaussianDiffusionInferenceInjector.many
 
