@@ -80,5 +80,5 @@ def test_the_node(page):
 def test_what_the_page_says_of_the_defaults(page):
     options = page[0]["restorer"].options
     assert options.tile_batch_size == 4
-    same = SamplingOptions(respaced_timestep_spacing="karras8", sampler="ddim", temperature=0.3)
+    same = SamplingOptions(respaced_timestep_spacing="karras8", sampler="ddim", temperature=0.15)
     assert options.model_copy(update={"tile": None}).model_dump() == same.model_dump()

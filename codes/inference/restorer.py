@@ -39,7 +39,7 @@ V = TypeVar("V", int, tuple[str, ...])
 Progress = Callable[[int, int], object]
 NETWORK = "the network"  # its name in messages
 # Those of recipes/diffusion/infer.yml: plausible detail without grain.
-DEFAULTS = SamplingOptions(respaced_timestep_spacing="karras8", sampler="ddim", temperature=0.3)
+DEFAULTS = SamplingOptions(respaced_timestep_spacing="karras8", sampler="ddim", temperature=0.15)
 
 
 class Restorer:

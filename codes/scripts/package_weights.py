@@ -23,6 +23,8 @@ if not __package__:
 from ..models.diffusion.checkpoints.files import read_weights, write_weights
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata
 from ..models.diffusion.checkpoints.shipped import FOLDER
+from ..models.diffusion.networks.base import NETWORKS
+from ..models.diffusion.networks.strength_estimator import StrengthEstimator
 from ..runtime.command_line import main_with, path_argument
 from ..utils.console import get_logger
 from ..utils.errors import EXIT_OK, ConfigError
@@ -66,7 +68,8 @@ def _check(file: Path, metadata: CheckpointMetadata | None) -> None:
     if metadata.kind != "ema":
         raise ConfigError(f"{file}: weights that are not averaged; take the file of the same iteration with _ema")
     missing = [name for name in ("scale", "corruptions") if not metadata.data.get(name)]
-    if missing or not metadata.process:
+    diffuses = not issubclass(NETWORKS.get(metadata.which_model), StrengthEstimator)
+    if missing or (diffuses and not metadata.process):
         raise ConfigError(f"{file}: does not record its {', '.join(missing) or 'process'}; train it with this version")
 
 

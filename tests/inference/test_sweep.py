@@ -15,7 +15,7 @@ from codes.config.yaml_source import load_source
 from codes.graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceInjector
 from codes.inference.sweep.axes import Axis, parse_values, read_axes
 from codes.inference.sweep.run import Sweep
-from codes.inference.sweep.subject import SweepRequest, Subject
+from codes.inference.sweep.subject import Subject, SweepRequest
 from codes.recipe.recipe import read_recipe
 from codes.scripts import sweep as sweep_command
 from codes.utils.errors import ConfigError

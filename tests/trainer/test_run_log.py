@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_a_resumed_log_forgets_the_iterations_that_are_done_again(tmp_path: Path
     first.close()
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"iteration": 5, "loss')  # cut by a crash
+    time.sleep(1.1)  # TensorBoard orders its files by the second in their names
     second = log_to(tmp_path, 2, tensorboard=True)
     second.record(3, result(7.0), 0.5, 0.1)
     second.close()

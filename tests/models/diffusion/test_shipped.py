@@ -1,5 +1,6 @@
 """Weights that come with the project: found by name, small, described; and how such a file is made."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,8 @@ from codes.config.yaml_source import load_source
 from codes.data import ImageFolderDataset, ImageFolderOptions
 from codes.data.samples import held_out_photograph
 from codes.evaluation.metrics import psnr
-from codes.images.files import resize_bicubic, to_rgb
+from codes.images.files import read_image, resize_bicubic, to_rgb
+from codes.inference.strength_reader import StrengthReader
 from codes.models.diffusion.checkpoints import shipped
 from codes.models.diffusion.checkpoints.files import read_weights
 from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, network_of, read_metadata
@@ -22,6 +24,8 @@ from codes.scripts import package_weights
 from codes.utils.errors import ConfigError
 
 PLAIN = "tessera-photo-2x"
+ESTIMATOR = "tessera-photo-strengths"
+RESTORERS = [name for name in shipped_names() if name != ESTIMATOR]
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -72,7 +76,16 @@ def test_a_recipe_and_the_library_find_them_by_name(tmp_path):
         find_weights("generator", recipe)
 
 
-@pytest.mark.parametrize("name", shipped_names())
+def test_the_estimator_tells_a_blurred_photograph_from_a_sharp_one():
+    reader = StrengthReader.from_checkpoint(weights_file(ESTIMATOR), torch.device("cpu"))
+    sharp = read_image(held_out_photograph()).rgb[:256, 128:384]
+    blurred = cv2.GaussianBlur(sharp, (0, 0), 1.2)
+    told = [reader.read(image).estimate("gaussian_blur", 0.2).strength for image in (sharp, blurred)]
+    assert told[0] < 0.35
+    assert told[1] > 0.6
+
+
+@pytest.mark.parametrize("name", RESTORERS)
 def test_they_restore_a_photograph_that_they_have_not_seen_better_than_bicubic(name):
     options = ImageFolderOptions(
         paths=str(held_out_photograph()),
