@@ -20,11 +20,13 @@ from codes import test as test_command
 from codes.config.yaml_source import load_source
 from codes.data.corruptions.all import CORRUPTIONS
 from codes.data.corruptions.strength import strength_of_quality
+from codes.inference.restorer import DEFAULTS
 from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata
 from codes.models.diffusion.process_options import BetaScheduleOptions, ProcessOptions
 from codes.recipe.recipe import read_recipe
 from codes.trainer.saving.saving import data_of
 
+TEMPERATURE = DEFAULTS.temperature  # that a call has without being told
 RECIPE = {
     "name": "run", "scale": 2, "device": "cpu", "seed": 3,
     "datasets": {"test": {
@@ -35,7 +37,7 @@ RECIPE = {
     "steps": {"restore": {"injectors": {"detail": {
         "type": "gaussian_diffusion_inference", "generator": "generator", "output_scale_factor": 2,
         "model_input_keys": {"low_res": "hq", "corruption_factor": "corruption_entropy"},
-        "respaced_timestep_spacing": "karras3", "sampler": "ddim", "temperature": 0.3, "out": "restored",
+        "respaced_timestep_spacing": "karras3", "sampler": "ddim", "temperature": TEMPERATURE, "out": "restored",
     }}}},
 }  # fmt: skip
 
@@ -99,10 +101,10 @@ def test_options_in_short_by_key_and_as_a_whole_agree(restorer):
     short = restorer(picture(), STRENGTHS, steps=4, sampler="ancestral", stop_at_snr=2)
     keys = {"respaced_timestep_spacing": "karras4", "sampler": "ancestral", "stop_at_snr": 2.0}
     assert np.array_equal(short, restorer(picture(), STRENGTHS, options=keys))
-    whole = SamplingOptions(**keys, temperature=0.3)
+    whole = SamplingOptions(**keys, temperature=TEMPERATURE)
     assert np.array_equal(short, restorer(picture(), STRENGTHS, options=whole))
     assert not np.array_equal(short, restorer(picture(), STRENGTHS, steps=4))
-    early = Restorer(restorer.network, PROCESS, scale=2, options=SamplingOptions(**keys, temperature=0.3))
+    early = Restorer(restorer.network, PROCESS, scale=2, options=SamplingOptions(**keys, temperature=TEMPERATURE))
     everything = early(picture(), [*STRENGTHS.values()], stop_at_snr=float("inf"))
     assert np.array_equal(everything, restorer(picture(), STRENGTHS, steps="karras4", sampler="ancestral"))
     assert not np.array_equal(everything, short)
