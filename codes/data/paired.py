@@ -161,7 +161,7 @@ class PairedDataset(ImageDataset):
             reasons = "; ".join(line.strip().removeprefix("skipped ") for line in named(wrong))
             raise DataError(
                 f"dataset {options.name}: {len(wrong)} of {len(found.files)} hq and {len(partners.files)} lq files do "
-                f"not match ({reasons}). Mend them, set scale or lq_suffix, or allow_unmatched: true to leave them out"
+                f"not match ({reasons}). Correct it, set scale or lq_suffix, or allow_unmatched: true to leave them out"
             )
         return result
 

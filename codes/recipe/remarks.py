@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ..config.effect import without_effect
 from ..config.yaml_source import Issue, Source
-from ..graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
+from ..graph.graph import InjectorOptions
 from ..runtime.devices import choose_device
 from ..utils.console import get_logger
 from .checks import networks_on
@@ -55,8 +55,8 @@ def _sizes(recipe: Recipe) -> Iterator[Issue]:
 
 def _same_samples(recipe: Recipe) -> Iterator[Issue]:
     """Several results of one image from sampling in which nothing is drawn."""
-    nodes = [node for _, node in all_nodes(recipe) if isinstance(node, GaussianDiffusionInferenceOptions)]
-    nothing_drawn = [node.noise_type == "zero" and getattr(node, "eta", 1.0) == 0.0 for node in nodes]
+    nodes = [node.tiled for _, node in all_nodes(recipe) if isinstance(node, InjectorOptions) and node.tiled]
+    nothing_drawn = [not node.draws for node in nodes]
     if recipe.output.num_samples > 1 and nodes and all(nothing_drawn):
         message = f"is {recipe.output.num_samples}, but with noise_type: zero and eta: 0 all samples are the same"
         yield Issue(("output", "num_samples"), message)

@@ -61,6 +61,10 @@ class GaussianDiffusionInferenceOptions(TiledOptions, SamplingOptions):
         return self.noise_type == "fixed"
 
     @property
+    def draws(self) -> bool:
+        return self.noise_type != "zero" or getattr(self, "eta", 1.0) != 0.0
+
+    @property
     def method(self) -> str:
         spacing = self.respaced_timestep_spacing
         return f"{self.sampler_name}, {'all' if spacing is None else spacing} steps"

@@ -66,6 +66,11 @@ class TiledOptions(InjectorOptions, TilingOptions):
         return False
 
     @property
+    def draws(self) -> bool:
+        """Whether another sample of an image is another image."""
+        return False
+
+    @property
     def method(self) -> str:
         """How an image is made, in a few words."""
         raise NotImplementedError
