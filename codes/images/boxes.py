@@ -6,7 +6,6 @@ from typing import NamedTuple
 from .layers import Refused
 
 _CODED = (b"av01", b"hvc1", b"j2k1", b"jpeg")  # kinds of items that are pictures; a grid refers to such
-_HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 
 
 class Box(NamedTuple):
@@ -54,12 +53,13 @@ def image_extents(data: bytes) -> list[tuple[int, int]]:
     return extents
 
 
-def hdr_transfer(data: bytes) -> str | None:
-    """The name of the HDR transfer that an AVIF or HEIC is stored in, which is no sRGB."""
+def colour_numbers(data: bytes) -> tuple[int, int] | None:
+    """Primaries and transfer of ITU-T H.273 (`nclx`) of an AVIF or HEIC, where it says them."""
     properties = find_box(data, b"meta", b"iprp", b"ipco")
     for box in boxes(data, properties.start, properties.end) if properties else ():
         if box.name == b"colr" and data[box.start : box.start + 4] == b"nclx":
-            return _HDR.get(int.from_bytes(data[box.start + 6 : box.start + 8], "big"))
+            numbers = data[box.start + 4 : box.start + 8]
+            return int.from_bytes(numbers[:2], "big"), int.from_bytes(numbers[2:], "big")
     return None
 
 

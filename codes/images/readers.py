@@ -10,9 +10,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from .boxes import find_box, hdr_transfer
+from .boxes import colour_numbers, find_box
 from .headers import Header
 from .layers import Layers, Refused, from_floats, scaled
+from .named_colours import numbered_profile, png_profile
 from .pnm import read_pnm
 from .tiff_layers import check_strips, read_tiff, tiff_header
 
@@ -149,9 +150,6 @@ def _jpeg_2000(header: Header, data: bytes, _: int | None) -> Layers | None:
 
 def _avif(header: Header, data: bytes, _: int | None) -> Layers | None:
     """10 and 12 bits by libavif itself; Pillow keeps 8."""
-    hdr = hdr_transfer(data)
-    if hdr is not None:
-        raise Refused(f"{header.format} in the HDR curve {hdr}, which is not read; convert it to SDR")
     place = data.find(b"av1C")
     flags = data[place + 6] if 0 <= place < len(data) - 6 else 0
     if header.format != "AVIF" or not flags & 0x40 or b"prem" in data[: place + 4096]:
@@ -176,7 +174,7 @@ _READERS: Mapping[str, Read] = {
 
 
 def embedded_profile(header: Header, data: bytes) -> bytes | None:
-    """The ICC profile in a file."""
+    """The ICC profile in a file, or one of the colours that it names by number. Raises Refused for an HDR curve."""
     if header.format == "JPEG2000":
         box = find_box(data, b"jp2h", b"colr")
         return data[box.start + 3 : box.end] if box and data[box.start] == 2 else None
@@ -184,4 +182,9 @@ def embedded_profile(header: Header, data: bytes) -> bytes | None:
         found = header.exif.get(34675)
         return found if isinstance(found, bytes) else None
     profile = header.image.info.get("icc_profile")
-    return profile if isinstance(profile, bytes) and profile else None
+    if isinstance(profile, bytes) and profile:
+        return profile
+    if header.format == "PNG":
+        return png_profile(header.image.info, data)
+    numbers = colour_numbers(data) if header.format in ("AVIF", "HEIF") else None
+    return numbered_profile(*numbers, header.format) if numbers else None
