@@ -170,4 +170,5 @@ def test_matching_takes_time_in_proportion_to_the_pairs(tmp_path):
     for kind in ("hq", "lq"):
         (tmp_path / kind).mkdir()
     seconds(1000)
-    assert seconds(20_000) < 40 * max(seconds(1000), 0.005)  # in proportion it is 20 times as long
+    # In proportion it is 20 times as long, quadratic 400 times; between them lies a busy machine.
+    assert seconds(20_000) < 150 * max(seconds(1000), 0.005)
