@@ -13,7 +13,7 @@ from .config.yaml_source import Source, located
 from .inference.generation.run import Generation
 from .inference.restoring.estimate import estimate
 from .inference.restoring.run import Restoration
-from .recipe.recipe import Recipe, read_recipe
+from .recipe.recipe import Recipe, read_recipe, settled
 from .recipe.remarks import warn_of
 from .runtime.command_line import common_arguments, main_with, source_of
 from .runtime.devices import is_first, join_ranks, leave_ranks
@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Read the recipe, then estimate, generate or restore; 1 when some images failed."""
     source = source_of(arguments)
     recipe = read_recipe(source)
+    source = settled(source)
     with located(source):
         if is_first(arguments.launcher):
             warn_of(recipe, source)

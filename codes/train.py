@@ -11,7 +11,7 @@ if not __package__:
 
 from .config.yaml_source import Source, located
 from .recipe.checks import check_training
-from .recipe.recipe import Recipe, read_recipe
+from .recipe.recipe import Recipe, read_recipe, settled
 from .recipe.remarks import warn_of
 from .runtime.command_line import common_arguments, main_with, source_of
 from .runtime.devices import choose_device, is_first, join_ranks, leave_ranks
@@ -27,6 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Read the recipe, then check it or train."""
     source = source_of(arguments)
     recipe = read_recipe(source, lambda found: check_training(found, source))
+    source = settled(source)
     with located(source):
         if is_first(arguments.launcher):
             warn_of(recipe, source)

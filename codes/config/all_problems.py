@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from ..utils.errors import ConfigError
+from .options import MOST_ISSUES
 from .yaml_source import Issue, KeyPath, Source
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ def check_all(
             tops = {issue.path[0] for issue in error.issues if issue.path} & set(independent)
             sections = [Issue((top,), "") for top in tops]
             repaired = _repaired(current.data, new or sections)
-            if repaired == current.data:
+            if repaired == current.data or len(found) >= MOST_ISSUES:
                 break
             current = replace(current, data=repaired)
             continue

@@ -6,6 +6,7 @@ misspelt key, the nearest valid one.
 
 import types
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
@@ -130,27 +131,39 @@ def parse(cls: type[M], source: Source) -> M:
 
     Where text is expected, a bare word is the text that was typed: `name: 007` and `name: on` are names.
     """
-    data, typed = normalised(source.data), source.typed()
+    return parse_typed(cls, source)[0]
+
+
+def parse_typed(cls: type[M], source: Source) -> tuple[M, Source]:
+    """The same, and the source in which such words are text."""
+    typed, text = source.typed(), dict[KeyPath, str]()
+    data = normalised(source.data)
     while True:
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(data), replace(source, data=_all_with(source.data, text))
         except ValidationError as error:
             issues = issues_of(cls, error, data)
-        words = [issue.path for issue in issues if issue.wants_text and issue.path in typed]
+        words = {issue.path: typed.pop(issue.path) for issue in issues if issue.wants_text and issue.path in typed}
         if not words:
             raise source.error(issues)
-        for path in words:
-            data = _with(data, path, typed.pop(path))
+        text |= words
+        data = normalised(_all_with(source.data, text))
+
+
+def _all_with(data: Any, values: Mapping[KeyPath, Any]) -> Any:
+    for path, value in values.items():
+        data = _with(data, path, value)
+    return data
 
 
 def _with(data: Any, path: KeyPath, value: Any) -> Any:
-    """A copy of mappings and tuples with a value at a key path that is there."""
+    """A copy of mappings and lists with a value at a key path that is there."""
     if not path:
         return value
     key, rest = path[0], path[1:]
     if isinstance(data, Mapping):
         return {**data, key: _with(data[key], rest, value)}
-    return (*data[: int(key)], _with(data[int(key)], rest, value), *data[int(key) + 1 :])
+    return [*data[: int(key)], _with(data[int(key)], rest, value), *data[int(key) + 1 :]]
 
 
 def normalised(value: Any) -> Any:

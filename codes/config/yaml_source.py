@@ -74,7 +74,7 @@ class Source:
 
     def to_yaml(self) -> str:
         """The data as the text of one recipe that reads back as the same."""
-        return to_yaml(self.data, self.typed())
+        return to_yaml(self.data)
 
     def error(self, issues: Sequence[Issue]) -> ConfigError:
         """One ConfigError that lists every issue on a line of its own, in the order of the file."""

@@ -85,15 +85,7 @@ class _Dumper(yaml.SafeDumper):
     """SafeDumper that quotes what `_Loader` would read as something else."""
 
 
-class _Typed(NamedTuple):
-    """A value to be written as it was typed."""
-
-    text: str
-    tag: str
-
-
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
-_Dumper.add_representer(_Typed, lambda dumper, value: dumper.represent_scalar(value.tag, value.text))
 
 
 def parse_yaml(text: str, marks: dict[KeyPath, Mark]) -> Any:
@@ -124,24 +116,14 @@ def is_text(word: str) -> bool:
     return not kinds or kinds == ["merge"]
 
 
-def to_yaml(data: Mapping[str, Any], typed: Mapping[KeyPath, str] | None = None) -> str:
-    """Data as the text of a recipe that reads back as the same data. `typed`: how values at key paths were typed."""
-    whole = _as_typed(dict(data), (), typed) if typed else dict(data)
-    return yaml.dump(whole, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Data as the text of a recipe that reads back as the same data."""
+    return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def shortened(text: str, most: int = 60) -> str:
     """Text cut to `most` characters, the last three of them dots."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _as_typed(value: Any, path: KeyPath, typed: Mapping[KeyPath, str]) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _as_typed(item, (*path, key), typed) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_typed(item, (*path, index), typed) for index, item in enumerate(value)]
-    kind = {bool: "bool", int: "int", float: "float"}.get(type(value))
-    return _Typed(typed[path], f"{_TAG}{kind}") if kind and path in typed else value
 
 
 class _Builder:

@@ -29,9 +29,14 @@ class ClassList:
     def index(self, wanted: int | str) -> int:
         """The number of a class given by number or by name; case does not matter, nor which of several names.
 
+        Where all classes are called by numbers, a number is such a name: folder 2, not the third in the order of text.
         A name such as `tench, Tinca tinca` holds alternatives. Raises ValueError for what is none, with the nearest.
         """
         if isinstance(wanted, int):
+            if self._by_number:
+                if wanted in self._by_number:
+                    return self._by_number[wanted]
+                raise ValueError(f"no class called {wanted}; its classes are called {self._first_names()}")
             if 0 <= wanted < self.count:
                 return wanted
             raise ValueError(f"no class {wanted}; there are {self.count}, numbered 0 to {self.count - 1}")
@@ -68,6 +73,17 @@ class ClassList:
             for number, name in enumerate(plain)
         )
 
+    @cached_property
+    def _by_number(self) -> dict[int, int]:
+        """Name -> number, where all names are numbers: folders 0, 1, 10, 11, 2 are numbered in the order of text."""
+        if not all(name.isdecimal() for name in self.names):
+            return {}
+        numbers = {int(name): number for number, name in enumerate(self.names)}
+        return numbers if len(numbers) == len(self.names) else {}
+
+    def _first_names(self) -> str:
+        return f"{', '.join(self.names[:SHOWN])}{', ...' if len(self.names) > SHOWN else ''}"
+
     def _spellings(self) -> dict[str, list[int]]:
         """Every way to write a class -> the classes that are written so."""
         found: dict[str, list[int]] = {}
@@ -84,8 +100,7 @@ class ClassList:
         if close:
             named = dict.fromkeys(f"{self.names[number]} ({number})" for name in close for number in spellings[name])
             return f"did you mean {' or '.join(named)}?"
-        more = ", ..." if len(self.names) > SHOWN else ""
-        return f"known: {', '.join(self.names[:SHOWN])}{more}"
+        return f"known: {self._first_names()}"
 
 
 def _plain(name: str) -> str:

@@ -23,7 +23,8 @@ class GenerationOptions(Options):
     )
     classes: int | str | tuple[int | str, ...] | None = Field(
         None,
-        description="Classes by name or by number from 0, taken in turn; `random` draws one for each image; ~ takes "
+        description="Classes by name or by number from 0 (a name, where all are called by numbers), taken in turn; "
+        "`random` draws one for each image; ~ takes "
         "all in turn (of a network without classes: none).",
     )
     class_names: UserPath | None = Field(

@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema
 from ..config.all_problems import check_all
 from ..config.effect import OnlyWith
 from ..config.fingerprint import CONTENT_ONLY, PLACE_ONLY, REPORT_ONLY, SPEED_ONLY, TRAINING_ONLY
-from ..config.options import ONE_OF, FilePart, OneOf, Options, nested, parse, validate_nested
+from ..config.options import ONE_OF, FilePart, OneOf, Options, nested, parse, parse_typed, validate_nested
 from ..config.paths import UserPath, user_path
 from ..config.plugins import import_plugins, import_submodules
 from ..config.yaml_source import Issue, Source
@@ -271,3 +271,8 @@ def read_recipe(source: Source, check: Callable[[Recipe], object] = lambda _: No
         # Line 0 is the command line, whose paths start from the working directory.
         import_plugins(plugins, Path(where.file).parent if where.line else Path())
     return check_all(source, partial(parse, Recipe), check, INDEPENDENT)
+
+
+def settled(source: Source) -> Source:
+    """The source of a recipe that was read, with text where text is meant (`name: 007`): what is recorded of it."""
+    return parse_typed(Recipe, source)[1]

@@ -23,7 +23,7 @@ from ..config.yaml_source import located
 from ..images.files import write_image
 from ..inference.sweep.run import Sweep
 from ..inference.sweep.subject import Crop, SweepRequest
-from ..recipe.recipe import read_recipe
+from ..recipe.recipe import read_recipe, settled
 from ..runtime.command_line import common_arguments, main_with, path_argument, source_of
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     source = source_of(arguments)
     with located(source):
-        sweep = Sweep(read_recipe(source), source, request)
+        sweep = Sweep(read_recipe(source), settled(source), request)
         result = sweep.run()
     write_image(sweep.root / "grid.png", sweep_grid(result))
     write_sweep_page(sweep.root / "index.html", result)

@@ -265,7 +265,7 @@ def test_the_home_folder_in_a_base(write, tmp_path, monkeypatch):
     assert load_source(write("base: ~/base.yml\nb: 2\n")).data == {"a": 1, "b": 2}
 
 
-def test_a_source_is_written_as_it_was_typed(write):
-    source = load_source(write("a: 007\nb: on\nc: {d: [1e-4, 'no']}\ne: ~\n"), ["f=0x1F"])
-    assert source.to_yaml() == "a: 007\nb: on\nc:\n  d:\n  - 1e-4\n  - 'no'\ne: null\nf: 0x1F\n"
-    assert source.typed()["c", "d", 0] == "1e-4"
+def test_a_source_knows_how_its_words_were_typed_and_is_written_as_plain_yaml(write):
+    source = load_source(write("a: 007\nb: on\nc: {d: [1e-4, 'no', '007']}\ne: ~\n"), ["f=0x1F"])
+    assert source.typed() == {("a",): "007", ("b",): "on", ("c", "d", 0): "1e-4", ("f",): "0x1F"}
+    assert source.to_yaml() == "a: 7\nb: true\nc:\n  d:\n  - 0.0001\n  - 'no'\n  - '007'\ne: null\nf: 31\n"

@@ -135,13 +135,13 @@ def test_strengths_are_biased_towards_clean_unless_asked_otherwise():
 def test_random_corruptions_come_as_often_as_asked_each_by_itself():
     made = pipeline("jpeg", random_corruptions=("noise", "webp", "none"), random_probabilities=(0.7, 0.2, 0.0))
     drawn = [[name for name, _ in names(made, (0.1,), index)[0]] for index in range(300)]
-    assert all(found[0] == "jpeg" for found in drawn)
+    assert all(found[-1] == "jpeg" for found in drawn)
     noise, webp = (sum(name in found for found in drawn) / 300 for name in ("noise", "webp"))
     assert noise == pytest.approx(0.7, abs=0.09)
     assert webp == pytest.approx(0.2, abs=0.09)
     assert sum({"noise", "webp"} <= {*found} for found in drawn) / 300 == pytest.approx(0.14, abs=0.08)
     assert not any("none" in found for found in drawn)
-    assert all(found[1:] == ["noise", "webp"] for found in drawn if len(found) == 3)
+    assert all(found[:-1] == ["noise", "webp"] for found in drawn if len(found) == 3)
 
 
 def test_a_number_of_random_corruptions_is_picked_with_replacement():
@@ -163,8 +163,8 @@ def test_second_order_corrupts_resizes_and_corrupts_again_at_the_told_strengths(
         if len(found) > 3:
             twice += 1
             assert found[3][0] == "resize"
-            assert found[4:6] == found[:2] == [("jpeg", 0.2), ("gaussian_blur", 0.9)]
-            assert found[6][0] in ("noise", "webp")
+            assert found[5:] == found[1:3] == [("jpeg", 0.2), ("gaussian_blur", 0.9)]
+            assert found[4][0] in ("noise", "webp")
             assert len(found) == 7
     assert 25 <= twice <= 55
     always = low_res(pipeline("gaussian_noise", second_order_probability=1.0), (0.5,))
@@ -264,3 +264,11 @@ def test_random_seed_fixes_every_draw_and_each_item_has_its_own(tmp_path):
 def test_options_are_frozen():
     with pytest.raises(ValidationError):
         CorruptionOptions().cosine_bias = False
+
+
+def test_random_corruptions_come_before_the_fixed_ones_as_in_dl_art_school():
+    """Its ImageCorruptor goes through `augmentations`, the random ones, and then through `fixed_corruptions`."""
+    made = pipeline("gaussian_blur", "jpeg", random_corruptions=("saturation",), num_corrupts_per_image=1)
+    found, _ = names(made, (0.3, 0.6))
+    assert [name for name, _ in found] == ["saturation", "gaussian_blur", "jpeg"]
+    assert found[1:] == [("gaussian_blur", float(np.float32(0.3))), ("jpeg", float(np.float32(0.6)))]

@@ -87,3 +87,15 @@ def test_folders_are_told_apart_on_every_file_system(names):
     folders = ClassList(len(names), names).folders
     assert len({same_file(Path(folder)) for folder in folders}) == len(names)
     assert not [problem for folder in folders if (problem := problem_with_part(folder))]
+
+
+def test_where_all_classes_are_called_by_numbers_a_number_is_such_a_name():
+    """Folders 0 ... 11 are numbered in the order of text: 0, 1, 10, 11, 2."""
+    names = tuple(sorted(map(str, range(12))))
+    classes = ClassList(12, names)
+    assert [classes.index(number) for number in (0, 2, 10)] == [0, 4, 2]
+    assert classes.index("2") == 4
+    assert ClassList(2, ("001", "002")).index(2) == 1
+    with pytest.raises(ValueError, match="no class called 12; its classes are called 0, 1, 10, 11, 2"):
+        classes.index(12)
+    assert ClassList(3, ("7", "cat", "dog")).index(1) == 1

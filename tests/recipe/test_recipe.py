@@ -6,7 +6,7 @@ import pytest
 from command_helpers import RESTORING, TRAINING, changed, restore, save_picture, train
 
 from codes.config.yaml_source import load_source
-from codes.recipe.recipe import read_recipe
+from codes.recipe.recipe import read_recipe, settled
 from codes.runtime.experiment import Experiment
 
 NETWORK = "networks.generator.args."
@@ -284,7 +284,8 @@ def test_a_recorded_recipe_reads_back_as_it_was(here):
     assert read_recipe(again) == read_recipe(source)
     typed = load_source("r.yml", ["name=1e5"])
     assert read_recipe(typed).name == "1e5"
-    Experiment(here / "f").record(typed)
+    Experiment(here / "f").record(settled(typed))
+    assert "name: '1e5'" in (here / "f" / "recipe.yml").read_text()
     assert read_recipe(load_source(here / "f" / "recipe.yml")).name == "1e5"
 
 

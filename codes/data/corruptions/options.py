@@ -21,7 +21,7 @@ class CorruptionOptions(Options):
         (), description="Corruptions of every item, in this order; the network is told the strength of each."
     )
     random_corruptions: tuple[str, ...] = Field(
-        (), description="Corruptions to pick from after the fixed ones; their strengths are not told to the network."
+        (), description="Corruptions to pick from, applied before the fixed ones; the network is not told how strong."
     )
     num_corrupts_per_image: int = Field(
         0, ge=0, description="How many random corruptions an item gets, drawn with replacement; 0 switches them off."
@@ -33,8 +33,8 @@ class CorruptionOptions(Options):
     )
     corruption_order: Literal["listed", "physical"] = Field(
         "listed",
-        description="`listed`: fixed ones as listed, then random ones (DLAS). `physical`: all sorted by where they "
-        "happen: optics, sensor, processing, resizing, compression. corruption_entropy stays in listed order.",
+        description="`listed`: random ones, then the fixed ones as listed (as DLAS does). `physical`: all sorted by "
+        "where they happen: optics, sensor, processing, resizing, compression. The strengths stay in listed order.",
     )
     second_order_probability: Probability = Field(
         0.0,

@@ -67,11 +67,11 @@ class CorruptionPipeline:
 
     def _one_pass(self, entropy: np.ndarray, generator: Generators, prefix: str) -> list[Use]:
         strengths = entropy.tolist()
-        uses = [
+        fixed = [
             Use(corruption, strength, f"{prefix}corrupt {index}")
             for index, (corruption, strength) in enumerate(zip(self.fixed, strengths, strict=True))
         ]
-        uses += self._picked(generator, prefix)
+        uses = [*self._picked(generator, prefix), *fixed]
         if self.options.corruption_order == "physical":
             uses.sort(key=lambda use: use.corruption.stage)
         return uses

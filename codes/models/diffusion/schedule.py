@@ -19,6 +19,7 @@ from torch import Tensor
 from .respacing import Karras, Respacing, karras_count, kept_timesteps
 
 Array = npt.NDArray[np.float64]
+FIRST_BETA = 0.0001  # of linear schedules at 1000 steps
 
 
 class DeviceTable:
@@ -76,7 +77,7 @@ class NoiseSchedule:
 
         linear runs from 0.0001 to 0.02 (Ho et al. 2020), linearX to X; cosine is Nichol & Dhariwal 2021, eq. 17.
         Linear betas scale with 1000 / num_timesteps, so that the noise at the end does not depend on the step count.
-        Raises ValueError for an unknown name or for so few steps that a linear beta leaves (0, 1].
+        Raises ValueError for an unknown name, for an X below 0.0001, and for so few steps that a beta leaves (0, 1].
         """
         if num_timesteps < 1:
             raise ValueError(f"num_diffusion_timesteps must be at least 1, got {num_timesteps}")
@@ -218,7 +219,11 @@ def _linear_betas(name: str, last: float, num_timesteps: int) -> Array:
         raise ValueError(
             f"schedule {name!r} with {num_timesteps} steps ends in beta {scale * last:g}, not in (0, 1]; {advice}"
         )
-    betas: Array = np.linspace(scale * 0.0001, scale * last, num_timesteps, dtype=np.float64)
+    if last < FIRST_BETA:
+        raise ValueError(
+            f"schedule {name!r} would fall: its betas begin with {FIRST_BETA:g}; give X of at least that (0.02, say)"
+        )
+    betas: Array = np.linspace(scale * FIRST_BETA, scale * last, num_timesteps, dtype=np.float64)
     return betas
 
 

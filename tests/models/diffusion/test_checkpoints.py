@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import sys
 
 import pytest
@@ -222,3 +223,41 @@ def test_inspection_of_a_bad_file_ends_with_code_2(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
+
+
+def test_the_published_64_pixel_model_is_known_by_its_sizes():
+    options = {
+        "image_size": 64, "in_channels": 3, "out_channels": 6, "model_channels": 192, "num_res_blocks": 3,
+        "attention_resolutions": [2, 4, 8], "channel_mult": [1, 2, 3, 4], "num_classes": 1000, "resblock_updown": True,
+        "num_head_channels": 64, "use_scale_shift_norm": True, "use_new_attention_order": True,
+    }  # fmt: skip
+    with torch.device("meta"):
+        network = build("unet_diffusion", options)
+    found = recognise(network.state_dict())
+    assert {key: found.options[key] for key in options} == options
+    assert "64 px" in found.guesses["use_new_attention_order"]
+
+
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_the_rule_of_normalisation_is_a_guess_where_the_widths_do_not_tell_it(conditioned):
+    """DL-Art-School normalises narrow levels in fewer groups; its networks without corruptions look like ADM's."""
+    changes = {"num_corruptions": 2} if conditioned else {"num_corruptions": None, "low_res_conditioning": True}
+    narrow = recognise(small_network("unet_diffusion", model_channels=32, channel_mult=[1, 2], **changes).state_dict())
+    assert narrow.options["group_norm"] == ("dlas" if conditioned else "adm")
+    assert "DL-Art-School" in narrow.guesses["group_norm"]
+    wide = recognise(small_network("unet_diffusion", model_channels=96, channel_mult=[1, 2], **changes).state_dict())
+    assert wide.options["group_norm"] == "adm"
+    assert "group_norm" not in wide.guesses
+    sizes = {"model_channels": 48, "channel_mult": [1, 2], "group_norm": "dlas"}
+    odd = recognise(small_network("unet_diffusion", **sizes, **changes).state_dict())
+    assert odd.options["group_norm"] == "dlas"
+    assert "group_norm" not in odd.guesses
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_file_that_lacks_any_one_tensor_says_which(tmp_path, family):
+    network = small_network(family)
+    for name in network.state_dict():
+        torch.save({key: value for key, value in network.state_dict().items() if key != name}, tmp_path / "part.pth")
+        with pytest.raises(ConfigError, match=re.escape(name)):
+            load_into(network, tmp_path / "part.pth", strict=True)

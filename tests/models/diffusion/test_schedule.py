@@ -238,3 +238,10 @@ def test_karras_steps_keep_within_a_schedule_and_what_stop_at_snr_leaves() -> No
 def test_more_karras_steps_than_timesteps_are_refused_with_the_numbers() -> None:
     with pytest.raises(ValueError, match=r"'karras30' falls on \d+ timesteps only, between sigma 0.0316 and 1 of a"):
         NoiseSchedule.named("linear", 100).respaced("karras30")
+
+
+@pytest.mark.parametrize("name", ["linear0.00005", "linear0.00009999"])
+def test_a_linear_schedule_does_not_fall(name):
+    with pytest.raises(ValueError, match=f"schedule '{name}' would fall: its betas begin with 0.0001"):
+        NoiseSchedule.named(name, 1000)
+    assert NoiseSchedule.named("linear0.0001", 10).num_timesteps == 10

@@ -8,7 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..networks.blocks import GroupRule, norm_groups
+
 COMMON_CLASS_COUNTS = (10, 100, 1000)
+# The layer that tells a block the time, whose place in its module tells the families apart.
+ADM_EMBEDDING, PATCH_EMBEDDING = "input_blocks.1.0.emb_layers.1.weight", "input_blocks.1.0.emb_layers.weight"
+# ADM's published 64 px model, the only one of its authors with the other order of attention (guided-diffusion, README).
+ADM_64 = {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "num_res_blocks": 3, "resblock_updown": True}
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,12 @@ def recognise(state_dict: Mapping[str, Tensor]) -> Recognised | None:
         shapes
     ):
         return None
-    is_patch = any(re.fullmatch(r"input_blocks\.1\.0\.emb_layers\.weight", name) for name in shapes)
     levels = _read_levels(shapes)
     if levels is None:
         return None
-    return _patch_network(shapes, levels) if is_patch else _adm_network(shapes, levels)
+    if PATCH_EMBEDDING in shapes:
+        return _patch_network(shapes, levels)
+    return _adm_network(shapes, levels) if ADM_EMBEDDING in shapes else None
 
 
 def _read_levels(shapes: Mapping[str, tuple[int, ...]]) -> _Levels | None:
@@ -126,21 +133,44 @@ def _guesses(options: Mapping[str, Any]) -> dict[str, str]:
 def _adm_network(shapes: Mapping[str, tuple[int, ...]], levels: _Levels) -> Recognised:
     inputs, outputs = shapes["input_blocks.0.0.weight"][1], shapes["out.2.weight"][0]
     image = _image_options(inputs, outputs, doubled=None)
-    film = shapes["input_blocks.1.0.emb_layers.1.weight"][0] == 2 * levels.widths[0]
+    film = shapes[ADM_EMBEDDING][0] == 2 * levels.widths[0]
     options = {"image_size": 256, **image, **_common_options(shapes, levels), "use_scale_shift_norm": film}
     if "label_emb.weight" in shapes:
         options["num_classes"] = shapes["label_emb.weight"][0]
     dlas = "num_corruptions" in image
-    options |= {**_heads(levels, dlas), "use_new_attention_order": False}
-    family = "DL-Art-School" if dlas else "ADM (guided-diffusion)"
-    return Recognised(family, "unet_diffusion", options, _guesses(options))
+    adm_64 = all(options[key] == value for key, value in ADM_64.items())
+    options |= {**_heads(levels, dlas), "use_new_attention_order": adm_64}
+    guesses = _guesses(options)
+    if adm_64:
+        options["image_size"] = 64
+        guesses["use_new_attention_order"] = "not in the weights; the sizes are those of ADM's 64 px model"
+    options["group_norm"], guess = _group_rule(levels, dlas)
+    if guess:
+        guesses["group_norm"] = guess
+    family = "DL-Art-School" if dlas else "ADM (guided-diffusion), or DL-Art-School without corruptions"
+    return Recognised(family, "unet_diffusion", options, guesses)
+
+
+def _group_rule(levels: _Levels, dlas: bool) -> tuple[GroupRule, str]:
+    """How layers are normalised, and what is to be checked of it: "" where the widths allow no other way."""
+    if any(width % 32 for width in levels.widths):
+        return "dlas", ""
+    differ = [width for width in levels.widths if norm_groups(width, "adm") != norm_groups(width, "dlas")]
+    if not differ:
+        return "adm", ""
+    other = "adm" if dlas else "dlas"
+    return (
+        "dlas" if dlas else "adm",
+        f"not in the weights; {other} if it was {'not ' if dlas else ''}trained in DL-Art-School: levels of up to 64 "
+        "channels are normalised otherwise there",
+    )
 
 
 def _patch_network(shapes: Mapping[str, tuple[int, ...]], levels: _Levels) -> Recognised:
     inputs, outputs = shapes["input_blocks.0.0.weight"][1], shapes["out.2.weight"][0]
     learn_sigma = "variance_output_model.2.weight" in shapes
     image = _image_options(inputs, outputs * (2 if learn_sigma else 1), doubled=True if learn_sigma else None)
-    film = shapes["input_blocks.1.0.emb_layers.weight"][0] == 2 * levels.widths[0]
+    film = shapes[PATCH_EMBEDDING][0] == 2 * levels.widths[0]
     options = {"image_size": 256, **image, **_common_options(shapes, levels), "use_scale_shift_norm": film}
     options["learn_sigma"] = learn_sigma
     options |= {**_heads(levels, dlas=False), "use_new_attention_order": True}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ....config.options import Options, normalised
 from ....utils.errors import ConfigError, DamagedError
+from ....utils.printable import printable
 from ....version import __version__
 from ..networks.base import NETWORKS, DiffusionNetwork
 from ..process_options import ProcessOptions
@@ -251,4 +252,5 @@ def _hint(path: Path, weights: Weights) -> str:
 
 
 def _first(names: tuple[str, ...] | list[str]) -> str:
-    return ", ".join([*names[:SHOWN], *(["..."] if len(names) > SHOWN else [])])
+    shown = [printable(name)[:MOST_SHOWN] for name in names[:SHOWN]]
+    return ", ".join([*shown, *(["..."] if len(names) > SHOWN else [])])
