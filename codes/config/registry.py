@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from ..utils.errors import ConfigError
 
 T = TypeVar("T")
+MOST_SHOWN = 80  # characters of a name in messages
 Entry = TypeVar("Entry")
 
 
@@ -45,10 +46,11 @@ class Registry(Generic[T]):
         """The sentence that tells a user that `name` is not one of these, and what is."""
         close = nearest(str(name), self.names())
         hint = f"did you mean {close}? " if close else ""
-        return f"unknown {self.kind} {name!r} ({hint}known: {', '.join(self.names())})"
+        shown = repr(name) if len(repr(name)) <= MOST_SHOWN else f"{repr(name)[:MOST_SHOWN]}..."
+        return f"unknown {self.kind} {shown} ({hint}known: {', '.join(self.names())})"
 
     def names(self) -> list[str]:
         return sorted(self._entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return isinstance(name, str) and name in self._entries

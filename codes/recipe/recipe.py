@@ -14,7 +14,7 @@ from ..config.fingerprint import CONTENT_ONLY, PLACE_ONLY, REPORT_ONLY, SPEED_ON
 from ..config.options import ONE_OF, FilePart, OneOf, Options, nested, parse, parse_typed, validate_nested
 from ..config.paths import UserPath, user_path
 from ..config.plugins import import_plugins, import_submodules
-from ..config.yaml_source import Issue, Source
+from ..config.yaml_source import Issue, Source, located
 from ..data.datasets import DATASETS, DatasetOptions
 from ..evaluation.evaluators.base import EVALUATORS, EvaluatorOptions
 from ..graph.step_options import WITHOUT_EMPTY, StepOptions
@@ -269,7 +269,8 @@ def read_recipe(source: Source, check: Callable[[Recipe], object] = lambda _: No
     if isinstance(plugins, list) and all(isinstance(name, str) for name in plugins):
         where = source.where(("plugins",))
         # Line 0 is the command line, whose paths start from the working directory.
-        import_plugins(plugins, Path(where.file).parent if where.line else Path())
+        with located(source):
+            import_plugins(plugins, Path(where.file).parent if where.line else Path())
     return check_all(source, partial(parse, Recipe), check, INDEPENDENT)
 
 

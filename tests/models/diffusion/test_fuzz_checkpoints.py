@@ -24,6 +24,7 @@ TENSORS = [
     torch.zeros(3, dtype=torch.complex64), torch.full((3,), float("nan")), torch.zeros(3, dtype=torch.int64),
 ]  # fmt: skip
 SECONDS = 5.0
+FOUND = (1397, 1739, 3164, 3613, 4628, 5352, 5896, 7692)  # of the ten thousand, before they were refused by name
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def check(seeds, path, network):
 
 
 def test_mutated_checkpoints_load_or_are_refused_by_name(tmp_path, network):
-    check(range(200), tmp_path, network)
+    check([*range(200), *FOUND], tmp_path, network)
 
 
 @pytest.mark.slow

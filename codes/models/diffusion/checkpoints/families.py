@@ -13,6 +13,8 @@ from ..networks.blocks import GroupRule, norm_groups
 COMMON_CLASS_COUNTS = (10, 100, 1000)
 # The layer that tells a block the time, whose place in its module tells the families apart.
 ADM_EMBEDDING, PATCH_EMBEDDING = "input_blocks.1.0.emb_layers.1.weight", "input_blocks.1.0.emb_layers.weight"
+# Weights of two and more dimensions that both families have.
+ALWAYS_THERE = ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight", "middle_block.1.qkv.weight")
 # ADM's published 64 px model, the only one of its authors with the other order of attention (guided-diffusion, README).
 ADM_64 = {"model_channels": 192, "channel_mult": [1, 2, 3, 4], "num_res_blocks": 3, "resblock_updown": True}
 
@@ -38,10 +40,8 @@ class _Levels:
 
 def recognise(state_dict: Mapping[str, Tensor]) -> Recognised | None:
     """The family and options of a state dict with bare names; None when it is neither of the families."""
-    shapes = {name: tuple(value.shape) for name, value in state_dict.items()}
-    if not {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight", "middle_block.1.qkv.weight"} <= set(
-        shapes
-    ):
+    shapes = {name: tuple(value.shape) for name, value in state_dict.items() if value.ndim and value.numel()}
+    if any(len(shapes.get(name, ())) < 2 for name in ALWAYS_THERE):
         return None
     levels = _read_levels(shapes)
     if levels is None:
