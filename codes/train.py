@@ -26,7 +26,7 @@ from .utils.errors import EXIT_OK
 def run(arguments: argparse.Namespace) -> int:
     """Read the recipe, then check it or train."""
     source = source_of(arguments)
-    recipe = read_recipe(source, lambda found: check_training(found, source))
+    recipe = read_recipe(source, lambda checked: check_training(checked, source))
     source = settled(source)
     with located(source):
         if is_first(arguments.launcher):

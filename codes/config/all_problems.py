@@ -24,7 +24,7 @@ def check_all(
 
     independent: top-level sections that may be left out without making others seem wrong.
     """
-    found: list[Issue] = []
+    issues: list[Issue] = []
     current = source
     while True:  # each time with fewer keys, or with one more that is known
         try:
@@ -32,31 +32,31 @@ def check_all(
         except ConfigError as error:
             if not error.issues:
                 raise
-            new = [issue for issue in error.issues if not _follows(issue, found)]
-            found += new
+            new = [issue for issue in error.issues if not _follows(issue, issues)]
+            issues += new
             # Where a mistake is followed only by complaints about what was left out, the whole section goes.
             tops = {issue.path[0] for issue in error.issues if issue.path} & set(independent)
             sections = [Issue((top,), "") for top in tops]
             repaired = _repaired(current.data, new or sections)
-            if repaired == current.data or len(found) >= MOST_ISSUES:
+            if repaired == current.data or len(issues) >= MOST_ISSUES:
                 break
             current = replace(current, data=repaired)
             continue
         try:
             check(result)
         except ConfigError as error:
-            if not error.issues and not found:
+            if not error.issues and not issues:
                 raise
-            found += [issue for issue in error.issues if not _follows(issue, found)]
-        if not found:
+            issues += [issue for issue in error.issues if not _follows(issue, issues)]
+        if not issues:
             return result
         break
-    raise source.error(found)
+    raise source.error(issues)
 
 
-def _follows(issue: Issue, found: Sequence[Issue]) -> bool:
+def _follows(issue: Issue, earlier: Sequence[Issue]) -> bool:
     """Whether an issue lies in a section from which something was left out, so that it may come of that alone."""
-    sections = {known.path[:-1] or known.path for known in found if known.meant is None}
+    sections = {known.path[:-1] or known.path for known in earlier if known.meant is None}
     return any(issue.path[: len(section)] == section for section in sections)
 
 

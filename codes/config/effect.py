@@ -35,10 +35,10 @@ class OnlyWith:
         return f"{self.key.lstrip('/')}{f': {wanted}' if wanted else ''}"
 
     def _value(self, section: Options, root: Options) -> Any:
-        found: Any = root if self.key.startswith("/") else section
+        value: Any = root if self.key.startswith("/") else section
         for part in self.key.lstrip("/").split("."):
-            found = getattr(found, part, None)
-        return found
+            value = getattr(value, part, None)
+        return value
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,8 @@ def mark_of(field: FieldInfo) -> ChangesNoResult | None:
 
 def deciding(value: Any) -> dict[str, Any]:
     """The options on which results depend: key path with dots -> value, as JSON gives it back."""
-    found = {".".join(map(str, path)): value for path, value, mark in all_settings(value) if mark is None}
-    plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    settings = {".".join(map(str, path)): value for path, value, mark in all_settings(value) if mark is None}
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     return plain
 
 

@@ -189,9 +189,9 @@ def issues_of(cls: type[BaseModel], error: ValidationError, data: Any) -> list[I
             path = (*path, *last)  # a default that does not fit: its key is not in the data
         for issue in context["issues"] if nested_in else [_issue(cls, detail, path)]:
             merged.setdefault((*path, *issue.path), []).append(issue)
-    found = [_joined(path, issues) for path, issues in merged.items()]
+    of_keys = [_joined(path, issues) for path, issues in merged.items()]
     more = error.error_count() - MOST_ISSUES
-    return [*found, Issue((), f"and {more} more problems of this kind")] if more > 0 else found
+    return [*of_keys, Issue((), f"and {more} more problems of this kind")] if more > 0 else of_keys
 
 
 def _joined(path: KeyPath, issues: list[Issue]) -> Issue:
@@ -226,19 +226,19 @@ def _existing(loc: tuple[int | str, ...], data: Any, keep_last: bool) -> KeyPath
 
 
 def _message(detail: ErrorDetails) -> str:
-    kind, found = detail["type"], detail["input"]
+    kind, given = detail["type"], detail["input"]
     if kind == "missing":
         return "missing; this key is required"
     text = detail["msg"].removeprefix("Value error, ")
     if text.startswith("Input should be "):
         expected = PLAIN_WORDS.get(kind, text.removeprefix("Input should be "))
         close = (
-            nearest(found, expected.replace("'", "").replace(" or ", ", ").split(", "))
-            if isinstance(found, str)
+            nearest(given, expected.replace("'", "").replace(" or ", ", ").split(", "))
+            if isinstance(given, str)
             else None
         )
         hint = f" (did you mean {close}?)" if kind == "literal_error" and close else ""
-        return f"expected {expected}, found {_shown(found)}{hint}"
+        return f"expected {expected}, found {_shown(given)}{hint}"
     return text
 
 
@@ -266,8 +266,8 @@ def _model_at(annotation: Any, path: KeyPath) -> type[BaseModel] | None:
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) in (Union, types.UnionType):
-        found = (_model_at(member, path) for member in get_args(annotation) if member is not type(None))
-        return next((model for model in found if model), None)
+        models = (_model_at(member, path) for member in get_args(annotation) if member is not type(None))
+        return next((model for model in models if model), None)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if not path:
             return annotation

@@ -14,10 +14,10 @@ def user_path(text: str) -> str:
         raise ValueError("an empty path; name a file or a folder, or remove the key")
     if "\0" in text or len(text) > MOST_CHARACTERS:
         raise ValueError("no path: it holds a zero byte, or more characters than paths have")
-    found = os.path.expanduser(text)
-    if found.startswith("~") and not os.path.lexists(found):
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~") and not os.path.lexists(expanded):
         raise ValueError(f"{text!r}: there is no such home folder; for a file of that name write {f'./{text}'!r}")
-    return found
+    return expanded
 
 
 UserPath = Annotated[str, AfterValidator(user_path)]

@@ -147,14 +147,14 @@ class _Builder:
         if id(node) in self.inside:
             raise _at(node, path, "YAML syntax: an alias contains itself")
         self.inside.add(id(node))
-        found: Any
+        value: Any
         if isinstance(node, yaml.MappingNode):
-            found = self._mapping(node, path)
+            value = self._mapping(node, path)
         else:
             assert isinstance(node, yaml.SequenceNode), "there is no other kind"
-            found = self._sequence(node, path)
+            value = self._sequence(node, path)
         self.inside.remove(id(node))
-        return found
+        return value
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         if len(node.value) > MOST_LENGTH:
@@ -207,19 +207,19 @@ class _Builder:
     def _brought(self, node: yaml.Node, path: KeyPath) -> dict[str, tuple[yaml.Node, yaml.Node]]:
         """What `<<: node` brings; of several mappings the first that has a key wins."""
         parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         for part in reversed(parts):
             if not isinstance(part, yaml.MappingNode):
                 raise _at(part, path, "YAML syntax: a merge key (<<) needs a mapping, or a list of mappings")
             if id(part) in self.inside:
                 raise _at(part, path, "YAML syntax: an alias contains itself")
             self.inside.add(id(part))
-            found |= self._pairs(part, path)
+            pairs |= self._pairs(part, path)
             self.inside.remove(id(part))
-            self.values += len(found)
+            self.values += len(pairs)
             if self.values > MOST_VALUES:
                 raise _at(part, path, f"more than {MOST_VALUES} values, with what merge keys repeat")
-        return found
+        return pairs
 
 
 def _line(node: yaml.Node) -> int:

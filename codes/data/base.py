@@ -49,9 +49,9 @@ class DataReport:
         """The report for people, a few lines."""
         (low_h, low_w), (high_h, high_w) = self.smallest, self.largest
         modes = ", ".join(f"{count} {mode}" for mode, count in sorted(self.modes.items()))
-        found = self.usable + sum(entry.kind != "system" for entry in self.rejected)
+        files = self.usable + sum(entry.kind != "system" for entry in self.rejected)
         sizes = f"smallest {low_w}x{low_h}, largest {high_w}x{high_h} (width x height), {modes}"
-        head = f"dataset {self.name}: {self.usable} of {found} files usable; {sizes}"
+        head = f"dataset {self.name}: {self.usable} of {files} files usable; {sizes}"
         return [head, *named(self.rejected)]
 
 
@@ -81,7 +81,7 @@ class Dataset(Protocol):
         """The item of a position; a pure function of the options, the seed and the position."""
         ...
 
-    def record_unreadable(self, found: Mapping[Path, str]) -> None:
+    def record_unreadable(self, reasons: Mapping[Path, str]) -> None:
         """Name (once) and count files that turned out to be damaged."""
         ...
 

@@ -39,12 +39,12 @@ class Companions:
         """
         if self.single is not None:
             return self.single
-        found = self._files.get(stem_below(self.roots.below(image)), [])
-        if len(found) <= 1:
-            return found[0] if found else None
-        same = [file for file in found if file.name == image.name]
+        of_this_stem = self._files.get(stem_below(self.roots.below(image)), [])
+        if len(of_this_stem) <= 1:
+            return of_this_stem[0] if of_this_stem else None
+        same = [file for file in of_this_stem if file.name == image.name]
         if not same:
-            names = ", ".join(file.name for file in found)
+            names = ", ".join(file.name for file in of_this_stem)
             raise DataError(f"{image}: several files of {self.place} fit its name ({names}); keep one of them")
         return same[0]
 

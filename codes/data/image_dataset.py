@@ -95,17 +95,17 @@ class ImageDataset:
         report = self._scan.report(self.image_options.name)
         return replace(report, usable=report.usable - len(damaged), rejected=report.rejected + damaged)
 
-    def record_unreadable(self, found: Mapping[Path, str]) -> None:
+    def record_unreadable(self, reasons: Mapping[Path, str]) -> None:
         """Count damaged files; name each once, in the main process only (workers report to it)."""
-        for path, reason in found.items():
+        for path, reason in reasons.items():
             self.unreadable.setdefault(path, reason)
             if torch.utils.data.get_worker_info() is None:
                 text = f"dataset {self.image_options.name}: {path}: {reason}; another image takes its place"
                 warn_once(logger, f"unreadable {path}", text)
 
-    def _selected(self, found: Scan) -> Scan:
+    def _selected(self, scanned: Scan) -> Scan:
         """The files to use, of those found; a subclass may reject some. Raises DataError."""
-        return found
+        return scanned
 
     def _load(self, number: int) -> tuple[np.ndarray, ...]:
         """The decoded images of a file. Raises DataError that begins with the path of the damaged one."""
@@ -179,15 +179,15 @@ class ImageDataset:
         if not paths:
             paths = sample_photographs() if self.shuffle else [held_out_photograph()]
             logger.info("dataset %s: no `paths`, so the sample photographs of scikit-image are used", options.name)
-        found = scan(paths, options.minimum_side, max_pixels=options.max_pixels, index=options.index)
-        found = self._selected(found)
+        scanned = scan(paths, options.minimum_side, max_pixels=options.max_pixels, index=options.index)
+        scanned = self._selected(scanned)
         if options.weights is None or not options.path_list:
-            found = Scan(found.files, found.infos, (range(len(found.files)),), found.rejected)
-        if not found.files:
-            self._refuse(found, f"none of the {len(found.rejected)} files can be used")
-        for line in named(found.rejected):
+            scanned = Scan(scanned.files, scanned.infos, (range(len(scanned.files)),), scanned.rejected)
+        if not scanned.files:
+            self._refuse(scanned, f"none of the {len(scanned.rejected)} files can be used")
+        for line in named(scanned.rejected):
             logger.warning("dataset %s:%s", options.name, line)
-        return found
+        return scanned
 
     def _require_enough(self) -> None:
         """Fewer different items than one batch needs would repeat within every batch."""
@@ -199,10 +199,10 @@ class ImageDataset:
         if self.shuffle and different < options.batch_size:
             self._refuse(self._scan, f"{len(infos)} usable images are fewer than one batch of {options.batch_size}")
 
-    def _refuse(self, found: Scan, problem: str) -> None:
+    def _refuse(self, scanned: Scan, problem: str) -> None:
         options = self.image_options
         places = ", ".join(options.path_list) or "the sample photographs"
-        reasons = "; ".join(line.strip() for line in named(found.rejected)) or "there are no others"
+        reasons = "; ".join(line.strip() for line in named(scanned.rejected)) or "there are no others"
         least = options.minimum_side
         raise DataError(
             f"dataset {options.name}: {places}: {problem} ({reasons}). Set `paths` to images of at least "

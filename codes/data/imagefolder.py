@@ -138,18 +138,18 @@ class ImageFolderDataset(ImageDataset):
     def maps(self) -> dict[int, Companions]:
         """Position of a strength that is a map -> the maps."""
         known = enumerate(self.options.known_entropy or ())
-        found = {index: value for index, value in known if isinstance(value, StrengthMap)}
-        return {index: Companions(value.map, self.options.path_list) for index, value in found.items()}
+        strength_maps = {index: value for index, value in known if isinstance(value, StrengthMap)}
+        return {index: Companions(value.map, self.options.path_list) for index, value in strength_maps.items()}
 
     def map_files(self, path: Path) -> dict[int, Path]:
         """Position of a strength -> the map of an image. Raises DataError when there is none."""
-        found = {}
+        files = {}
         for index, maps in self.maps.items():
             file = maps.of(path)
             if file is None:
                 raise DataError(f"{path}: no strength map of this name in {maps.place}")
-            found[index] = file
-        return found
+            files[index] = file
+        return files
 
     def _known(self, path: Path, samples: np.ndarray, rgb: np.ndarray, resized: bool = False) -> np.ndarray:
         """float32 (K,) strengths of an image, or (K, H, W) where one is a map; `auto` is read from the file.
@@ -189,9 +189,9 @@ class ImageFolderDataset(ImageDataset):
         if key not in self._estimates:
             default = self.options.fixed_parameters.auto_default
             table = None if resized else jpeg_table(path)
-            found = told_strength(corruption, default, table, samples, reading)
-            self._estimates[key] = found
-            logger.info("%s: strength of %s: %.2f (%s)", path, corruption, found.strength, found.reason)
+            estimate = told_strength(corruption, default, table, samples, reading)
+            self._estimates[key] = estimate
+            logger.info("%s: strength of %s: %.2f (%s)", path, corruption, estimate.strength, estimate.reason)
         return self._estimates[key]
 
     def _entropy(self, generator: Generators) -> np.ndarray:

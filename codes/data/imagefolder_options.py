@@ -72,8 +72,8 @@ class FixedParameters(Options):
             try:
                 read[key] = read_entry(value)
             except PydanticCustomError as error:
-                found = (error.context or {})["issues"]
-                issues += [replace(issue, path=(key, *issue.path)) for issue in found]
+                entry_issues = (error.context or {})["issues"]
+                issues += [replace(issue, path=(key, *issue.path)) for issue in entry_issues]
         if issues:
             raise nested(issues)
         return read if isinstance(given, Mapping) else tuple(read.values())
@@ -153,8 +153,8 @@ class ImageFolderOptions(CorruptionOptions, ImageOptions):
         if not isinstance(given, Mapping):
             return
         if not fixed or len(set(fixed)) < len(fixed):
-            found = "is empty" if not fixed else "names one of them twice"
-            text = f"strengths by name need the names in fixed_corruptions, which {found}; give a list of strengths"
+            wrong = "is empty" if not fixed else "names one of them twice"
+            text = f"strengths by name need the names in fixed_corruptions, which {wrong}; give a list of strengths"
             yield Issue(path, text)
             return
         for name in given:

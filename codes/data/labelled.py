@@ -80,21 +80,21 @@ class LabelledDataset(ImageDataset):
             "class": self.classes[label],
         }
 
-    def _selected(self, found: Scan) -> Scan:
+    def _selected(self, scanned: Scan) -> Scan:
         """The images of a class."""
         names: dict[Path, str | None] = {}
-        for path, folder in zip(self.options.path_list, found.folders, strict=True):
-            names |= {found.files[number]: self._class_of(found.files[number], Path(path)) for number in folder}
+        for path, folder in zip(self.options.path_list, scanned.folders, strict=True):
+            names |= {scanned.files[number]: self._class_of(scanned.files[number], Path(path)) for number in folder}
         self.classes = self.options.classes or tuple(sorted({name for name in names.values() if name is not None}))
         numbers = {one_form(name): number for number, name in enumerate(self.classes)}
 
         def judge(number: int) -> Rejected | None:
-            name = names[found.files[number]]
+            name = names[scanned.files[number]]
             if name is None:
-                return Rejected(found.files[number], "no underscore in its name, so no class", "unlabelled")
-            return None if name in numbers else Rejected(found.files[number], f"class {name} is unused", "unlabelled")
+                return Rejected(scanned.files[number], "no underscore in its name, so no class", "unlabelled")
+            return None if name in numbers else Rejected(scanned.files[number], f"class {name} is unused", "unlabelled")
 
-        result = found.without(judge)
+        result = scanned.without(judge)
         self._labels = {file: numbers[name] for file in result.files if (name := names[file]) is not None}
         self._check_classes()
         return result

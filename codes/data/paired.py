@@ -138,30 +138,31 @@ class PairedDataset(ImageDataset):
     def _load(self, number: int) -> tuple[np.ndarray, ...]:
         return tuple(self._cache.get(path) for path in self._sources(number))
 
-    def _selected(self, found: Scan) -> Scan:
+    def _selected(self, scanned: Scan) -> Scan:
         """The hq that have a partner of the right size."""
         options = self.options
         least = -(-options.minimum_side // options.scale)
         partners = scan(options.lq_list, least, max_pixels=options.max_pixels, index=options.index)
-        pairs, lone = _matched(found, partners, options)
+        pairs, lone = _matched(scanned, partners, options)
         partners_of = {hq: lq for hq, lq in pairs.items() if lq is not None}
-        self._lq_files = {found.files[hq]: partners.files[lq] for hq, lq in partners_of.items()}
+        self._lq_files = {scanned.files[hq]: partners.files[lq] for hq, lq in partners_of.items()}
 
         def judge(number: int) -> Rejected | None:
             lq = partners_of.get(number)
             if lq is None:
-                return Rejected(found.files[number], "no lq of this name", "unmatched")
-            return _wrong_size(found, number, partners, lq, options.scale)
+                return Rejected(scanned.files[number], "no lq of this name", "unmatched")
+            return _wrong_size(scanned, number, partners, lq, options.scale)
 
         alone = tuple(Rejected(partners.files[lq], "no hq of this name", "unmatched") for lq in lone)
-        result = found.without(judge)
+        result = scanned.without(judge)
         result = Scan(result.files, result.infos, result.folders, (*result.rejected, *partners.rejected, *alone))
         wrong = [entry for entry in result.rejected if entry.kind == "unmatched"]
         if wrong and not options.allow_unmatched:
             reasons = "; ".join(line.strip().removeprefix("skipped ") for line in named(wrong))
             raise DataError(
-                f"dataset {options.name}: {len(wrong)} of {len(found.files)} hq and {len(partners.files)} lq files do "
-                f"not match ({reasons}). Correct it, set scale or lq_suffix, or allow_unmatched: true to leave them out"
+                f"dataset {options.name}: {len(wrong)} of {len(scanned.files)} hq and {len(partners.files)} lq "
+                f"files do not match ({reasons}). Correct it, set scale or lq_suffix, or allow_unmatched: true to leave "
+                "them out"
             )
         return result
 

@@ -61,16 +61,16 @@ def items(dataset: Dataset, count: int) -> Iterator[tuple[int, Item]]:
     With a dataset that repeats itself for ever (training) `count` may exceed its length. Raises DataError when no item
     can be read.
     """
-    found = 0
+    drawn = 0
     for position in range(count if getattr(dataset, "shuffle", False) else min(count, len(dataset))):
         try:
             item = dataset.item(position)
         except DataError as error:
             logger.warning("%s; left out", error)
             continue
-        found += 1
+        drawn += 1
         yield position, item
-    if not found:
+    if not drawn:
         raise DataError("the dataset has no item that can be shown; see the messages above")
 
 

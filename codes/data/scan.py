@@ -92,9 +92,9 @@ def _usable(file: Path, minimum: int, max_pixels: int, known: FolderIndex | None
 def _info(file: Path, max_pixels: int, known: FolderIndex | None) -> ImageInfo:
     """The header, from the index where the file did not change. Raises DataError or OSError for a damaged file."""
     status = file.stat()
-    found = known.get(file, status) if known else None
-    if found is not None:
-        return found
+    remembered = known.get(file, status) if known else None
+    if remembered is not None:
+        return remembered
     info = probe_image(file, max_pixels=sys.maxsize)
     if info.height * info.width > max_pixels:
         return info

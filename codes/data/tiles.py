@@ -105,18 +105,18 @@ def cut_folders(
     that was cut with other settings, and inputs without any usable image.
     """
     refuse_output(inputs, output)
-    found = scan(inputs, settings.tile, max_pixels=max_pixels)
-    if not found.files:
-        reasons = "; ".join(line.strip() for line in named(found.rejected)) or "no files"
+    scanned = scan(inputs, settings.tile, max_pixels=max_pixels)
+    if not scanned.files:
+        reasons = "; ".join(line.strip() for line in named(scanned.rejected)) or "no files"
         raise DataError(f"{', '.join(map(str, inputs))}: no image of {settings.tile} pixels or more ({reasons})")
     _claim(output, settings)
     notes = _read_notes(output)
-    names = _names(inputs, found)
+    names = _names(inputs, scanned)
     jobs = [
         _Job(
             file, name, output / target, tuple(tile_corners(info.height, info.width, settings)), notes.get(str(target))
         )
-        for file, info, name, target in zip(found.files, found.infos, map(str, names), _targets(names), strict=True)
+        for file, info, name, target in zip(scanned.files, scanned.infos, map(str, names), _targets(names), strict=True)
     ]
     remove_temporaries({output, *(job.target.parent for job in jobs)}, older_than=WRITING)
     done: list[_Cut] = []
@@ -137,7 +137,7 @@ def cut_folders(
         _write_notes(output, notes)
     written, existing = sum(cut.written for cut in done), sum(cut.existing for cut in done)
     flat = sum(len(cut.note.flat) for cut in done)
-    return CutReport(len(done), written, existing, flat, (*found.rejected, *failed))
+    return CutReport(len(done), written, existing, flat, (*scanned.rejected, *failed))
 
 
 def refuse_output(inputs: Sequence[Path], output: Path) -> None:
@@ -213,7 +213,7 @@ def _cut(job: _Job, settings: TileSettings) -> _Cut | str:
     files = {
         corner: job.target.with_name(f"{job.target.name}_{corner[0]:05d}_{corner[1]:05d}.png") for corner in job.corners
     }
-    if problem := next((found for file in files.values() if (found := problem_with_length(file))), None):
+    if problem := next((too_long for file in files.values() if (too_long := problem_with_length(file))), None):
         return f"{problem}, so its tiles cannot be written; shorten the name of the photograph"
     try:
         status = job.source.stat()
@@ -263,14 +263,14 @@ def _write_notes(output: Path, notes: Mapping[str, Note]) -> None:
         write_json(output / NOTES_FILE, notes, indent=None)
 
 
-def _names(inputs: Sequence[Path], found: Scan) -> list[Path]:
+def _names(inputs: Sequence[Path], scanned: Scan) -> list[Path]:
     """The path of each file below its input, with the input's own name in front where there are several."""
     files = []
-    for path, folder in zip(inputs, found.folders, strict=True):
+    for path, folder in zip(inputs, scanned.folders, strict=True):
         base = path.expanduser()
         below = Path(base.resolve().name) if base.is_dir() and len(inputs) > 1 else Path()
         for number in folder:
-            file = found.files[number]
+            file = scanned.files[number]
             files.append(below / (file.relative_to(base) if base.is_dir() else Path(file.name)))
     return files
 

@@ -77,12 +77,12 @@ class EffnetLite0:
         """Five maps (B, C, h, w), from 16 channels at half the size to 320 at 1/32, of (B, 3, H, W) in 0..255."""
         padded = _padded((pixels - MEAN) / STD, 3, 2)
         x = self._normed(functional.conv2d(padded, self.weights["_conv_stem.weight"], stride=2), "_bn0").clamp(0, 6)
-        found = []
+        layers = []
         for number, stride in enumerate(STRIDES):
             x = self._block(x, f"_blocks.{number}", stride)
             if number in READ_AFTER:
-                found.append(x)
-        return found
+                layers.append(x)
+        return layers
 
     def _distance(self, pair: npt.NDArray[np.uint8]) -> float:
         pixels = torch.from_numpy(np.ascontiguousarray(pair.transpose(0, 3, 1, 2))).to(self.device).float()

@@ -71,13 +71,13 @@ def fidelity(truth: Image, image: Image, *, crop_border: int = 0, with_luma: boo
 
     Then `swd` and `grain`, see `texture`, where the truth has some.
     """
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for suffix, on_luma in (("", False), ("_y", True)) if with_luma else (("", False),):
-        found["psnr" + suffix] = psnr(truth, image, crop_border=crop_border, on_luma=on_luma)
+        metrics["psnr" + suffix] = psnr(truth, image, crop_border=crop_border, on_luma=on_luma)
         similarity = ssim(truth, image, crop_border=crop_border, on_luma=on_luma)
         if similarity is not None:
-            found["ssim" + suffix] = similarity
-    return found | texture(*_cropped(truth, image, crop_border))
+            metrics["ssim" + suffix] = similarity
+    return metrics | texture(*_cropped(truth, image, crop_border))
 
 
 def mean_fidelity(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -50,10 +50,10 @@ def texture(truth: Image, image: Image) -> dict[str, float]:
     if min(truth.shape[:2]) < PATCH:
         return {}
     places = _places(*truth.shape[:2])
-    wanted, found = _detail(truth, places), _detail(image, places)
+    wanted, given = _detail(truth, places), _detail(image, places)
     if wanted.power < FLAT**2:
         return {}
-    return {"swd": _distance(wanted.patches, found.patches), "grain": found.power / wanted.power}
+    return {"swd": _distance(wanted.patches, given.patches), "grain": given.power / wanted.power}
 
 
 def _distance(truth: Floats, image: Floats) -> float:

@@ -63,12 +63,12 @@ def options_taken(name: str) -> list[str]:
 def arguments_of(name: str, params: OptimizerParams) -> dict[str, Any]:
     """What the constructor of an optimiser is given besides the parameters."""
     taken = options_taken(name)
-    found: dict[str, Any] = {"betas": (params.beta1, params.beta2)} if "beta1" in taken else {}
+    arguments: dict[str, Any] = {"betas": (params.beta1, params.beta2)} if "beta1" in taken else {}
     for key in taken:
         value = getattr(params, key)
         if key not in BETAS and value is not None:
-            found[key] = value
-    return found
+            arguments[key] = value
+    return arguments
 
 
 def optimizer_problems(name: str, params: OptimizerParams) -> list[Issue]:

@@ -22,8 +22,8 @@ class WithoutEmpty:
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        found = handler(schema)
-        return {**found, "additionalProperties": {"anyOf": [found["additionalProperties"], {"type": "null"}]}}
+        inner = handler(schema)
+        return {**inner, "additionalProperties": {"anyOf": [inner["additionalProperties"], {"type": "null"}]}}
 
     @staticmethod
     def _present(value: Any) -> Any:

@@ -73,11 +73,11 @@ def distinct_iterations(timings: Iterable[Timing], last: int) -> list[int]:
     """
     kinds = sorted({(t.every, t.after, last if t.before is None else t.before) for t in timings} - {(1, 0, last)})
     borders = sorted({1, *(after for _, after, _ in kinds), *(before + 1 for _, _, before in kinds)})
-    found: dict[tuple[bool, ...], int] = {}
+    first_of_kind: dict[tuple[bool, ...], int] = {}
     for start, end in zip(borders, [*(border - 1 for border in borders[1:]), last], strict=True):
         for iteration in sorted(_first_of_each(kinds, max(start, 1), min(end, last))):
-            found.setdefault(tuple(_due(kind, iteration) for kind in kinds), iteration)
-    return sorted(found.values())
+            first_of_kind.setdefault(tuple(_due(kind, iteration) for kind in kinds), iteration)
+    return sorted(first_of_kind.values())
 
 
 def _due(kind: tuple[int, int, int], iteration: int) -> bool:

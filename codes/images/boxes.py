@@ -32,13 +32,13 @@ def boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Box]:
 
 def find_box(data: bytes, *path: bytes) -> Box | None:
     """The first box at a path of names; `meta` holds its boxes behind four bytes."""
-    start, end, found = 0, len(data), None
+    start, end, inner = 0, len(data), None
     for name in path:
-        found = next((box for box in boxes(data, start, end) if box.name == name), None)
-        if found is None:
+        inner = next((box for box in boxes(data, start, end) if box.name == name), None)
+        if inner is None:
             return None
-        start, end = found.start + (4 if name == b"meta" else 0), found.end
-    return found
+        start, end = inner.start + (4 if name == b"meta" else 0), inner.end
+    return inner
 
 
 def image_extents(data: bytes) -> list[tuple[int, int]]:

@@ -48,10 +48,10 @@ class DiskStore(CanvasStore):
         self.folder = folder
         self.key = key
         names = ["a.raw", "b.raw"]
-        found = _journal(folder, key)
-        if found and all((folder / name).exists() for name in names):
-            self.steps_done = int(found["steps_done"])
-            names = names if found["state"] == names[0] else names[::-1]
+        journal = _journal(folder, key)
+        if journal and all((folder / name).exists() for name in names):
+            self.steps_done = int(journal["steps_done"])
+            names = names if journal["state"] == names[0] else names[::-1]
         else:
             _clear(folder)
             self.steps_done = 0
@@ -128,14 +128,14 @@ class RamStore(CanvasStore):
         _clear(folder, keep=(name, JOURNAL))
 
     def _load(self, folder: Path) -> None:
-        found = _journal(folder, self.key)
-        if not found or not (folder / found["state"]).exists():
+        journal = _journal(folder, self.key)
+        if not journal or not (folder / journal["state"]).exists():
             _clear(folder)
             return
-        saved = DiskCanvas(folder / found["state"], *self.state.shape)
+        saved = DiskCanvas(folder / journal["state"], *self.state.shape)
         for y0, y1 in saved.bands():
             self.state.write(y0, saved.rows(y0, y1))
-        self.steps_done = self._kept = int(found["steps_done"])
+        self.steps_done = self._kept = int(journal["steps_done"])
 
     def _tell(self, message: str) -> None:
         if self.on_event:
@@ -144,9 +144,9 @@ class RamStore(CanvasStore):
 
 def _journal(folder: Path, key: str) -> dict[str, Any] | None:
     with suppress(OSError, ValueError, AttributeError):
-        found = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
-        if found.keys() == {"key", "steps_done", "state"} and found["key"] == key:
-            return dict(found)
+        journal = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
+        if journal.keys() == {"key", "steps_done", "state"} and journal["key"] == key:
+            return dict(journal)
     return None
 
 

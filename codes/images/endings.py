@@ -38,10 +38,10 @@ def _hole() -> Refused:
 def _jpeg(data: bytes) -> None:
     place, scans = 2, 0
     while True:
-        found = _JPEG_MARKER.search(data, place)
-        if found is None:
+        match = _JPEG_MARKER.search(data, place)
+        if match is None:
             raise _cut()
-        marker, place = found[0][-1], found.end()
+        marker, place = match[0][-1], match.end()
         if marker == 0xD9:
             return
         if marker == 0x01 or marker == 0xD8:

@@ -23,7 +23,7 @@ from .decode import read_samples as read_samples
 from .pixels import quantise as quantise
 from .pixels import to_float as to_float
 from .search import MISSING as MISSING
-from .search import Found as Found
+from .search import FoundImages as FoundImages
 from .search import find_images as find_images
 from .writers import LARGEST_SIDE as LARGEST_SIDE
 from .writers import WRITERS as WRITERS

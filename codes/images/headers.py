@@ -33,8 +33,8 @@ class Header:
     @property
     def orientation(self) -> int:
         """EXIF's, 1 to 8. Reading it from a PNG without EXIF in front of its pixels decodes them."""
-        found = self.exif.get(ORIENTATION, 1)
-        return found if found in range(1, 9) else 1
+        value = self.exif.get(ORIENTATION, 1)
+        return value if value in range(1, 9) else 1
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -71,12 +71,12 @@ def _tiff(source: Path | io.BytesIO) -> Header | None:
         if not is_tiff(file.read(4)):
             return None
         file.seek(0)
-        found = tiff_header(file)
+        tiff = tiff_header(file)
         file.seek(0)
         exif = Image.Exif()
         exif.load_from_fp(file)
-        mode = f"{found.samples} channels of {found.bits} bits"
-        return Header("TIFF", found.height, found.width, mode, exif, None, found)
+        mode = f"{tiff.samples} channels of {tiff.bits} bits"
+        return Header("TIFF", tiff.height, tiff.width, mode, exif, None, tiff)
 
 
 class _WithoutPillowsLimit:

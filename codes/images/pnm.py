@@ -28,11 +28,11 @@ def _header(data: bytes) -> tuple[list[int], int]:
     """Width, height and maximum, and where they end."""
     numbers, place = [], 2
     for _ in range(3):
-        found = _TOKEN.match(data, place)
-        if found is None:
+        match = _TOKEN.match(data, place)
+        if match is None:
             raise Refused("damaged: its header has no width, height and maximum")
-        numbers.append(int(found[1]))
-        place = found.end()
+        numbers.append(int(match[1]))
+        place = match.end()
     return numbers, place
 
 

@@ -37,8 +37,8 @@ def read_layers(header: Header, data: bytes, shortest_side: int | None = None) -
     """
     if header.format == "TIFF":
         check_strips(data)
-        found = tiff_header(data)
-        if header.image is None or not found.plain:
+        tiff = tiff_header(data)
+        if header.image is None or not tiff.plain:
             return read_tiff(data), header.orientation
         orientation = 1  # Pillow turns a TIFF as it decodes it
     else:
@@ -179,8 +179,8 @@ def embedded_profile(header: Header, data: bytes) -> bytes | None:
         box = find_box(data, b"jp2h", b"colr")
         return data[box.start + 3 : box.end] if box and data[box.start] == 2 else None
     if header.image is None:
-        found = header.exif.get(34675)
-        return found if isinstance(found, bytes) else None
+        icc = header.exif.get(34675)
+        return icc if isinstance(icc, bytes) else None
     profile = header.image.info.get("icc_profile")
     if isinstance(profile, bytes) and profile:
         return profile

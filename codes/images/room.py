@@ -37,8 +37,8 @@ def check_memory(width: int, height: int, bytes_a_pixel: int) -> None:
 
 def available_memory() -> int | None:
     """Bytes that this process may still take, by the system and by the limits of its container; None: not known."""
-    found = [value for value in (_of_system(), _of_container()) if value is not None]
-    return min(found) if found else None
+    limits = [value for value in (_of_system(), _of_container()) if value is not None]
+    return min(limits) if limits else None
 
 
 def _of_system() -> int | None:

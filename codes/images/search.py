@@ -55,7 +55,7 @@ class LeftOut:
 
 
 @dataclass
-class Found:
+class FoundImages:
     """Image files in natural order, and what was left out."""
 
     files: list[Path] = field(default_factory=list)
@@ -79,7 +79,7 @@ def load_plugins() -> frozenset[str]:
 EXTENSIONS = READABLE | load_plugins()
 
 
-def find_images(paths: str | Path | Sequence[str | Path]) -> Found:
+def find_images(paths: str | Path | Sequence[str | Path]) -> FoundImages:
     """All image files (by extension) in files and folders, and what was left out with the reason.
 
     Folders are searched recursively in natural order (img2 before img10), the same on every machine. Symbolic links
@@ -92,12 +92,12 @@ def find_images(paths: str | Path | Sequence[str | Path]) -> Found:
     search = _Search()
     for entry in listed:
         search.add(Path(entry).expanduser())
-    return search.found
+    return search.images
 
 
 class _Search:
     def __init__(self) -> None:
-        self.found = Found()
+        self.images = FoundImages()
         self.visited: set[tuple[int, int]] = set()
 
     def add(self, path: Path) -> None:
@@ -151,14 +151,14 @@ class _Search:
     def _take(self, file: Path) -> None:
         suffix = file.suffix.lower()
         if suffix in EXTENSIONS:
-            self.found.files.append(file)
+            self.images.files.append(file)
         elif (advice := _advice(suffix)) is not None:
             self._leave(file, f"{suffix} files are not read; {advice}", "format")
         else:
             self._leave(file, f"not an image by its extension ({file.suffix or 'none'})", "other")
 
     def _leave(self, path: Path, reason: str, kind: Kind) -> None:
-        self.found.left_out.append(LeftOut(path, reason, kind))
+        self.images.left_out.append(LeftOut(path, reason, kind))
 
 
 def _kind(mode: int) -> str:

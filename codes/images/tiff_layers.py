@@ -106,8 +106,8 @@ def _header(page: tifffile.TiffPage) -> TiffHeader:
 
 def _format(page: tifffile.TiffPage) -> int:
     """How its numbers are stored; one for all channels."""
-    found = page.sampleformat
-    kinds = {int(kind) for kind in (found if isinstance(found, tuple) else (found,))}
+    formats = page.sampleformat
+    kinds = {int(kind) for kind in (formats if isinstance(formats, tuple) else (formats,))}
     if len(kinds) != 1:
         raise Refused("a TIFF whose channels are of different kinds of numbers; convert it to RGB of 16 bits")
     kind = kinds.pop()

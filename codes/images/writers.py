@@ -233,8 +233,8 @@ def checked_format(path: Path, height: int, width: int, channels: int, bit_depth
     """Pillow's name of the format that the suffix asks for. Raises DataError when it cannot hold such an image."""
     name = WRITERS.get(path.suffix.lower())
     if name is None:
-        found = path.suffix or "a name without suffix"
-        raise DataError(f"{path}: cannot write {found}; use one of {', '.join(WRITERS)}")
+        suffix = path.suffix or "a name without suffix"
+        raise DataError(f"{path}: cannot write {suffix}; use one of {', '.join(WRITERS)}")
     if name == "JPEG" and channels in (2, 4):
         raise DataError(f"{path}: JPEG holds no transparency; write PNG, WebP or TIFF")
     if bit_depth == 16 and name in LARGEST_SIDE:

@@ -110,9 +110,9 @@ def _read_auto(
             f"strengths: auto cannot be read for {name} without an estimator (only for: {known}); pass a number"
         )
     samples = quantise(image.rgb, image.bit_depth)
-    found = told_strength(name, default, image.jpeg_table, samples, reading if read_by_network else None)
-    logger.info("strength of %s: %.2f (%s)", name, found.strength, found.reason)
-    return found.strength
+    estimate = told_strength(name, default, image.jpeg_table, samples, reading if read_by_network else None)
+    logger.info("strength of %s: %.2f (%s)", name, estimate.strength, estimate.reason)
+    return estimate.strength
 
 
 def _as_plane(name: str, value: Strength, image: ImageObject) -> np.ndarray:
@@ -132,6 +132,6 @@ def _numbers(name: str, value: Strength) -> np.ndarray:
     if values.dtype.kind not in "fiu":
         raise TypeError(f"strengths: {name}: expected a number in [0, 1], an array of them or auto, found {value!r}")
     if values.size and not (values.min() >= 0 and values.max() <= 1):  # false for NaN as well
-        found = f"{values.min():g} to {values.max():g}" if values.ndim else f"{values:g}"
-        raise ValueError(f"strengths: {name}: expected 0 to 1, found {found}")
+        span = f"{values.min():g} to {values.max():g}" if values.ndim else f"{values:g}"
+        raise ValueError(f"strengths: {name}: expected 0 to 1, found {span}")
     return values

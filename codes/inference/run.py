@@ -52,14 +52,14 @@ class Run:
         device = choose_device(recipe.device, recipe.gpu_ids, ranks.local_rank if ranks.world_size > 1 else None)
         trained = {name: load_trained(name, recipe, device) for name in names}
         return cls(
-            networks={name: found.network for name, found in trained.items()},
+            networks={name: one.network for name, one in trained.items()},
             device=device,
             seed=recipe.seed_in_use,
             precision=recipe.arithmetic,
             root=results_folder(recipe),
-            processes={name: found.process for name, found in trained.items() if found.process},
-            weights={name: found.file for name, found in trained.items()},
-            records={name: found.metadata for name, found in trained.items() if found.metadata},
+            processes={name: one.process for name, one in trained.items() if one.process},
+            weights={name: one.file for name, one in trained.items()},
+            records={name: one.metadata for name, one in trained.items() if one.metadata},
             ranks=ranks,
         )
 

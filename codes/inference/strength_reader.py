@@ -120,8 +120,8 @@ class StrengthReader:
         for y0, y1, x0, x1 in blocks:
             features = self._features(rgb, y0, y1, x0, x1)
             rows, columns = (slice(a // CELL, -(-b // CELL)) for a, b in ((y0, y1), (x0, x1)))
-            found = self.network.local(features)
-            strength[:, :, rows, columns], precision[:, :, rows, columns] = (values.cpu() for values in found)
+            estimate = self.network.local(features)
+            strength[:, :, rows, columns], precision[:, :, rows, columns] = (values.cpu() for values in estimate)
             places = features.shape[2] * features.shape[3]
             pooled += features.sum((2, 3), keepdim=True).cpu()
             seen += places

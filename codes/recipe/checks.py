@@ -182,15 +182,15 @@ def networks_on(recipe: Recipe, key: str) -> set[str]:
     """The networks that are given an image of the size of this key of the data."""
     nodes = [node for _, node in all_nodes(recipe)]
     origin = {written: read for node in reversed(nodes) for written, read in node.same_size().items()}
-    found = set()
+    names = set()
     for network, image in ((name, given) for node in nodes for name, given in node.network_inputs().items()):
         seen = {image}
         while image in origin and origin[image] not in seen:
             image = origin[image]
             seen.add(image)
         if image == key:
-            found.add(network)
-    return found
+            names.add(network)
+    return names
 
 
 def _size_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:

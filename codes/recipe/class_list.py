@@ -46,11 +46,11 @@ class ClassList:
                 "file in generate.class_names"
             )
         spellings = self._spellings()
-        found = spellings.get(wanted.casefold(), [])
-        if len(found) == 1:
-            return found[0]
-        if found:
-            numbers = ", ".join(map(str, found))
+        numbers_of = spellings.get(wanted.casefold(), [])
+        if len(numbers_of) == 1:
+            return numbers_of[0]
+        if numbers_of:
+            numbers = ", ".join(map(str, numbers_of))
             raise ValueError(f"{wanted!r} is the name of the classes {numbers}; give the number")
         raise ValueError(f"no class {wanted!r} ({self._nearest(wanted.casefold(), spellings)})")
 
@@ -86,14 +86,14 @@ class ClassList:
 
     def _spellings(self) -> dict[str, list[int]]:
         """Every way to write a class -> the classes that are written so."""
-        found: dict[str, list[int]] = {}
+        numbers_of: dict[str, list[int]] = {}
         for number, name in enumerate(self.names):
             for spelling in dict.fromkeys([name, *(part.strip() for part in name.split(","))]):
-                found.setdefault(spelling.casefold(), []).append(number)
+                numbers_of.setdefault(spelling.casefold(), []).append(number)
         exact: dict[str, list[int]] = {name.casefold(): [] for name in self.names}
         for number, name in enumerate(self.names):
             exact[name.casefold()].append(number)
-        return {**found, **exact}
+        return {**numbers_of, **exact}
 
     def _nearest(self, wanted: str, spellings: Mapping[str, Sequence[int]]) -> str:
         close = difflib.get_close_matches(wanted, list(spellings), n=3, cutoff=0.5)

@@ -39,11 +39,11 @@ def flow_issues(
     if not training and recipe.train is None:
         issues += _timing_issues(recipe)
     flows = {moment: _flow(recipe, moment, provided) for moment in _moments(recipe, training)}
-    found: dict[KeyPath, Issue] = {}
+    first_at: dict[KeyPath, Issue] = {}
     for flow in flows.values():
         for issue in flow.issues:
-            found.setdefault(issue.path, issue)
-    issues += found.values()
+            first_at.setdefault(issue.path, issue)
+    issues += first_at.values()
     for path, node in all_nodes(recipe):
         issues += [Issue((*path, *issue.path), issue.message) for issue in node.problems(networks)]
     return issues + list(_visual_issues(recipe, flows))
@@ -51,11 +51,11 @@ def flow_issues(
 
 def all_nodes(recipe: Recipe) -> list[tuple[KeyPath, InjectorOptions | LossOptions]]:
     """Every injector and loss of the recipe with its key path, in order."""
-    found: list[tuple[KeyPath, InjectorOptions | LossOptions]] = []
+    nodes: list[tuple[KeyPath, InjectorOptions | LossOptions]] = []
     for name, step in recipe.steps.items():
-        found += [(("steps", name, "injectors", key), node) for key, node in step.injectors.items()]
-        found += [(("steps", name, "losses", key), node) for key, node in step.losses.items()]
-    return found
+        nodes += [(("steps", name, "injectors", key), node) for key, node in step.injectors.items()]
+        nodes += [(("steps", name, "losses", key), node) for key, node in step.losses.items()]
+    return nodes
 
 
 def never_running(recipe: Recipe) -> list[str]:

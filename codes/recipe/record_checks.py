@@ -67,8 +67,8 @@ def _process_issues(path: KeyPath, node: Any, record: CheckpointMetadata) -> Ite
         yield from _differing((*path, "diffusion_args"), args, trained.diffusion_args, record)
 
 
-def _differing(path: KeyPath, found: Any, trained: Any, record: CheckpointMetadata) -> Iterator[Issue]:
-    now, before = found.model_dump(), trained.model_dump()
+def _differing(path: KeyPath, section: Any, trained: Any, record: CheckpointMetadata) -> Iterator[Issue]:
+    now, before = section.model_dump(), trained.model_dump()
     for key in now.keys() & before.keys() - OF_THE_OBJECTIVE:
         fixed = key == "model_var_type" and all(str(value).startswith("fixed") for value in (now[key], before[key]))
         if now[key] != before[key] and not fixed:

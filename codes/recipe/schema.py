@@ -53,7 +53,7 @@ def json_schema() -> str:
         "title": "Tessera recipe",
         **schema,
         "properties": {"base": base, **schema["properties"]},
-        "$defs": dict(sorted(classes.found.items())),
+        "$defs": dict(sorted(classes.schemas.items())),
     }
     return json.dumps(whole, indent=1) + "\n"
 
@@ -76,15 +76,15 @@ class _Classes:
     """The schemas of all option classes that a recipe can lead to, by the name of the class."""
 
     def __init__(self) -> None:
-        self.found: dict[str, Any] = {}
+        self.schemas: dict[str, Any] = {}
 
     def schema_of(self, options: type[Options]) -> dict[str, Any]:
         """The schema of a class; the classes it refers to are entered in `found`."""
         schema = options.model_json_schema(mode="validation")
         for name, part in schema.pop("$defs", {}).items():
-            if name not in self.found:
-                self.found[name] = {}  # so that a class that leads to itself comes to an end
-                self.found[name] = self._finished(part)
+            if name not in self.schemas:
+                self.schemas[name] = {}  # so that a class that leads to itself comes to an end
+                self.schemas[name] = self._finished(part)
         finished: dict[str, Any] = self._finished(schema)
         return finished
 
@@ -112,9 +112,9 @@ class _Classes:
 
     def _reference(self, options: type[Options]) -> dict[str, str]:
         name = options.__name__
-        if name not in self.found:
-            self.found[name] = {}
-            self.found[name] = self.schema_of(options)
+        if name not in self.schemas:
+            self.schemas[name] = {}
+            self.schemas[name] = self.schema_of(options)
         return {"$ref": f"#/$defs/{name}"}
 
 

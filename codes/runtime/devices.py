@@ -182,8 +182,8 @@ def agree_over_ranks(number: int, device: torch.device, ranks: Ranks) -> bool:
     """Whether all ranks say the same number."""
     if ranks.world_size == 1:
         return True
-    found = gather_over_ranks(torch.tensor([number], device=device), ranks)
-    return bool((found == number).all())
+    numbers = gather_over_ranks(torch.tensor([number], device=device), ranks)
+    return bool((numbers == number).all())
 
 
 def peak_memory(device: torch.device) -> float:

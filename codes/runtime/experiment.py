@@ -72,8 +72,10 @@ class Experiment:
     def states(self) -> list[tuple[int, Path]]:
         """All saved states, newest first."""
         folder = self.root / "training_state"
-        found = [(int(match[1]), path) for path in folder.glob("*.state") if (match := STATE.match(path.name))]
-        return sorted(found, reverse=True)
+        numbered_states = [
+            (int(match[1]), path) for path in folder.glob("*.state") if (match := STATE.match(path.name))
+        ]
+        return sorted(numbered_states, reverse=True)
 
     @property
     def best(self) -> Path:
@@ -82,27 +84,29 @@ class Experiment:
     def best_record(self) -> dict[str, Any]:
         """What best/best.json says; empty when there is none that can be read."""
         try:
-            found = json.loads((self.best / "best.json").read_text(encoding="utf-8"))
+            record = json.loads((self.best / "best.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return record if isinstance(record, dict) else {}
 
     def best_weights(self, network: str) -> Path:
         """The averaged weights, else the plain ones, that `logger.keep_best` kept. Raises ConfigError."""
         files = [str(name) for name in self.best_record().get("files", [])]
         pattern = re.compile(rf"^\d+_{re.escape(network)}(_ema)?\.(safetensors|pth)$")
-        found = sorted((name for name in files if pattern.match(name)), key=lambda name: "_ema." not in name)
-        if not found:
+        names = sorted((name for name in files if pattern.match(name)), key=lambda name: "_ema." not in name)
+        if not names:
             raise ConfigError(f"{self.best} holds no weights of {network!r}; train with logger.keep_best")
-        return self.best / found[0]
+        return self.best / names[0]
 
     def newest_weights(self, network: str) -> Path:
         """The newest EMA weights of a network, or the newest plain ones. Raises ConfigError when there are none."""
         for suffix in ("_ema", ""):
             pattern = re.compile(rf"^(\d+)_{re.escape(network)}{suffix}\.(safetensors|pth)$")
-            found = [(int(m[1]), path) for path in (self.root / "models").iterdir() if (m := pattern.match(path.name))]
-            if found:
-                return max(found)[1]
+            by_iteration = [
+                (int(m[1]), path) for path in (self.root / "models").iterdir() if (m := pattern.match(path.name))
+            ]
+            if by_iteration:
+                return max(by_iteration)[1]
         raise ConfigError(
             f"{self.root}/models holds no weights of {network!r}; "
             f"train first, or name a file in path.pretrain_model_{network}"

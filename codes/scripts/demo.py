@@ -65,8 +65,8 @@ def training_parts(overrides: Sequence[str]) -> list[Part]:
 
 def summary(seconds: float, trained: bool) -> str:
     """What came out, as a table, and where it lies."""
-    found = json.loads((RESULTS / "metrics.json").read_text(encoding="utf-8"))
-    means, image = found["mean"], found["images"][0]
+    metrics = json.loads((RESULTS / "metrics.json").read_text(encoding="utf-8"))
+    means, image = metrics["mean"], metrics["images"][0]
     baseline = means["input (bicubic)"]
     lines = [f"\nDone in {format_seconds(seconds)}. The held-out photograph, restored 2x:\n"]
     lines.append(f"  {'':26s} {'PSNR':>9s} {'SSIM':>8s}   PSNR against bicubic")

@@ -53,8 +53,8 @@ def _of_network(snapshots: list[Snapshot], network: str | None, experiment: Expe
     if network is None and len(names) == 1:
         return snapshots
     if network not in names:
-        found = f"no snapshots of {network!r}" if network else "several networks"
-        raise ConfigError(f"--network: {found} (there are: {', '.join(names)})")
+        wrong = f"no snapshots of {network!r}" if network else "several networks"
+        raise ConfigError(f"--network: {wrong} (there are: {', '.join(names)})")
     return [snapshot for snapshot in snapshots if snapshot.network == network]
 
 

@@ -278,16 +278,16 @@ class Trainer:
         """At the end of a window of the log: what injectors counted in it on all ranks, as means."""
         if not log.due(self.iteration):
             return {}
-        found: dict[str, float] = {}
+        means: dict[str, float] = {}
         for injector in (one for step in self.parts.steps for one in step.graph.injectors.values()):
             sums = injector.log_values()
             sum_over_ranks(list(sums.values()), self.ranks)
             for name, (total, count) in ((name, pair.tolist()) for name, pair in sums.items()):
                 if count:
-                    found[name] = total / count
+                    means[name] = total / count
             for name, weights in injector.log_distributions().items():
                 log.distribution(self.iteration, name, weights)
-        return found
+        return means
 
     def _after(self, log: RunLog, result: StepResult) -> None:
         """What happens between iterations, on rank 0: checkpoints first, since nothing after them can lose them."""
@@ -303,16 +303,16 @@ class Trainer:
 
     def _evaluate(self, log: RunLog) -> None:
         for name, evaluator in self.evaluators.items():
-            found = self._measure(name, evaluator)
-            if found is None:
+            evaluation = self._measure(name, evaluator)
+            if evaluation is None:
                 continue
-            log.scalars(self.iteration, {f"{name}/{key}": value for key, value in found.metrics.items()})
-            numbers = "  ".join(f"{key} {value:.4g}" for key, value in found.metrics.items())
+            log.scalars(self.iteration, {f"{name}/{key}": value for key, value in evaluation.metrics.items()})
+            numbers = "  ".join(f"{key} {value:.4g}" for key, value in evaluation.metrics.items())
             logger.info("evaluation %s at %d: %s", name, self.iteration, numbers)
-            for key, image in found.images.items():
+            for key, image in evaluation.images.items():
                 path = self.experiment.root / "samples" / f"{self.iteration}_{name}_{key}.png"
                 log.picture(self.iteration, f"{name}/{key}", path, image)
-            self.saver.consider(self.iteration, name, found.metrics)
+            self.saver.consider(self.iteration, name, evaluation.metrics)
 
     def _measure(self, name: str, evaluator: Evaluator) -> Evaluation | None:
         """None for an evaluator that worked before and fails now: a folder out of reach or memory that is short for a
@@ -320,7 +320,7 @@ class Trainer:
         """
         try:
             with self._nothing_lost():
-                found = evaluator.evaluate(self.context())
+                evaluation = evaluator.evaluate(self.context())
         except (TesseraError, OSError, RuntimeError) as error:
             if name not in self._measured:
                 raise
@@ -328,7 +328,7 @@ class Trainer:
             logger.error("evaluation %s at %d failed (%s); training goes on", name, self.iteration, reason)
             return None
         self._measured.add(name)
-        return found
+        return evaluation
 
     @contextmanager
     def _nothing_lost(self) -> Iterator[None]:

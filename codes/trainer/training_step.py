@@ -192,8 +192,8 @@ def _accumulate(
     sums: dict[str, Tensor] = {}
     for state, (a, b) in zip(states, spans, strict=True):
         part = replace(context, positions=context.positions[a:b])
-        found, losses = step.backward(graph, state, part, global_batch)
-        after.append(found)
+        state_after, losses = step.backward(graph, state, part, global_batch)
+        after.append(state_after)
         sums = {name: sums[name] + value if name in sums else value for name, value in losses.items()}
     return after, sums
 

@@ -73,8 +73,8 @@ def problem_with_part(text: str) -> str | None:
 def problem_with_length(file: Path) -> str | None:
     """Why a file cannot be called so where it is to lie, where names are limited in bytes; None where it can."""
     longest = longest_name(file.parent)
-    found = len(os.fsencode(file.name))
-    return f"the name {file.name} has {found} bytes, {longest} are possible there" if found > longest else None
+    length = len(os.fsencode(file.name))
+    return f"the name {file.name} has {length} bytes, {longest} are possible there" if length > longest else None
 
 
 def longest_name(folder: Path) -> int:

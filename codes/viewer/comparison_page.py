@@ -49,8 +49,8 @@ class ComparisonEntry:
         for label, pixels in self.layers.items():
             dtype = pixels.dtype if isinstance(pixels, np.ndarray) else np.uint8
             if dtype != np.uint8 or len(pixels.shape) != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-                found = f"{dtype} {pixels.shape}"
-                raise ValueError(f"{self.name}: layer '{label}' is {found}; expected uint8 RGB of shape (H, W, 3)")
+                shown = f"{dtype} {pixels.shape}"
+                raise ValueError(f"{self.name}: layer '{label}' is {shown}; expected uint8 RGB of shape (H, W, 3)")
             if pixels.shape != self.layers[first].shape:
                 raise ValueError(
                     f"{self.name}: layer '{label}' is {_size(pixels)} but '{first}' is {_size(self.layers[first])}; "
@@ -112,11 +112,12 @@ def mean_metrics(per_image: Sequence[Metrics]) -> dict[str, dict[str, float]]:
     for metrics in per_image:
         for label, row in metrics.items():
             for name, value in row.items():
-                found = values.setdefault(label, {}).setdefault(name, [])
+                numbers = values.setdefault(label, {}).setdefault(name, [])
                 if math.isfinite(value):
-                    found.append(value)
+                    numbers.append(value)
     return {
-        label: {name: sum(found) / len(found) for name, found in row.items() if found} for label, row in values.items()
+        label: {name: sum(numbers) / len(numbers) for name, numbers in row.items() if numbers}
+        for label, row in values.items()
     }
 
 

@@ -86,7 +86,7 @@ def strength_of_image(table: np.ndarray | None, samples: np.ndarray, corruption:
         quality, exact = quality_of_table(table)
         reason = f"quality {quality} from its quantisation tables" + ("" if exact else ", which are not standard ones")
         return Estimate(strength_of_quality(kind, quality), reason)
-    found = quality_of_pixels(samples)
-    if found is None:
+    seen = quality_of_pixels(samples)
+    if seen is None:
         return Estimate(default, "no sure trace of JPEG compression, so auto_default is taken", sure=False)
-    return Estimate(strength_of_quality(kind, found), f"about quality {found} by the 8x8 blocks of its pixels")
+    return Estimate(strength_of_quality(kind, seen), f"about quality {seen} by the 8x8 blocks of its pixels")

@@ -62,10 +62,10 @@ def build_evaluators(sections: Mapping[str, EvaluatorOptions], source: Source) -
 
     Raises ConfigError with the place in the recipe for what is missing, DataError for data that cannot be read.
     """
-    found: dict[str, Evaluator] = {}
+    evaluators: dict[str, Evaluator] = {}
     for name, section in sections.items():
         try:
-            found[name] = EVALUATORS.get(section.type)(section)
+            evaluators[name] = EVALUATORS.get(section.type)(section)
         except ConfigError as error:
             raise source.error([Issue(("eval", "evaluators", name), str(error))]) from None
-    return found
+    return evaluators

@@ -132,8 +132,8 @@ class FeatureNetwork:
         """(B, D) of (B, H, W, 3) uint8 images."""
         pixels = self._pixels(images)
         stylegan = self.kind == "stylegan"
-        found = self.network(pixels, return_features=True) if stylegan else self.network(_signed(pixels))
-        return found.float().flatten(1).cpu().numpy()
+        output = self.network(pixels, return_features=True) if stylegan else self.network(_signed(pixels))
+        return output.float().flatten(1).cpu().numpy()
 
     @torch.no_grad()
     def distance(self, truth: npt.NDArray[np.uint8], image: npt.NDArray[np.uint8]) -> float:
@@ -163,15 +163,15 @@ class FeatureNetwork:
             if self._lpips:
                 self.distance(images[0], images[1])
                 return
-            found = self.features(images)
+            features = self.features(images)
         except (RuntimeError, TypeError, IndexError, AttributeError, ValueError) as error:
             first = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise ConfigError(
                 f"{self.key}: {self.file} cannot be called as a network of kind {self.kind} ({first}); set `kind`, or "
                 "name another file"
             ) from None
-        if found.ndim != 2 or len(found) != len(images):
-            raise ConfigError(f"{self.key}: {self.file} gives {found.shape} for 2 images, expected one row for each")
+        if features.ndim != 2 or len(features) != len(images):
+            raise ConfigError(f"{self.key}: {self.file} gives {features.shape} for 2 images, expected one row for each")
 
 
 def find_file(options: FeatureNetworkOptions, key: str) -> Path:
@@ -186,8 +186,8 @@ def find_file(options: FeatureNetworkOptions, key: str) -> Path:
     file = Path(options.network)
     if not file.is_file():
         raise ConfigError(f"{key}: no such file {file}; or write one of {', '.join(KNOWN)} to have it downloaded once")
-    if options.sha256 is not None and (found := _hash(file)) != options.sha256.lower():
-        raise ConfigError(f"{key}: {file} has SHA-256 {found}, expected {options.sha256.lower()}")
+    if options.sha256 is not None and (digest := _hash(file)) != options.sha256.lower():
+        raise ConfigError(f"{key}: {file} has SHA-256 {digest}, expected {options.sha256.lower()}")
     return file
 
 
@@ -205,10 +205,10 @@ def _download(remote: Remote, key: str) -> Path:
     try:
         with atomic_write(file) as temporary:
             _fetch(remote.url, temporary)
-            found = _hash(temporary)
-            if found != remote.sha256:
+            digest = _hash(temporary)
+            if digest != remote.sha256:
                 raise ConfigError(
-                    f"{key}: {remote.url} has SHA-256 {found}, expected {remote.sha256}; it is not used. Name a file "
+                    f"{key}: {remote.url} has SHA-256 {digest}, expected {remote.sha256}; it is not used. Name a file "
                     "that you trust instead"
                 )
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:

@@ -74,58 +74,58 @@ class RestorationEvaluator(Evaluator):
         pictures: list[list[Pixels]] = []
         rows: list[dict[str, float]] = []
         with measuring(context, use_ema) as own:
-            for found in self.restorer.all(own, "restoration"):
-                bicubic = self._bicubic(found)
-                rows.append({**self._measured(found, own), **self._of_baseline(found, bicubic, own)})
+            for restored in self.restorer.all(own, "restoration"):
+                bicubic = self._bicubic(restored)
+                rows.append({**self._measured(restored, own), **self._of_baseline(restored, bicubic, own)})
                 if len(pictures) < PICTURES:
-                    pictures.append([bicubic, found.image, found.truth])
+                    pictures.append([bicubic, restored.image, restored.truth])
         means = {key: value for key, value in mean_fidelity(rows).items() if math.isfinite(value)}
         metrics = {**means, "images": float(len(rows))}
         return Evaluation(metrics, {"bicubic_restored_truth": picture_grid(pictures)})
 
-    def _measured(self, found: Restored, context: StepContext) -> dict[str, float]:
-        metrics = self._of_image(found, found.image, context)
-        consistency = self._consistency(found)
-        seam = self._seam(found, context)
+    def _measured(self, restored: Restored, context: StepContext) -> dict[str, float]:
+        metrics = self._of_image(restored, restored.image, context)
+        consistency = self._consistency(restored)
+        seam = self._seam(restored, context)
         extra = {"consistency": consistency, "seam": seam}
         return {**metrics, **{key: value for key, value in extra.items() if value is not None}}
 
-    def _of_image(self, found: Restored, image: Pixels, context: StepContext) -> dict[str, float]:
+    def _of_image(self, restored: Restored, image: Pixels, context: StepContext) -> dict[str, float]:
         """What compares an image with the truth."""
-        metrics = self._fidelity(found, image)
+        metrics = self._fidelity(restored, image)
         if self.lpips is not None:
             with self.lpips.on(context.device):
-                metrics["lpips"] = self.lpips.distance(found.truth, image)
+                metrics["lpips"] = self.lpips.distance(restored.truth, image)
         if self.effnet is not None:
             with self.effnet.on(context.device):
-                metrics[effnet_lite0.NAME] = self.effnet.distance(found.truth, image)
+                metrics[effnet_lite0.NAME] = self.effnet.distance(restored.truth, image)
         return metrics
 
-    def _fidelity(self, found: Restored, image: Pixels) -> dict[str, float]:
+    def _fidelity(self, restored: Restored, image: Pixels) -> dict[str, float]:
         try:
-            return fidelity(found.truth, image, crop_border=self.options.crop_border, with_luma=self.options.luma)
+            return fidelity(restored.truth, image, crop_border=self.options.crop_border, with_luma=self.options.luma)
         except ValueError as error:
-            raise ConfigError(f"restoration: crop_border: {found.item['HQ_path']}: {error}") from None
+            raise ConfigError(f"restoration: crop_border: {restored.item['HQ_path']}: {error}") from None
 
-    def _of_baseline(self, found: Restored, bicubic: Pixels, context: StepContext) -> dict[str, float]:
-        if found.position not in self.baseline:
-            numbers = self._of_image(found, bicubic, context)
-            self.baseline[found.position] = {f"bicubic_{key}": value for key, value in numbers.items()}
-        return self.baseline[found.position]
+    def _of_baseline(self, restored: Restored, bicubic: Pixels, context: StepContext) -> dict[str, float]:
+        if restored.position not in self.baseline:
+            numbers = self._of_image(restored, bicubic, context)
+            self.baseline[restored.position] = {f"bicubic_{key}": value for key, value in numbers.items()}
+        return self.baseline[restored.position]
 
-    def _bicubic(self, found: Restored) -> Pixels:
-        height, width = found.truth.shape[:2]
-        return quantise(resize_bicubic(to_rgb(found.item["lq"], self.restorer.n1_to_1), height, width))
+    def _bicubic(self, restored: Restored) -> Pixels:
+        height, width = restored.truth.shape[:2]
+        return quantise(resize_bicubic(to_rgb(restored.item["lq"], self.restorer.n1_to_1), height, width))
 
-    def _consistency(self, found: Restored) -> float | None:
+    def _consistency(self, restored: Restored) -> float | None:
         """Agreement with lq in dB, see `consistency`; None where hq is no whole multiple of lq."""
         n1_to_1 = self.restorer.n1_to_1
         try:
-            return consistency(RamCanvas(to_tensor(found.image, n1_to_1)), found.item["lq"], n1_to_1=n1_to_1)
+            return consistency(RamCanvas(to_tensor(restored.image, n1_to_1)), restored.item["lq"], n1_to_1=n1_to_1)
         except ValueError:
             return None
 
-    def _seam(self, found: Restored, context: StepContext) -> float | None:
+    def _seam(self, restored: Restored, context: StepContext) -> float | None:
         """The seam score at the borders of the tiles; None where they move, where one covers the image, or without."""
         node = self.restorer.tiled
         if node is None:
@@ -133,10 +133,10 @@ class RestorationEvaluator(Evaluator):
         engine = node.build().engine(context)
         if engine.options.tile_jitter:
             return None
-        height, width = found.truth.shape[:2]
+        height, width = restored.truth.shape[:2]
         plan = engine.plan(height, width, node.output_scale_factor)
         rows, columns = _borders(plan.ys, plan.tile[0]), _borders(plan.xs, plan.tile[1])
-        return seam_score(found.image, rows, columns, engine.network.multiple_of)
+        return seam_score(restored.image, rows, columns, engine.network.multiple_of)
 
 
 def _borders(origins: Sequence[int], side: int) -> list[int]:

@@ -152,8 +152,8 @@ class RestoringOptions(ImagesOptions):
         return {SAMPLED: node}
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
-        found = self._sampling_problems(networks) if self.params else self._injector_problems(networks)
-        return list(dict.fromkeys([*super().problems(networks), *found]))
+        of_sampling = self._sampling_problems(networks) if self.params else self._injector_problems(networks)
+        return list(dict.fromkeys([*super().problems(networks), *of_sampling]))
 
     def _sampling_problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         issues = self.unknown_keys(self.input_keys)

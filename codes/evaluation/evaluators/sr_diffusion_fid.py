@@ -55,12 +55,12 @@ class SrDiffusionFidOptions(FeatureDistanceOptions):
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         params, issues = self.diffusion_params, super().problems(networks)
-        found = [*params.issues(), *params.problems(networks), *self.unknown_keys(params.model_input_keys)]
+        of_params = [*params.issues(), *params.problems(networks), *self.unknown_keys(params.model_input_keys)]
         scale = self.dataset.scale
         if params.model_input_keys.get("low_res") == "lq" and params.output_scale_factor != scale:
             message = f"is {params.output_scale_factor}, but the dataset makes lq at scale {scale}"
-            found.append(Issue(("output_scale_factor",), message))
-        return [*issues, *(Issue(("diffusion_params", *issue.path), issue.message) for issue in found)]
+            of_params.append(Issue(("output_scale_factor",), message))
+        return [*issues, *(Issue(("diffusion_params", *issue.path), issue.message) for issue in of_params)]
 
 
 @EVALUATORS.register("sr_diffusion_fid")

@@ -141,8 +141,8 @@ class DistillationInjector(Injector):
         t = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         with context.autocast():
             output, own_prior = run_network(student, self.one_step, x, t, cond)
-        found = self.one_step.predict(output.float(), x, t, False, own_prior)
-        return {options.out: found.x_start, options.out_target: target}
+        prediction = self.one_step.predict(output.float(), x, t, False, own_prior)
+        return {options.out: prediction.x_start, options.out_target: target}
 
     def _noise(self, like: Tensor, context: StepContext) -> Tensor:
         """Noise at the temperature of each sample, which follow from its position alone."""

@@ -88,8 +88,8 @@ class ForEachOptions(InjectorOptions):
         return {name: key for node in self.nodes for name, key in node.network_inputs().items()}
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
-        found = dict.fromkeys(issue for node in self.nodes for issue in node.problems(networks))
-        return [Issue(("injector", *issue.path), issue.message) for issue in found]
+        of_nodes = dict.fromkeys(issue for node in self.nodes for issue in node.problems(networks))
+        return [Issue(("injector", *issue.path), issue.message) for issue in of_nodes]
 
 
 def _repeatable() -> list[str]:
@@ -127,8 +127,8 @@ class ForEachInjector(Injector):
             part.end_iteration(gather)
 
     def state_dict(self) -> dict[str, Any]:
-        found = {str(index): part.state_dict() for index, part in enumerate(self.parts)}
-        return {index: state for index, state in found.items() if state}
+        states = {str(index): part.state_dict() for index, part in enumerate(self.parts)}
+        return {index: state for index, state in states.items() if state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for index, part in enumerate(self.parts):

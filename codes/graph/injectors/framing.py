@@ -84,9 +84,9 @@ class CropInjector(Injector):
         wanted = self._wanted(state, dim)
         ratio = lengths[0] // cell
         if any(length % cell for length in lengths) or wanted % ratio:
-            found = ", ".join(f"{key} {length}" for key, length in zip(self.keys, lengths, strict=True))
+            sizes = ", ".join(f"{key} {length}" for key, length in zip(self.keys, lengths, strict=True))
             raise ConfigError(
-                f"{self.reader}: a cut of {wanted} pixels needs sizes that are multiples of the smallest ({found})"
+                f"{self.reader}: a cut of {wanted} pixels needs sizes that are multiples of the smallest ({sizes})"
             )
         if wanted > lengths[0]:
             raise ConfigError(

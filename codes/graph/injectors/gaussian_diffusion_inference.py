@@ -40,8 +40,8 @@ class GaussianDiffusionInferenceOptions(TiledOptions, SamplingOptions):
     def _experts_and_sizes(self) -> Self:
         issues = []
         if len(self.snr_splits) != len(self.generators) - 1:
-            found = f"{len(self.snr_splits)} for {len(self.generators)} networks"
-            issues.append(Issue(("snr_splits",), f"{found}; give one fewer than the networks that `generator` lists"))
+            counts = f"{len(self.snr_splits)} for {len(self.generators)} networks"
+            issues.append(Issue(("snr_splits",), f"{counts}; give one fewer than the networks that `generator` lists"))
         if self.output_size is not None and "low_res" in self.model_input_keys:
             issues.append(Issue(("output_size",), "is for generation; with low_res the size follows from the image"))
         if self.output_size is not None and min(self.size or (1,)) < 1:
@@ -91,9 +91,9 @@ class GaussianDiffusionInferenceOptions(TiledOptions, SamplingOptions):
             issues |= dict.fromkeys(conditioning_problems(name, self.model_input_keys, networks))
             if name in networks:
                 issues |= dict.fromkeys(sampling_problems(self, name, networks[name], self.output_scale_factor))
-        found = [networks[name] for name in self.generators if name in networks]
-        issues |= dict.fromkeys(_differences(found, self.generators))
-        for network in found[:1]:
+        experts = [networks[name] for name in self.generators if name in networks]
+        issues |= dict.fromkeys(_differences(experts, self.generators))
+        for network in experts[:1]:
             if "low_res" in network.cond_names and not self.restores:
                 message = "missing; this network restores images (low_res: lq, or low_res: hq with skip_lq)"
                 issues[Issue(("model_input_keys", "low_res"), message)] = None

@@ -27,6 +27,6 @@ def image_of(state: State, key: str, reader: str) -> Tensor:
     """The images (B, C, H, W) under a key. Raises ConfigError that names the reader when there is something else."""
     value: Any = state[key]
     if not isinstance(value, Tensor) or value.ndim != 4:
-        found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise ConfigError(f"{reader}: the state key {key!r} holds {found}, expected images (B, C, H, W) in memory")
+        held = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ConfigError(f"{reader}: the state key {key!r} holds {held}, expected images (B, C, H, W) in memory")
     return value

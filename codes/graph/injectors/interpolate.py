@@ -47,8 +47,8 @@ def one_of(options: Any, names: tuple[str, ...]) -> list[Issue]:
     given = [name for name in names if getattr(options, name) is not None]
     if len(given) == 1:
         return []
-    found = " and ".join(given) or "none"
-    return [Issue((given[1],) if given else (), f"exactly one of {', '.join(names)} is needed, found {found}")]
+    named = " and ".join(given) or "none"
+    return [Issue((given[1],) if given else (), f"exactly one of {', '.join(names)} is needed, found {named}")]
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:

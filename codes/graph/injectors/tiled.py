@@ -137,11 +137,11 @@ class TiledInjector(Injector):
         try:
             for network in networks:
                 network.eval()
-            found = engine.restore(flat, self.options.scale, self._progress(engine, flat, contexts), on_event)
+            restored = engine.restore(flat, self.options.scale, self._progress(engine, flat, contexts), on_event)
         finally:
             for network, mode in zip(networks, modes, strict=True):
                 network.train(mode)
-        canvases = iter(found)
+        canvases = iter(restored)
         return [{options.out: self._joined([next(canvases) for _ in some])} for some in requests]
 
     def _requests(self, state: State, context: StepContext, engine: Engine) -> list[Request]:

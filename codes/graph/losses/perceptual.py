@@ -84,18 +84,18 @@ class PerceptualLoss(Loss):
         if self.device != context.device:
             self.network.to(context.device)
             self.device = context.device
-        found = self._features(image)
+        features = self._features(image)
         with torch.no_grad():
             wanted = self._features(target)
-        weights = self.options.layer_weights or [1.0] * len(found)
+        weights = self.options.layer_weights or [1.0] * len(features)
         terms = [
             weight * self._distance(a, b).flatten(1).mean(dim=1)
-            for weight, a, b in zip(weights, found, wanted, strict=True)
+            for weight, a, b in zip(weights, features, wanted, strict=True)
         ]
         return torch.stack(terms).sum(dim=0)
 
-    def _distance(self, found: Tensor, wanted: Tensor) -> Tensor:
-        difference = found.float() - wanted.float()
+    def _distance(self, features: Tensor, wanted: Tensor) -> Tensor:
+        difference = features.float() - wanted.float()
         return difference.abs() if self.options.kind == "l1" else difference.square()
 
     def _features(self, image: Tensor) -> Sequence[Tensor]:
@@ -111,22 +111,24 @@ class PerceptualLoss(Loss):
         """Raise ConfigError unless the network gives features that can be compared."""
         try:
             with torch.no_grad():
-                found = self._features(torch.zeros(TRIED_SIZE))
+                features = self._features(torch.zeros(TRIED_SIZE))
         except IndexError:
             raise ConfigError(f"{self.options.network} gives fewer tensors than `layers` names") from None
         except (RuntimeError, TypeError, ValueError) as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             reason = lines[-1].strip() if lines else type(error).__name__
             raise ConfigError(f"{self.options.network} cannot be run on images {TRIED_SIZE} ({reason})") from None
-        wrong = [item for item in found if not isinstance(item, Tensor) or item.ndim < 2 or len(item) != TRIED_SIZE[0]]
-        if wrong or not found:
+        wrong = [
+            item for item in features if not isinstance(item, Tensor) or item.ndim < 2 or len(item) != TRIED_SIZE[0]
+        ]
+        if wrong or not features:
             shape = tuple(wrong[0].shape) if wrong and isinstance(wrong[0], Tensor) else "no tensor"
             raise ConfigError(
                 f"{self.options.network} gives {shape} for {TRIED_SIZE[0]} images, expected (B, ...) each"
             )
-        if self.options.layer_weights and len(self.options.layer_weights) != len(found):
+        if self.options.layer_weights and len(self.options.layer_weights) != len(features):
             raise ConfigError(
-                f"{self.options.network} gives {len(found)} tensors, layer_weights {len(self.options.layer_weights)}"
+                f"{self.options.network} gives {len(features)} tensors, layer_weights {len(self.options.layer_weights)}"
             )
 
 

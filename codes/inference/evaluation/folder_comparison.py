@@ -41,12 +41,12 @@ def compare_folders(
     Either may be one file. Raises DataError for a folder that is missing or empty, or names that occur twice. An image
     without a partner, of another size or damaged is told in `failed`; truth without a result only in the log.
     """
-    (found, missing), (wanted, _) = _by_name(results), _by_name(truth)
+    (given, missing), (wanted, _) = _by_name(results), _by_name(truth)
     if results.is_file() and truth.is_file():
-        wanted = {next(iter(found)): next(iter(wanted.values()))}
+        wanted = {next(iter(given)): next(iter(wanted.values()))}
     comparison = Comparison()
     comparison.failed += missing
-    for name, file in progress(found.items(), len(found), "compared"):
+    for name, file in progress(given.items(), len(given), "compared"):
         if name not in wanted:
             comparison.failed.append(f"{file}: no ground truth of this name in {truth}")
             continue
@@ -58,7 +58,7 @@ def compare_folders(
         except (DataError, ValueError) as error:
             text = str(error)
             comparison.failed.append(text if isinstance(error, DataError) else f"{file}: {text}")
-    unused = [name for name in wanted if name not in found]
+    unused = [name for name in wanted if name not in given]
     if unused:
         logger.warning("%d of %d images in %s have no result, %s first", len(unused), len(wanted), truth, unused[0])
     return comparison

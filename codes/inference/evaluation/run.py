@@ -43,17 +43,17 @@ class RecipeEvaluation:
             return self._run(lock)
 
     def _run(self, lock: RunLock) -> dict[str, Evaluation]:
-        found: dict[str, Evaluation] = {}
+        evaluations: dict[str, Evaluation] = {}
         for name, evaluator in self.evaluators.items():
-            found[name] = evaluator.evaluate(self.use.context())
+            evaluations[name] = evaluator.evaluate(self.use.context())
             lock.check()
-            for key, image in found[name].images.items():
+            for key, image in evaluations[name].images.items():
                 write_image(self.root / f"{name}_{key}.png", image)
             # After each, so that what comes later cannot lose it.
-            numbers = {done: dict(evaluation.metrics) for done, evaluation in found.items()}
+            numbers = {done: dict(evaluation.metrics) for done, evaluation in evaluations.items()}
             write_json(self.root / "evaluation.json", numbers)
         logger.info("written: %s", self.root / "evaluation.json")
-        return found
+        return evaluations
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -67,11 +67,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def evaluation_table(found: Mapping[str, Evaluation]) -> str:
+def evaluation_table(evaluations: Mapping[str, Evaluation]) -> str:
     """One line for each number of each evaluator."""
     rows = [
         (name, key, f"{value:.{DIGITS}g}")
-        for name, evaluation in found.items()
+        for name, evaluation in evaluations.items()
         for key, value in evaluation.metrics.items()
     ]
     return table(("evaluator", "number", "value"), rows)

@@ -47,10 +47,10 @@ def record(root: Path, settings: Mapping[str, Any], outcome: Mapping[str, Any]) 
 
 def _recorded(root: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((root / FILE).read_text(encoding="utf-8"))["settings"]
+        settings: dict[str, Any] = json.loads((root / FILE).read_text(encoding="utf-8"))["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return found
+    return settings
 
 
 def _move_aside(root: Path) -> None:

@@ -65,9 +65,9 @@ class SampleFiles:
                 for position in range(self.count):
                     pixels = self.read(position)
                     if pixels.shape != shape:
-                        found, wanted = (f"{size[1]}x{size[0]}" for size in (pixels.shape, shape))
+                        own, wanted = (f"{size[1]}x{size[0]}" for size in (pixels.shape, shape))
                         raise DataError(
-                            f"{self.path(position)}: is {found}, but the other samples are {wanted}; delete it and run "
+                            f"{self.path(position)}: is {own}, but the other samples are {wanted}; delete it and run "
                             "again, and it is sampled anew"
                         )
                     stream.write(pixels.tobytes())

@@ -45,9 +45,9 @@ def measured(plan: Plan, row: ImageRecord, item: Item, traits: Traits | None) ->
         return row
     height, width = row.size
     if truth.shape[:2] != (height, width):
-        found = f"{truth.shape[1]}x{truth.shape[0]}"
+        truth_size = f"{truth.shape[1]}x{truth.shape[0]}"
         logger.warning(
-            "%s: its ground truth is %s pixels, the result %dx%d; not measured", row.source, found, width, height
+            "%s: its ground truth is %s pixels, the result %dx%d; not measured", row.source, truth_size, width, height
         )
         return row
     metrics = {BICUBIC: fidelity(truth, enlarged(low_res_shown(plan, row.phase, item, traits), height))}
@@ -164,7 +164,7 @@ def _truth_layer(plan: Plan, row: ImageRecord) -> Layer | None:
 
 def _results(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
     """The results, but those that somebody replaced by something else."""
-    found: dict[str, Pixels | Layer] = {}
+    results: dict[str, Pixels | Layer] = {}
     for label, file in row.files.items():
         try:
             layer = file_layer(file, alpha=ground_of(plan, row.phase))
@@ -172,11 +172,11 @@ def _results(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
             logger.warning("%s; not on the page", error)
             continue
         if layer.shape[:2] == row.size:
-            found[label] = layer
+            results[label] = layer
         else:
             known = size_text((layer.shape[0], layer.shape[1]))
             logger.warning("%s: %s pixels, expected %s; not on the page", file, known, size_text(row.size))
-    return found
+    return results
 
 
 def low_res_shown(plan: Plan, phase: str, item: Item, traits: Traits | None) -> np.ndarray:

@@ -46,14 +46,14 @@ class OutputNames:
 
     def files(self, target: Path) -> dict[str, Path]:
         """Label of the page -> file. The first result takes the image's own name, the others add their key."""
-        found = {}
+        paths = {}
         for index, key in enumerate(self.outputs):
             stem = target.stem if index == 0 else f"{target.stem}_{key}"
             for part in self.options.labels:
                 name = f"{stem}_{part}" if part else stem
                 extension = ".png" if part == SPREAD else target.suffix
-                found[self.label(key, part)] = target.with_name(name + extension)
-        return found
+                paths[self.label(key, part)] = target.with_name(name + extension)
+        return paths
 
     @staticmethod
     def label(key: str, part: str) -> str:
@@ -160,16 +160,16 @@ class Records:
 
         Results that are known to come from another input never count.
         """
-        found = {}
+        records = {}
         for image in images if skip is not False else ():
             if not all(_is_file(file) for file in image.files.values()):
                 continue
             record = self.get(image)
             if record is not None and image.key and record.key == image.key:
-                found[image.order] = record
+                records[image.order] = record
             elif skip is True and (record is None or record.input == image.input):
-                found[image.order] = record or _without_record(image)
-        return found
+                records[image.order] = record or _without_record(image)
+        return records
 
     def put(self, record: ImageRecord, image: Planned) -> None:
         """Remember a finished image."""

@@ -174,13 +174,13 @@ class Plan:
     def low_res_key(self, keys: Mapping[str, Any] | frozenset[str]) -> str:
         """The key of an item that restoration starts from; a later injector may start from an earlier one's result."""
         named = [node.model_input_keys["low_res"] for node in self.nodes]
-        found = next((key for key in map(self._origin, named) if key in keys), None)
-        if found is None:
+        origin = next((key for key in map(self._origin, named) if key in keys), None)
+        if origin is None:
             raise ConfigError(
                 f"low_res: {named[0]} is neither an image of the data nor made from one of the same size, so the size "
                 "of the result is not known beforehand; resize or crop the files themselves"
             )
-        return found
+        return origin
 
     def _origin(self, key: str) -> str:
         """The key that an image was made from by injectors that keep its height and width."""
@@ -196,11 +196,11 @@ class Plan:
 
     def sizes(self, low_res: tuple[int, int], keys: frozenset[str]) -> dict[str, tuple[int, int]]:
         """Result -> (height, width), of an image whose low resolution has this size; those written come first."""
-        found = {self.low_res_key(keys): low_res}
+        size_of = {self.low_res_key(keys): low_res}
         for node in self.nodes:
-            height, width = found[self._origin(node.model_input_keys["low_res"])]
-            found[node.out] = (height * node.output_scale_factor, width * node.output_scale_factor)
-        return {key: found[key] for key in dict.fromkeys([*self.outputs, *(node.out for node in self.nodes)])}
+            height, width = size_of[self._origin(node.model_input_keys["low_res"])]
+            size_of[node.out] = (height * node.output_scale_factor, width * node.output_scale_factor)
+        return {key: size_of[key] for key in dict.fromkeys([*self.outputs, *(node.out for node in self.nodes)])}
 
     def _restoring_networks(self) -> tuple[str, ...]:
         """The networks that results depend on."""

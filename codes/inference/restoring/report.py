@@ -63,9 +63,9 @@ def _columns(rows: Sequence[ImageRecord]) -> list[tuple[str, str]]:
     labels = list(dict.fromkeys(label for row in rows for label in row.metrics))
     results = [label for label in labels if label != BICUBIC]
     best = [label for label in results if label.endswith(" mean")] or results
-    found = [(label, metric) for label in best[:1] for row in rows for metric in row.metrics.get(label, {})]
+    of_restored = [(label, metric) for label in best[:1] for row in rows for metric in row.metrics.get(label, {})]
     baseline = [(BICUBIC, "psnr")] if BICUBIC in labels else []
-    return baseline + list(dict.fromkeys(found))
+    return baseline + list(dict.fromkeys(of_restored))
 
 
 def _headings(rows: Sequence[ImageRecord]) -> list[str]:
@@ -97,8 +97,8 @@ def _as_json(row: ImageRecord) -> dict[str, Any]:
 
 
 def _mean_consistency(rows: Sequence[ImageRecord]) -> dict[str, float]:
-    found = mean_metrics([{label: {"": value} for label, value in row.consistency.items()} for row in rows])
-    return {label: values[""] for label, values in found.items() if "" in values}
+    means = mean_metrics([{label: {"": value} for label, value in row.consistency.items()} for row in rows])
+    return {label: values[""] for label, values in means.items() if "" in values}
 
 
 def _summary(plan: Plan, seconds: float, means: Means, measured: int) -> ComparisonSummary:

@@ -106,7 +106,9 @@ class Restoration:
         earlier = self._measured_again(work.earlier, work.images) if measures else work.earlier
         done = [*earlier.values(), *(row for part in parts for row in part[0])]
         reports = [data.report() for data in self.plan.datasets.values()]
-        failed: dict[Order | str, str] = {str(found.path): str(found) for report in reports for found in report.failed}
+        failed: dict[Order | str, str] = {
+            str(failure.path): str(failure) for report in reports for failure in report.failed
+        }
         failed |= {order: line for part in parts for order, line in part[1].items()}
         listed = {image.order: number for number, image in enumerate(work.images)}
         outcome = Outcome(sorted(done, key=lambda row: listed[row.order]), failed)
@@ -116,15 +118,15 @@ class Restoration:
         self, earlier: Mapping[Order, ImageRecord], images: Sequence[Planned]
     ) -> dict[Order, ImageRecord]:
         """Finished images, measured again where the ground truth is another than then."""
-        found = dict(earlier)
+        records = dict(earlier)
         for image in images:
-            row = found.get(image.order)
+            row = records.get(image.order)
             if row is None or row.truth == truth_digest(self.plan, row.phase, row.position):
                 continue
             with suppress(DataError):  # an input that is damaged by now; its result is still there
-                found[image.order] = measured(self.plan, row, *read_item(self.plan, row.phase, row.position))
-                self.plan.records.put(found[image.order], image)
-        return found
+                records[image.order] = measured(self.plan, row, *read_item(self.plan, row.phase, row.position))
+                self.plan.records.put(records[image.order], image)
+        return records
 
     def _restore_all(self, groups: Sequence[Sequence[Planned]], outcome: Outcome, stop: StopRequest) -> OSError | None:
         """Restore the images of this rank; the error that kept it from writing, if one did."""
@@ -197,13 +199,13 @@ class Restoration:
     def _evaluate(self) -> None:
         """Run the evaluators: numbers to the log and to evaluation.json, pictures beside it."""
         context = self.plan.use.context()
-        found = {name: evaluator.evaluate(context) for name, evaluator in self.plan.evaluators.items()}
-        for name, evaluation in found.items():
+        evaluations = {name: evaluator.evaluate(context) for name, evaluator in self.plan.evaluators.items()}
+        for name, evaluation in evaluations.items():
             logger.info("evaluation %s: %s", name, "  ".join(f"{k} {v:.4g}" for k, v in evaluation.metrics.items()))
             for key, image in evaluation.images.items():
                 write_image(self.root / f"{name}_{key}.png", image)
-        if found:
-            numbers = {name: dict(evaluation.metrics) for name, evaluation in found.items()}
+        if evaluations:
+            numbers = {name: dict(evaluation.metrics) for name, evaluation in evaluations.items()}
             write_json(self.root / "evaluation.json", numbers)
 
 

@@ -50,9 +50,9 @@ def value_text(value: Any) -> str:
 
 def parse_values(name: str, text: str) -> tuple[Any, ...]:
     """`0:1:5` (start:stop:count, both ends included) or `2,4,8`. Raises ConfigError for anything else."""
-    found = RANGE.fullmatch(text.strip())
-    values = _range(name, text, found.groups()) if found else tuple(_scalar(part) for part in text.split(","))
-    if not values or "" in values or (":" in text and not found):
+    match = RANGE.fullmatch(text.strip())
+    values = _range(name, text, match.groups()) if match else tuple(_scalar(part) for part in text.split(","))
+    if not values or "" in values or (":" in text and not match):
         raise ConfigError(f"--axis {name} {text}: expected start:stop:count, as in 0:1:5, or a list, as in 2,4,8")
     if len(set(values)) < len(values):
         raise ConfigError(f"--axis {name} {text}: the same value stands twice; remove one")

@@ -111,8 +111,8 @@ class Sweep:
     def _kept(self) -> dict[str, Any]:
         """Cells of earlier runs whose files are there: key -> file and seconds."""
         try:
-            found = json.loads((self.root / "cells" / KEPT).read_text(encoding="utf-8"))
-            return {key: row for key, row in found.items() if (self.root / "cells" / row["file"]).is_file()}
+            rows = json.loads((self.root / "cells" / KEPT).read_text(encoding="utf-8"))
+            return {key: row for key, row in rows.items() if (self.root / "cells" / row["file"]).is_file()}
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -149,9 +149,9 @@ class Sweep:
 
     def _measured(self, image: np.ndarray) -> dict[str, float]:
         truth, small = self.subject.truth, self.subject.low_res
-        found = {} if truth is None else fidelity(to_float(quantise(truth)), image)
+        metrics = {} if truth is None else fidelity(to_float(quantise(truth)), image)
         result = RamCanvas(to_tensor(image, False))
-        return {**found, "consistency": consistency(result, to_tensor(small, False), n1_to_1=False)}
+        return {**metrics, "consistency": consistency(result, to_tensor(small, False), n1_to_1=False)}
 
     def _facts(self) -> dict[str, str]:
         height, width = self.subject.state[self.subject.key].shape[-2:]

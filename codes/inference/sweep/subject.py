@@ -142,17 +142,17 @@ class Subject:
     def _leading_to(self, node: TiledOptions) -> dict[str, InjectorOptions]:
         """The other injectors whose results this one needs, in order."""
         every = [
-            (f"{step}.{name}", found)
+            (f"{step}.{name}", other)
             for step, options in self.plan.recipe.steps.items()
-            for name, found in options.injectors.items()
-            if not found.train
+            for name, other in options.injectors.items()
+            if not other.train
         ]
         needed = set(node.reads().values())
         chosen: dict[str, InjectorOptions] = {}
-        for name, found in reversed(every[: [found for _, found in every].index(node)]):
-            if needed & set(found.writes().values()):
-                chosen[name] = found
-                needed |= set(found.reads().values())
+        for name, other in reversed(every[: [other for _, other in every].index(node)]):
+            if needed & set(other.writes().values()):
+                chosen[name] = other
+                needed |= set(other.reads().values())
         return dict(reversed(chosen.items()))
 
     def _state(self, batch: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -185,8 +185,8 @@ class Subject:
             raise ConfigError(f"--truth {self.request.truth}: no such file")
         truth = read_image(self.request.truth).rgb
         if truth.shape[:2] != (height, width):
-            found = f"{truth.shape[1]}x{truth.shape[0]}"
-            raise DataError(f"--truth {self.request.truth}: is {found} pixels, but the result is {width}x{height}")
+            truth_size = f"{truth.shape[1]}x{truth.shape[0]}"
+            raise DataError(f"--truth {self.request.truth}: is {truth_size} pixels, but the result is {width}x{height}")
         return truth
 
 

@@ -32,10 +32,10 @@ class Best:
 
     def _read(self) -> Mapping[str, Any]:
         """The best so far, unless it was chosen by something else."""
-        found = self.experiment.best_record()
-        if not found or any(found.get(key) != value for key, value in self.options.model_dump().items()):
+        record = self.experiment.best_record()
+        if not record or any(record.get(key) != value for key, value in self.options.model_dump().items()):
             return {}
-        return found
+        return record
 
     def consider(self, parts: Parts, iteration: int, evaluator: str, metrics: Mapping[str, float]) -> None:
         """Keep the weights of this iteration when the number is better than all before. Raises OSError."""

@@ -37,11 +37,11 @@ class Parts:
 
 def processes_of(recipe: Recipe) -> dict[str, ProcessOptions]:
     """Network -> the process that the recipe trains it under."""
-    found: dict[str, ProcessOptions] = {}
+    processes: dict[str, ProcessOptions] = {}
     for step in recipe.steps.values():
         for node in step.injectors.values():
-            found = {**node.processes(), **found}
-    return found
+            processes = {**node.processes(), **processes}
+    return processes
 
 
 def data_of(recipe: Recipe) -> dict[str, Any]:

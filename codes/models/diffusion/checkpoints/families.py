@@ -99,10 +99,10 @@ def _image_options(inputs: int, outputs: int, doubled: bool | None) -> dict[str,
         for factor in factors:
             patch = math.isqrt(outputs // (channels * factor)) if outputs % (channels * factor) == 0 else 0
             if patch and patch * patch * channels * factor == outputs and inputs % (patch * patch) == 0:
-                found = inputs // (patch * patch)
-                if found == channels or found >= 2 * channels:
+                per_pixel = inputs // (patch * patch)
+                if per_pixel == channels or per_pixel >= 2 * channels:
                     options = {"in_channels": channels, "out_channels": factor * channels, "patch_size": patch}
-                    extra = found - 2 * channels
+                    extra = per_pixel - 2 * channels
                     if extra > 0:
                         options["num_corruptions"] = extra
                     elif extra == 0:

@@ -208,31 +208,31 @@ def load_into(network: nn.Module, path: str | Path, strict: bool = True) -> Load
     path = Path(path)
     weights = read_weights(path)
     expected = network.state_dict()
-    found = weights.state_dict
-    common = [name for name in expected if name in found]
-    fitting = [name for name in common if found[name].shape == expected[name].shape]
+    state = weights.state_dict
+    common = [name for name in expected if name in state]
+    fitting = [name for name in common if state[name].shape == expected[name].shape]
     mismatched = {
-        name: (tuple(found[name].shape), tuple(expected[name].shape)) for name in common if name not in set(fitting)
+        name: (tuple(state[name].shape), tuple(expected[name].shape)) for name in common if name not in set(fitting)
     }
     report = LoadReport(
         path=path,
         loaded=len(fitting),
-        missing=tuple(name for name in expected if name not in found),
-        unexpected=tuple(name for name in found if name not in expected),
+        missing=tuple(name for name in expected if name not in state),
+        unexpected=tuple(name for name in state if name not in expected),
         mismatched=mismatched,
         precision=weights.precision,
         wrapper=weights.wrapper,
     )
     if not fitting or (strict and not report.complete):
         raise ConfigError(f"{path} does not fit the network: {report.describe()}; {_hint(path, weights)}")
-    broken = next((name for name in fitting if not torch.isfinite(found[name]).all()), None)
+    broken = next((name for name in fitting if not torch.isfinite(state[name]).all()), None)
     if broken is not None:
         raise DamagedError(
             f"{path}: the weights {broken} are not finite, so nothing would come out; use an earlier one"
         )
     with torch.no_grad():
         for name in fitting:
-            expected[name].copy_(found[name])
+            expected[name].copy_(state[name])
     return report
 
 

@@ -23,11 +23,11 @@ def weights_file(named: str | Path) -> Path:
         return FOLDER / f"{named}{SAFETENSORS}"
     place = Path(named)
     if place.is_dir():
-        found = sorted(place.glob(f"*{SAFETENSORS}"))
-        if len(found) != 1:
-            names = ", ".join(file.name for file in found[:3]) or "none"
+        files = sorted(place.glob(f"*{SAFETENSORS}"))
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files[:3]) or "none"
             raise ConfigError(f"{place}: expected one {SAFETENSORS} file in this folder, found {names}; name the file")
-        return found[0]
+        return files[0]
     if not place.is_file():
         close = nearest(str(named), shipped_names())
         hint = f"did you mean {close}? " if close else ""

@@ -234,11 +234,11 @@ def corruption_planes(factor: Tensor | None, count: int, x: Tensor) -> Tensor:
     return factor[:, :, None, None].expand(b, count, height, width)
 
 
-def _warn_cut(found: int, count: int) -> None:
+def _warn_cut(given: int, count: int) -> None:
     warn_once(
         logger,
-        f"corruption_factor {found} {count}",
-        f"{found} corruption strengths per sample were given, the network takes {count}: the last ones are cut",
+        f"corruption_factor {given} {count}",
+        f"{given} corruption strengths per sample were given, the network takes {count}: the last ones are cut",
     )
 
 
