@@ -161,8 +161,8 @@ class PairedDataset(ImageDataset):
             reasons = "; ".join(line.strip().removeprefix("skipped ") for line in named(wrong))
             raise DataError(
                 f"dataset {options.name}: {len(wrong)} of {len(scanned.files)} hq and {len(partners.files)} lq "
-                f"files do not match ({reasons}). Correct it, set scale or lq_suffix, or allow_unmatched: true to leave "
-                "them out"
+                f"files do not match ({reasons}). Correct it, set scale or lq_suffix, or allow_unmatched: true to "
+                "leave them out"
             )
         return result
 
