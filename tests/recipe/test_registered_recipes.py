@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from command_helpers import restore, save_picture, train
+from PIL import Image
 
 from codes.config.yaml_source import load_source
 
@@ -19,6 +20,7 @@ NETWORK = {
     "num_head_channels": 8,
 }  # fmt: skip
 
+STARTS = ("train_sr", "train_sr_regression", "train_restore_1x")  # what the inference recipes restore with
 ESTIMATOR = {"image_size": 32, "model_channels": 8}
 
 
@@ -63,7 +65,7 @@ def trained(tmp_path_factory):
     save_picture(folder / "photos" / "a.png", 40, 56)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("train_sr", "train_sr_regression"):
+        for name in STARTS:
             _, (code, said) = train_small(ROOT / f"recipes/diffusion/{name}.yml")
             assert code == 0, said
     return folder / "experiments"
@@ -114,7 +116,7 @@ def test_an_inference_recipe_runs(file, here, trained):
     data, sets = shrunk(file)
     shutil.copytree(trained, here / "experiments")
     experiment = data["path"].get("experiment")
-    start = experiment if experiment == "train_sr_regression" else "train_sr"
+    start = experiment if experiment in STARTS else "train_sr"
     sets += ["path.pretrain_model_generator=auto", f"path.experiment={start}"]
     outputs = []
     for name in data.get("datasets", {}):
@@ -133,3 +135,22 @@ def test_an_inference_recipe_runs(file, here, trained):
     assert all(output.is_file() for output in outputs)
     if outputs:
         assert (Path("results") / data["name"] / "index.html").is_file()
+
+
+def test_restoring_at_scale_1_keeps_the_size_and_refuses_weights_of_another_scale(here, trained):
+    file = ROOT / "recipes/diffusion/restore_1x.yml"
+    shutil.copytree(trained, here / "experiments")
+    sets = ["device=cpu", "datasets.test.paths=photos/a.png", "path.pretrain_model_generator=auto",
+            "steps.restore.injectors.detail.respaced_timestep_spacing=karras2"]  # fmt: skip
+    code, said = restore("-opt", file, "--set", *sets)
+    assert code == 0, said
+    assert Image.open("results/restore_1x/test/a.png").size == (56, 40)
+    code, said = restore("-opt", file, "--set", *sets, "path.experiment=train_sr")
+    assert code == 2
+    refusals = [line for line in said.splitlines() if "output_scale_factor" in line]
+    assert len(refusals) == 1
+    assert "is 1, but generator" in refusals[0]
+    assert "was trained at scale 2" in refusals[0]
+    code, said = restore("-opt", file, "--set", "device=cpu", "path.pretrain_model_generator=tessera-photo-2x")
+    assert code == 2
+    assert "was trained at scale 2" in said
