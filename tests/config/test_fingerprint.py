@@ -30,14 +30,14 @@ class Outer(Options):
 
 def every_class() -> list[type[Options]]:
     import_registered()
-    found: list[type[Options]] = []
+    classes: list[type[Options]] = []
     waiting: list[type[Options]] = [Options]
     while waiting:
         cls = waiting.pop()
         waiting += cls.__subclasses__()
-        found.append(cls)
+        classes.append(cls)
     return sorted(
-        {cls for cls in found if cls.__module__.startswith("codes.")}, key=lambda cls: (cls.__module__, cls.__name__)
+        {cls for cls in classes if cls.__module__.startswith("codes.")}, key=lambda cls: (cls.__module__, cls.__name__)
     )
 
 

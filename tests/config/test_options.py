@@ -157,9 +157,9 @@ def test_long_values_are_cut(read):
     [("007", "007"), ("on", "on"), ("No", "No"), ("1e-4", "1e-4"), ("2024-01-01", "2024-01-01"), ("'7'", "7")],
 )
 def test_a_word_is_text_as_it_was_typed_where_text_is_expected(read, written, text):
-    found = read(f"needed: {written}\ninner: {{names: [a, {written}]}}\nshapes: {{s: {{type: box}}}}\n")
-    assert found.needed == text
-    assert found.inner.names == ("a", text)
+    options = read(f"needed: {written}\ninner: {{names: [a, {written}]}}\nshapes: {{s: {{type: box}}}}\n")
+    assert options.needed == text
+    assert options.inner.names == ("a", text)
 
 
 def test_a_file_with_thousands_of_mistakes_names_the_first_fifty(read):

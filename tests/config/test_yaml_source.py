@@ -33,9 +33,9 @@ def write(tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_scalars_have_the_type_that_they_look_like(write, written, value):
-    found = load_source(write(f"key: {written}\n")).data["key"]
-    assert found == value
-    assert type(found) is type(value)
+    read = load_source(write(f"key: {written}\n")).data["key"]
+    assert read == value
+    assert type(read) is type(value)
 
 
 def test_every_key_and_list_item_knows_its_line(write):
@@ -175,11 +175,11 @@ def test_bases_that_cannot_be_followed(write, text, message):
 )  # fmt: skip
 def test_overrides_are_typed_and_placed(write, override, path, value):
     source = load_source(write("a: {b: 1, l: [{k: 0}, 2]}\nempty: ~\n"), [override])
-    found = source.data
+    at_path = source.data
     for key in path:
-        found = found[key]
-    assert found == value
-    assert type(found) is type(value)
+        at_path = at_path[key]
+    assert at_path == value
+    assert type(at_path) is type(value)
     assert source.where(path) == Location(f"--set {override}", 0)
     assert source.where(("a",)) == Location("recipe.yml", 1)
 

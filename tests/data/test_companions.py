@@ -21,21 +21,21 @@ def save(path, value=128, size=(5, 4)):
 def test_a_companion_has_the_same_sub_folder_and_name(tmp_path):
     for name in ("a.png", "deep/a.png", "deep/b.c.png"):
         save(tmp_path / "truth" / name)
-    found = Companions(str(tmp_path / "truth"), (str(tmp_path / "in"),))
-    assert found.of(tmp_path / "in/a.jpg") == tmp_path / "truth/a.png"
-    assert found.of(tmp_path / "in/deep/a.jpg") == tmp_path / "truth/deep/a.png"
-    assert found.of(tmp_path / "in/deep/b.c.jpg") == tmp_path / "truth/deep/b.c.png"
-    assert found.of(tmp_path / "in/deep/b.jpg") is None
-    assert found.of(tmp_path / "in/b.jpg") is None
+    truth = Companions(str(tmp_path / "truth"), (str(tmp_path / "in"),))
+    assert truth.of(tmp_path / "in/a.jpg") == tmp_path / "truth/a.png"
+    assert truth.of(tmp_path / "in/deep/a.jpg") == tmp_path / "truth/deep/a.png"
+    assert truth.of(tmp_path / "in/deep/b.c.jpg") == tmp_path / "truth/deep/b.c.png"
+    assert truth.of(tmp_path / "in/deep/b.jpg") is None
+    assert truth.of(tmp_path / "in/b.jpg") is None
 
 
 def test_of_several_of_one_name_the_one_of_the_same_suffix_is_meant(tmp_path):
     for name in ("a.png", "a.bmp"):
         save(tmp_path / name)
-    found = Companions(str(tmp_path), ("in",))
-    assert found.of(Path("in/a.png")) == tmp_path / "a.png"
+    files = Companions(str(tmp_path), ("in",))
+    assert files.of(Path("in/a.png")) == tmp_path / "a.png"
     with pytest.raises(DataError, match=r"in/a\.jpg: several files .* fit its name \(a\.bmp, a\.png\); keep one"):
-        found.of(Path("in/a.jpg"))
+        files.of(Path("in/a.jpg"))
 
 
 def test_one_file_goes_with_every_image_and_a_place_without_images_is_refused(tmp_path):
@@ -67,9 +67,9 @@ def test_hidden_pixels_take_the_nearest_visible_colour():
     alpha = np.ones((6, 9), np.float32)
     assert np.array_equal(visible_colours(rgb, alpha), rgb)
     alpha[:, 5:] = 0
-    found = visible_colours(rgb, alpha)
-    assert np.array_equal(found[:, :5], rgb[:, :5])
-    assert np.array_equal(found[:, 5:], rgb[:, 4:5].repeat(4, axis=1))
+    filled = visible_colours(rgb, alpha)
+    assert np.array_equal(filled[:, :5], rgb[:, :5])
+    assert np.array_equal(filled[:, 5:], rgb[:, 4:5].repeat(4, axis=1))
     assert np.array_equal(visible_colours(rgb, np.zeros_like(alpha)), rgb)
 
 
@@ -82,8 +82,8 @@ def test_an_item_has_a_plane_for_every_strength_where_one_is_a_map(tmp_path):
     save(tmp_path / "in/a.png", size=(8, 6))
     save(tmp_path / "map.png", 255)
     strengths = {"gaussian_blur": {"map": str(tmp_path / "map.png"), "white": 0.5}, "jpeg": 0.25}
-    found = options(paths=str(tmp_path / "in"), fixed_parameters={"corruption_entropy": strengths})
-    data = ImageFolderDataset(found, seed=0, shuffle=False)
+    given = options(paths=str(tmp_path / "in"), fixed_parameters={"corruption_entropy": strengths})
+    data = ImageFolderDataset(given, seed=0, shuffle=False)
     for item in (data.item(0), data.whole(0)[0]):
         assert item["corruption_entropy"].shape == (2, 6, 8)
         assert item["corruption_entropy"].amin((1, 2)).tolist() == item["corruption_entropy"].amax((1, 2)).tolist()

@@ -59,11 +59,11 @@ def test_physical_order_sorts_the_corruptions_but_not_their_strengths():
     made = low_res(pipeline("jpeg", "gaussian_blur", **PHYSICAL), (0.2, 0.9))
     assert np.array_equal(made, by_hand(small, ("gaussian_blur", 0.9), ("jpeg", 0.2)))
     listed = ("webp", "resize", "saturation", "noise", "motion_blur")
-    found, _ = names(pipeline(*listed, **PHYSICAL), (0.1, 0.2, 0.3, 0.4, 0.5))
-    assert found == [("motion_blur", 0.5), ("noise", 0.4), ("saturation", 0.3), ("resize", 0.2), ("webp", 0.1)]
+    applied, _ = names(pipeline(*listed, **PHYSICAL), (0.1, 0.2, 0.3, 0.4, 0.5))
+    assert applied == [("motion_blur", 0.5), ("noise", 0.4), ("saturation", 0.3), ("resize", 0.2), ("webp", 0.1)]
     random = {"random_corruptions": ("motion_blur",), "random_probabilities": (1.0,)}
-    found, _ = names(pipeline("jpeg", "noise", **random, **PHYSICAL), (0.1, 0.2))
-    assert [name for name, _ in found] == ["motion_blur", "noise", "jpeg"]
+    applied, _ = names(pipeline("jpeg", "noise", **random, **PHYSICAL), (0.1, 0.2))
+    assert [name for name, _ in applied] == ["motion_blur", "noise", "jpeg"]
 
 
 def test_the_order_changes_no_draw():
@@ -112,8 +112,8 @@ def test_strengths_that_are_told_are_true():
         told = made.strengths(numpy_generator(seed))
         assert told.dtype == np.float32
         assert told[1:4].tolist() == [1.0, 1.0, 0.0]
-        found, _ = names(made, told)
-        assert [strength for _, strength in found] == told.tolist()
+        applied, _ = names(made, told)
+        assert [strength for _, strength in applied] == told.tolist()
     plain = pipeline("jpeg", "jpeg", "jpeg", "jpeg", "noise").strengths(numpy_generator(4))
     assert told[[0, 4]].tolist() == plain[[0, 4]].tolist()
 
@@ -135,20 +135,20 @@ def test_strengths_are_biased_towards_clean_unless_asked_otherwise():
 def test_random_corruptions_come_as_often_as_asked_each_by_itself():
     made = pipeline("jpeg", random_corruptions=("noise", "webp", "none"), random_probabilities=(0.7, 0.2, 0.0))
     drawn = [[name for name, _ in names(made, (0.1,), index)[0]] for index in range(300)]
-    assert all(found[-1] == "jpeg" for found in drawn)
-    noise, webp = (sum(name in found for found in drawn) / 300 for name in ("noise", "webp"))
+    assert all(applied[-1] == "jpeg" for applied in drawn)
+    noise, webp = (sum(name in applied for applied in drawn) / 300 for name in ("noise", "webp"))
     assert noise == pytest.approx(0.7, abs=0.09)
     assert webp == pytest.approx(0.2, abs=0.09)
-    assert sum({"noise", "webp"} <= {*found} for found in drawn) / 300 == pytest.approx(0.14, abs=0.08)
-    assert not any("none" in found for found in drawn)
-    assert all(found[:-1] == ["noise", "webp"] for found in drawn if len(found) == 3)
+    assert sum({"noise", "webp"} <= {*applied} for applied in drawn) / 300 == pytest.approx(0.14, abs=0.08)
+    assert not any("none" in applied for applied in drawn)
+    assert all(applied[:-1] == ["noise", "webp"] for applied in drawn if len(applied) == 3)
 
 
 def test_a_number_of_random_corruptions_is_picked_with_replacement():
     made = pipeline(random_corruptions=("noise", "webp"), num_corrupts_per_image=3)
     drawn = [[name for name, _ in names(made, (), index)[0]] for index in range(40)]
-    assert all(len(found) == 3 for found in drawn)
-    assert {tuple(found) for found in drawn} == {(a, b, c) for a in ("noise", "webp") for b in ("noise", "webp")
+    assert all(len(applied) == 3 for applied in drawn)
+    assert {tuple(applied) for applied in drawn} == {(a, b, c) for a in ("noise", "webp") for b in ("noise", "webp")
                                                  for c in ("noise", "webp")}  # fmt: skip
 
 
@@ -158,14 +158,14 @@ def test_second_order_corrupts_resizes_and_corrupts_again_at_the_told_strengths(
     once = pipeline("jpeg", "gaussian_blur", **changes)
     twice = 0
     for index in range(100):
-        found, _ = names(made, (0.2, 0.9), index)
-        assert found[:3] == names(once, (0.2, 0.9), index)[0]
-        if len(found) > 3:
+        applied, _ = names(made, (0.2, 0.9), index)
+        assert applied[:3] == names(once, (0.2, 0.9), index)[0]
+        if len(applied) > 3:
             twice += 1
-            assert found[3][0] == "resize"
-            assert found[5:] == found[1:3] == [("jpeg", 0.2), ("gaussian_blur", 0.9)]
-            assert found[4][0] in ("noise", "webp")
-            assert len(found) == 7
+            assert applied[3][0] == "resize"
+            assert applied[5:] == applied[1:3] == [("jpeg", 0.2), ("gaussian_blur", 0.9)]
+            assert applied[4][0] in ("noise", "webp")
+            assert len(applied) == 7
     assert 25 <= twice <= 55
     always = low_res(pipeline("gaussian_noise", second_order_probability=1.0), (0.5,))
     assert always.shape == (HEIGHT // 2, WIDTH // 2, 3)
@@ -175,8 +175,8 @@ def test_second_order_corrupts_resizes_and_corrupts_again_at_the_told_strengths(
     # The second noise is another one: twice the same would add up.
     assert np.corrcoef(first.ravel(), both.ravel())[0, 1] < 0.9
     physical = pipeline("jpeg", "gaussian_blur", second_order_probability=1.0, **PHYSICAL)
-    found, _ = names(physical, (0.2, 0.9))
-    assert [name for name, _ in found] == ["gaussian_blur", "jpeg", "resize", "gaussian_blur", "jpeg"]
+    applied, _ = names(physical, (0.2, 0.9))
+    assert [name for name, _ in applied] == ["gaussian_blur", "jpeg", "resize", "gaussian_blur", "jpeg"]
 
 
 def test_the_kernel_that_makes_lq_is_drawn_from_those_listed():
@@ -269,6 +269,6 @@ def test_options_are_frozen():
 def test_random_corruptions_come_before_the_fixed_ones_as_in_dl_art_school():
     """Its ImageCorruptor goes through `augmentations`, the random ones, and then through `fixed_corruptions`."""
     made = pipeline("gaussian_blur", "jpeg", random_corruptions=("saturation",), num_corrupts_per_image=1)
-    found, _ = names(made, (0.3, 0.6))
-    assert [name for name, _ in found] == ["saturation", "gaussian_blur", "jpeg"]
-    assert found[1:] == [("gaussian_blur", float(np.float32(0.3))), ("jpeg", float(np.float32(0.6)))]
+    applied, _ = names(made, (0.3, 0.6))
+    assert [name for name, _ in applied] == ["saturation", "gaussian_blur", "jpeg"]
+    assert applied[1:] == [("gaussian_blur", float(np.float32(0.3))), ("jpeg", float(np.float32(0.6)))]

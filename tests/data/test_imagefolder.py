@@ -126,9 +126,9 @@ def test_random_tiles_lie_within_the_photograph(photographs):
         item = data.item(position)
         tile, whole = to_rgb(item["hq"], n1_to_1=False), read_image(item["HQ_path"]).rgb
         windows = np.lib.stride_tricks.sliding_window_view(whole[..., 0], (16, 16))
-        found = np.argwhere(np.abs(windows - tile[..., 0]).max((2, 3)) < 1e-6)
-        assert len(found) == 1
-        corners.add(tuple(found[0]))
+        places = np.argwhere(np.abs(windows - tile[..., 0]).max((2, 3)) < 1e-6)
+        assert len(places) == 1
+        corners.add(tuple(places[0]))
     assert len(corners) == 20
 
 

@@ -30,8 +30,8 @@ def probed(monkeypatch):
 
 def read(folder, names, **settings):
     names.clear()
-    found = scan([folder], 16, index=True, **settings)
-    return found, sorted(names)
+    scanned = scan([folder], 16, index=True, **settings)
+    return scanned, sorted(names)
 
 
 def test_headers_are_read_once(tmp_path, probed, cache_folder):
@@ -54,9 +54,9 @@ def test_changed_new_and_removed_files_are_noticed(tmp_path, probed):
     os.utime(paths[1], ns=(1, 1))  # only its time
     paths[2].unlink()
     write_image(tmp_path / "in" / "new.png", picture(1, 20, 30))
-    found, names = read(tmp_path / "in", probed)
+    scanned, names = read(tmp_path / "in", probed)
     assert names == ["img0.png", "img1.png", "new.png"]
-    assert {file.name: (info.height, info.width) for file, info in zip(found.files, found.infos, strict=True)} == {
+    assert {file.name: (info.height, info.width) for file, info in zip(scanned.files, scanned.infos, strict=True)} == {
         "img0.png": (31, 33), "img1.png": (41, 54), "new.png": (20, 30),
     }  # fmt: skip
     assert "img2.png" not in FolderIndex(tmp_path / "in").file.read_text()
@@ -73,9 +73,9 @@ def test_a_damaged_index_is_rebuilt(tmp_path, probed, content):
         data["files"]["img1.png"][2] = "tall"
         content = json.dumps(data)
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    found, names = read(tmp_path / "in", probed)
+    scanned, names = read(tmp_path / "in", probed)
     assert names == ["img0.png", "img1.png"]
-    assert found == expected
+    assert scanned == expected
     assert read(tmp_path / "in", probed)[1] == []
 
 

@@ -94,8 +94,8 @@ def test_without_shared_memory_the_same_batches_come_through_pipes(data, monkeyp
         raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    found = first(TrainLoader(data, 4, num_workers=2), 4)
-    for one, other in zip(wanted, found, strict=True):
+    piped = first(TrainLoader(data, 4, num_workers=2), 4)
+    for one, other in zip(wanted, piped, strict=True):
         assert all(torch.equal(one[key], other[key]) for key in ("hq", "lq", "corruption_entropy"))
         assert one["HQ_path"] == other["HQ_path"]
     assert caplog.text.count("come through pipes, which is slower: shared memory") == 1

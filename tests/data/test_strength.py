@@ -45,9 +45,9 @@ def test_the_quality_is_read_from_the_tables(tmp_path):
         Image.new("RGB", (16, 24)).save(tmp_path / "a.jpg", quality=quality)
         assert quality_of_table(jpeg_table(tmp_path / "a.jpg")) == (quality, True)
     between = (standard_table(40) + standard_table(44)) // 2
-    found = quality_of_table(between)
-    assert 40 < found.quality < 44
-    assert not found.exact
+    estimate = quality_of_table(between)
+    assert 40 < estimate.quality < 44
+    assert not estimate.exact
     Image.new("RGB", (16, 24)).save(tmp_path / "a.png")
     assert jpeg_table(tmp_path / "a.png") is None
 
@@ -94,13 +94,13 @@ def test_strengths_of_photographs_of_known_strength(tmp_path):
         ("a.jpg", "quality 22 from its quantisation tables"),
         ("b.png", "about quality 22 by the 8x8"),
     ):
-        found = strength_of_image(jpeg_table(tmp_path / name), read_samples(tmp_path / name), "jpeg", 0.9)
-        assert found.strength == pytest.approx(0.4, abs=1 / 20)
-        assert source in found.reason
+        estimate = strength_of_image(jpeg_table(tmp_path / name), read_samples(tmp_path / name), "jpeg", 0.9)
+        assert estimate.strength == pytest.approx(0.4, abs=1 / 20)
+        assert source in estimate.reason
     photograph.save(tmp_path / "c.png")
-    found = strength_of_image(None, read_samples(tmp_path / "c.png"), "jpeg", 0.9)
-    assert found.strength == 0.9
-    assert "auto_default" in found.reason
+    estimate = strength_of_image(None, read_samples(tmp_path / "c.png"), "jpeg", 0.9)
+    assert estimate.strength == 0.9
+    assert "auto_default" in estimate.reason
 
 
 def restoring(paths, **parameters):

@@ -117,9 +117,9 @@ def test_photographs_of_one_name_do_not_overwrite_each_other(tmp_path):
     for number, name in enumerate(("in/a.png", "in/a.jpg", "more/in/a.png")):
         write_image(tmp_path / name, picture(number, 16, 20))
     report = cut_folders([tmp_path / "in", tmp_path / "more" / "in"], tmp_path / "out", TileSettings(16, 16))
-    found = find_images(tmp_path / "out")
-    assert (report.written, len(found.files), found.left_out) == (6, 6, [])
-    tops = [quantise(read_image(file).rgb).tobytes() for file in found.files]
+    written = find_images(tmp_path / "out")
+    assert (report.written, len(written.files), written.left_out) == (6, 6, [])
+    tops = [quantise(read_image(file).rgb).tobytes() for file in written.files]
     assert len(set(tops)) == 6
 
 
@@ -187,10 +187,10 @@ def test_no_photograph_takes_the_tiles_of_another_on_any_file_system(tmp_path, n
     for number, name in enumerate(names):
         write_image(tmp_path / "in" / name, picture(number, 16, 16))
     report = cut_folders([tmp_path / "in"], tmp_path / "out", TileSettings(16, 16))
-    found = find_images(tmp_path / "out").files
-    assert report.written == len(found) == len(names) == len(set(map(same_file, found)))
+    written = find_images(tmp_path / "out").files
+    assert report.written == len(written) == len(names) == len(set(map(same_file, written)))
     if "b.png" in names:  # what shares its name with nobody keeps it
-        assert {"a_jpg_00000_00000.png", "b_00000_00000.png"} <= {file.name for file in found}
+        assert {"a_jpg_00000_00000.png", "b_00000_00000.png"} <= {file.name for file in written}
         whole = read_image(tmp_path / "in" / "a_jpg.png").rgb
         assert np.array_equal(read_image(tmp_path / "out" / "a_jpg_00000_00000.png").rgb, whole)
 

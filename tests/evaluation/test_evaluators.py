@@ -106,10 +106,10 @@ def test_every_evaluator_leaves_modes_weights_and_generators_as_they_were(photos
         modes = [module.training for network in networks for module in network.modules()]
         before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
         own = evaluator(kind, **options)
-        found = own.evaluate(given)
-        assert found.metrics["images"] == 3, kind
-        assert all(np.isfinite(value) for value in found.metrics.values()), kind
-        assert own.evaluate(given).metrics == found.metrics, kind
+        evaluation = own.evaluate(given)
+        assert evaluation.metrics["images"] == 3, kind
+        assert all(np.isfinite(value) for value in evaluation.metrics.values()), kind
+        assert own.evaluate(given).metrics == evaluation.metrics, kind
         after = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
         assert torch.equal(before[0], after[0]), kind
         assert str(before[1:]) == str(after[1:]), kind
@@ -140,8 +140,8 @@ def test_a_perceptual_distance_is_measured_of_bicubic_too_and_asked_for_without_
 ) -> None:
     options = {"dataset": dataset(photos), "diffusion_params": FEW_STEPS, "max_images": 1, "effnet_lite0": True}
     if effnet_lite0.is_installed():
-        found = evaluator("restoration", **options).evaluate(context()).metrics
-        assert found["effnet_lite0_distance"] > 0 < found["bicubic_effnet_lite0_distance"]
+        metrics = evaluator("restoration", **options).evaluate(context()).metrics
+        assert metrics["effnet_lite0_distance"] > 0 < metrics["bicubic_effnet_lite0_distance"]
     own = evaluator("restoration", **{**options, "effnet_lite0": False}).options.model_copy(
         update={"effnet_lite0": True}
     )
@@ -153,7 +153,7 @@ def test_a_perceptual_distance_is_measured_of_bicubic_too_and_asked_for_without_
 
 def test_the_numbers_of_bicubic_are_those_of_the_dataset(photos: Path) -> None:
     own = evaluator("restoration", dataset=dataset(photos), diffusion_params=FEW_STEPS, crop_border=2)
-    found = own.evaluate(context())
+    evaluation = own.evaluate(context())
     rows = []
     for position in range(3):
         item = own.restorer.dataset.item(position)
@@ -161,9 +161,9 @@ def test_the_numbers_of_bicubic_are_those_of_the_dataset(photos: Path) -> None:
         bicubic = quantise(resize_bicubic(to_rgb(item["lq"], True), *truth.shape[:2]))
         rows.append(fidelity(truth, bicubic, crop_border=2, with_luma=True))
     for name in ("psnr", "ssim", "psnr_y", "ssim_y"):
-        assert found.metrics[f"bicubic_{name}"] == pytest.approx(np.mean([row[name] for row in rows]))
-    assert {"psnr", "ssim", "psnr_y", "ssim_y", "consistency", "seam", "images"} <= set(found.metrics)
-    assert found.images["bicubic_restored_truth"].shape == (3 * 24 + 4 * 4, 3 * 48 + 4 * 4, 3)
+        assert evaluation.metrics[f"bicubic_{name}"] == pytest.approx(np.mean([row[name] for row in rows]))
+    assert {"psnr", "ssim", "psnr_y", "ssim_y", "consistency", "seam", "images"} <= set(evaluation.metrics)
+    assert evaluation.images["bicubic_restored_truth"].shape == (3 * 24 + 4 * 4, 3 * 48 + 4 * 4, 3)
 
 
 def test_batches_and_tiles_at_once_change_nothing(photos: Path) -> None:
@@ -180,11 +180,11 @@ def test_a_canvas_on_disk_is_measured_as_one_in_memory_and_is_gone_afterwards(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     base = {"dataset": dataset(photos), "max_images": 2}
-    found = [
+    both = [
         evaluator("restoration", diffusion_params={**FEW_STEPS, "canvas": place}, **base).evaluate(context()).metrics
         for place in ("ram", "disk")
     ]
-    assert found[0] == found[1]
+    assert both[0] == both[1]
     assert list(tmp_path.glob("tessera-*")) == []
 
 
@@ -199,9 +199,9 @@ def test_a_restorer_without_diffusion_is_measured_by_the_same_evaluator(photos: 
         "restoration", dataset=dataset(photos), injectors={"up": {"type": "test_enlarge"}}, out="enlarged", luma=False
     )
     assert own.options.problems(context().networks) == []
-    found = own.evaluate(context()).metrics
+    numbers = own.evaluate(context()).metrics
     compared = {"psnr", "ssim", "swd", "grain"}
-    assert set(found) == {*compared, *(f"bicubic_{name}" for name in compared), "consistency", "images"}
+    assert set(numbers) == {*compared, *(f"bicubic_{name}" for name in compared), "consistency", "images"}
     item = own.restorer.dataset.item(0)
     enlarged = to_image(item["lq"], True).repeat(2, axis=0).repeat(2, axis=1)
     alone = evaluator(
@@ -226,8 +226,8 @@ def test_sampling_as_an_injector_gives_what_diffusion_params_gives(photos: Path)
     direct = evaluator("restoration", diffusion_params=FEW_STEPS, **base).evaluate(context()).metrics
     for undo in (False, True):
         injected = evaluator("restoration", injectors={"s": {**node, "undo_n1_to_1": undo}}, **base)
-        found = injected.evaluate(context()).metrics
-        assert found == {name: pytest.approx(value, abs=0.02) for name, value in direct.items()}
+        metrics = injected.evaluate(context()).metrics
+        assert metrics == {name: pytest.approx(value, abs=0.02) for name, value in direct.items()}
 
 
 def problems(kind: str, **options: Any) -> dict[str, str]:
@@ -239,9 +239,9 @@ def problems(kind: str, **options: Any) -> dict[str, str]:
 def test_what_does_not_fit_is_found_before_anything_is_read(tmp_path: Path) -> None:
     gone = dataset(tmp_path)
     assert problems("restoration", dataset=gone) == {}
-    found = problems("restoration", dataset=gone, model_input_keys={"low_res": "lqq"}, lpips="gone.pt")
-    assert "no key 'lqq'" in found["model_input_keys.low_res"]
-    assert "no such file gone.pt" in found["lpips"]
+    messages = problems("restoration", dataset=gone, model_input_keys={"low_res": "lqq"}, lpips="gone.pt")
+    assert "no key 'lqq'" in messages["model_input_keys.low_res"]
+    assert "no such file gone.pt" in messages["lpips"]
     assert "must be true" in problems("fid", dataset={**gone, "rgb_n1_to_1": False})["dataset.rgb_n1_to_1"]
     assert "no network" in problems("restoration", dataset=gone, **{"for": "other"})["for"]
     assert "multiple" in problems("restoration", dataset=gone, diffusion_params={"tile": 5})["diffusion_params.tile"]

@@ -35,21 +35,21 @@ def sha256(file: Path) -> str:
 
 
 def test_a_network_as_nvidia_publishes_it_is_given_whole_pixels_and_asked_for_features(tmp_path: Path) -> None:
-    found = network(scripted(tmp_path / "f.pt", ForFeatures()))
-    assert found.kind == "stylegan"
+    stylegan = network(scripted(tmp_path / "f.pt", ForFeatures()))
+    assert stylegan.kind == "stylegan"
     images = pictures()
-    features = found.features(images)
+    features = stylegan.features(images)
     assert features.shape == (3, 6)
     assert np.allclose(features[:, :3], images.mean(axis=(1, 2)), atol=1e-3)
 
 
 def test_any_other_network_is_given_images_in_minus_one_to_one(tmp_path: Path) -> None:
-    found = network(scripted(tmp_path / "f.pt", Plain()))
-    assert found.kind == "plain"
+    plain = network(scripted(tmp_path / "f.pt", Plain()))
+    assert plain.kind == "plain"
     images = pictures()
-    assert np.allclose(found.features(images), images.mean(axis=(1, 2)) / 127.5 - 1, atol=1e-5)
-    with found.on(torch.device("cpu")):
-        assert found.features(images).dtype == np.float32
+    assert np.allclose(plain.features(images), images.mean(axis=(1, 2)) / 127.5 - 1, atol=1e-5)
+    with plain.on(torch.device("cpu")):
+        assert plain.features(images).dtype == np.float32
 
 
 def test_lpips_by_features_and_by_pairs(tmp_path: Path) -> None:
@@ -66,11 +66,11 @@ def test_lpips_by_features_and_by_pairs(tmp_path: Path) -> None:
 def test_a_large_image_is_compared_in_blocks_that_share_it_evenly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = network(scripted(tmp_path / "b.pt", ForDistance()), lpips=True)
+    lpips = network(scripted(tmp_path / "b.pt", ForDistance()), lpips=True)
     a, b = np.random.default_rng(0).integers(0, 256, (2, 45, 70, 3), dtype=np.uint8)
-    whole = found.distance(a, b)
+    whole = lpips.distance(a, b)
     monkeypatch.setattr(blocks, "BLOCK_SIDE", 16)
-    assert found.distance(a, b) == pytest.approx(whole, rel=1e-5)
+    assert lpips.distance(a, b) == pytest.approx(whole, rel=1e-5)
 
 
 def test_files_that_are_no_network_are_refused_at_the_start(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from codes.evaluation.evaluators.feature_statistics import (
 
 
 def statistics(features: np.ndarray, batch: int = 7) -> FeatureStatistics:
-    found = FeatureStatistics()
+    moments = FeatureStatistics()
     for start in range(0, len(features), batch):
-        found.add(features[start : start + batch])
-    return found
+        moments.add(features[start : start + batch])
+    return moments
 
 
 def gaussian(mean: np.ndarray, covariance: np.ndarray, count: int = 50) -> FeatureStatistics:
@@ -31,18 +31,18 @@ def gaussian(mean: np.ndarray, covariance: np.ndarray, count: int = 50) -> Featu
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_moments_of_a_stream_are_numpys(offset: float) -> None:
     features = np.random.default_rng(1).random((41, 6)) + offset
-    found = statistics(features)
-    assert found.count == 41
-    assert np.allclose(found.mean, features.mean(axis=0), rtol=1e-12)
-    assert np.allclose(found.covariance, np.cov(features.T), rtol=1e-6)
+    moments = statistics(features)
+    assert moments.count == 41
+    assert np.allclose(moments.mean, features.mean(axis=0), rtol=1e-12)
+    assert np.allclose(moments.covariance, np.cov(features.T), rtol=1e-6)
 
 
 def test_what_is_no_feature_is_refused() -> None:
-    found = statistics(np.ones((4, 3)))
+    moments = statistics(np.ones((4, 3)))
     with pytest.raises(ValueError, match="features of 5 numbers after features of 3"):
-        found.add(np.ones((2, 5)))
+        moments.add(np.ones((2, 5)))
     with pytest.raises(ValueError, match="not finite"):
-        found.add(np.full((2, 3), np.nan))
+        moments.add(np.full((2, 3), np.nan))
     with pytest.raises(ValueError, match="at least 2 images, found 1"):
         _ = statistics(np.ones((1, 3))).covariance
 
@@ -51,16 +51,16 @@ def test_fid_of_two_gaussians_with_diagonal_covariances_is_the_closed_form() -> 
     m_a, m_b = np.array([0.0, 1.0, -2.0]), np.array([1.0, 1.0, 2.0])
     s_a, s_b = np.array([1.0, 4.0, 0.25]), np.array([9.0, 1.0, 0.04])
     expected = np.square(m_a - m_b).sum() + np.square(np.sqrt(s_a) - np.sqrt(s_b)).sum()
-    found = frechet_distance(gaussian(m_a, np.diag(s_a)), gaussian(m_b, np.diag(s_b)))
-    assert found == pytest.approx(expected, rel=1e-9)
+    fid = frechet_distance(gaussian(m_a, np.diag(s_a)), gaussian(m_b, np.diag(s_b)))
+    assert fid == pytest.approx(expected, rel=1e-9)
 
 
 def test_fid_of_covariances_that_do_not_commute_is_that_of_the_matrix_root() -> None:
     rng = np.random.default_rng(2)
     first, second = (factor @ factor.T + 0.1 * np.eye(5) for factor in rng.standard_normal((2, 5, 5)))
     expected = np.trace(first + second - 2 * np.real(sqrtm(first @ second)))
-    found = frechet_distance(gaussian(np.zeros(5), first), gaussian(np.zeros(5), second))
-    assert found == pytest.approx(expected, rel=1e-9)
+    fid = frechet_distance(gaussian(np.zeros(5), first), gaussian(np.zeros(5), second))
+    assert fid == pytest.approx(expected, rel=1e-9)
 
 
 def test_fid_of_a_set_with_itself_is_zero_and_is_symmetric_also_with_fewer_images_than_features() -> None:

@@ -42,9 +42,9 @@ def features(tmp_path: Path) -> str:
 
 
 def statistics(features: np.ndarray) -> FeatureStatistics:
-    found = FeatureStatistics()
-    found.add(features)
-    return found
+    moments = FeatureStatistics()
+    moments.add(features)
+    return moments
 
 
 def test_fid_and_kid_are_those_of_the_features_of_all_images(square: dict[str, Any], features: str) -> None:
@@ -56,14 +56,14 @@ def test_fid_and_kid_are_those_of_the_features_of_all_images(square: dict[str, A
         metrics=["fid", "kid"],
         batch_size=4,
     )
-    found = own.evaluate(context()).metrics
+    metrics = own.evaluate(context()).metrics
     with measuring(context(), use_ema=True) as inner:
         rows = list(own.restorer.all(inner, "again"))
     made, real = (own.network.features(np.stack([getattr(row, side) for row in rows])) for side in ("image", "truth"))
-    assert found["fid"] == pytest.approx(frechet_distance(statistics(real), statistics(made)), rel=1e-4)
-    assert found["kid"] == pytest.approx(kernel_distance(real, made), rel=1e-4)
-    assert found["kid_std"] == 0  # the whole sets, once
-    assert found["images"] == found["real_images"] == 10
+    assert metrics["fid"] == pytest.approx(frechet_distance(statistics(real), statistics(made)), rel=1e-4)
+    assert metrics["kid"] == pytest.approx(kernel_distance(real, made), rel=1e-4)
+    assert metrics["kid_std"] == 0  # the whole sets, once
+    assert metrics["images"] == metrics["real_images"] == 10
     single = evaluator("kid", dataset=square, feature_network=features, diffusion_params=FEW_STEPS)
     assert set(single.evaluate(context()).metrics) == {"kid", "kid_std", "images", "real_images"}
 
@@ -110,12 +110,12 @@ def test_images_are_generated_and_compared_with_a_folder(square: dict[str, Any],
     given = context(networks={"generator": diffusion_network(**plain)}, ema_networks={})
     own = evaluator("fid", generate=7, **base)
     assert own.options.problems(given.networks) == []
-    found = own.evaluate(given).metrics
-    assert (found["images"], found["real_images"]) == (7, 10)
+    metrics = own.evaluate(given).metrics
+    assert (metrics["images"], metrics["real_images"]) == (7, 10)
     split = evaluator("fid", generate=7, batch_size=2, **base).evaluate(given).metrics
-    assert split["fid"] == pytest.approx(found["fid"], rel=1e-3)
+    assert split["fid"] == pytest.approx(metrics["fid"], rel=1e-3)
     other = evaluator("fid", generate=7, **base).evaluate(context(networks=given.networks, ema_networks={}, seed=4))
-    assert other.metrics["fid"] != found["fid"]
+    assert other.metrics["fid"] != metrics["fid"]
 
 
 def test_classes_to_generate_are_those_of_the_folder(tmp_path: Path, features: str) -> None:
@@ -135,8 +135,8 @@ def test_classes_to_generate_are_those_of_the_folder(tmp_path: Path, features: s
     networks = {"generator": conditional}
     assert own.options.problems(networks) == []
     assert [int(own._item(position)["y"]) for position in range(5)] == [0, 0, 1, 0, 0]
-    found = own.evaluate(context(networks=networks, ema_networks={}))
-    assert found.metrics["images"] == 5
+    evaluation = own.evaluate(context(networks=networks, ema_networks={}))
+    assert evaluation.metrics["images"] == 5
 
 
 def dlas(folder: str, **changes: Any) -> dict[str, Any]:
@@ -205,19 +205,19 @@ def test_all_images_are_measured_however_many_are_sampled_at_once(square: dict[s
         own = evaluator("sr_diffusion_fid", **dlas(square["paths"], feature_network=features, **changes))
         return dict(own.evaluate(context()).metrics)
 
-    found = fid()
-    assert found["images"] == 10
-    assert fid(batch_size=10)["fid"] == pytest.approx(found["fid"], rel=1e-3)
+    metrics = fid()
+    assert metrics["images"] == 10
+    assert fid(batch_size=10)["fid"] == pytest.approx(metrics["fid"], rel=1e-3)
 
 
 def test_what_does_not_fit_is_named_by_its_key(square: dict[str, Any], features: str) -> None:
     options = dlas(square["paths"], feature_network="https://example.org/n.pt")
     options["diffusion_params"] |= {"output_scale_factor": 4, "type": "generator"}
     read = EVALUATORS.get("sr_diffusion_fid").Options.model_validate(as_parsed(options))
-    found = {".".join(map(str, issue.path)): issue.message for issue in read.problems(context().networks)}
-    assert "an address needs the SHA-256" in found["feature_network.sha256"]
-    assert "dataset makes lq at scale 2" in found["diffusion_params.output_scale_factor"]
-    assert "must be gaussian_diffusion_inference" in found["diffusion_params.type"]
+    messages = {".".join(map(str, issue.path)): issue.message for issue in read.problems(context().networks)}
+    assert "an address needs the SHA-256" in messages["feature_network.sha256"]
+    assert "dataset makes lq at scale 2" in messages["diffusion_params.output_scale_factor"]
+    assert "must be gaussian_diffusion_inference" in messages["diffusion_params.type"]
     options["diffusion_params"] |= {"type": "gaussian_diffusion_inference", "train": True}
     read = EVALUATORS.get("sr_diffusion_fid").Options.model_validate(as_parsed(options))
     assert any(issue.path == ("diffusion_params", "train") for issue in read.problems(context().networks))

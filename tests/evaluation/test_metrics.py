@@ -53,9 +53,9 @@ def test_more_noise_is_worse_by_both() -> None:
     ("height", "width", "has_ssim"), [(1, 1, False), (5, 37, False), (10, 40, False), (11, 12, True)]
 )
 def test_tiny_images_have_a_psnr_and_an_ssim_from_11_pixels_on(height: int, width: int, has_ssim: bool) -> None:
-    found = fidelity(*pair(height, width))
-    assert ("ssim" in found) is has_ssim
-    assert math.isfinite(found["psnr"])
+    numbers = fidelity(*pair(height, width))
+    assert ("ssim" in numbers) is has_ssim
+    assert math.isfinite(numbers["psnr"])
 
 
 def test_unequal_sizes_are_refused() -> None:
@@ -88,16 +88,16 @@ def test_integer_samples_give_scikit_images_numbers(dtype: type) -> None:
 
 def test_luma_is_matlabs_and_scikit_images() -> None:
     truth, image = photographs(29, 34)
-    y_truth, y_image = (rgb2ycbcr(found)[..., 0] for found in (truth, image))
+    y_truth, y_image = (rgb2ycbcr(rgb)[..., 0] for rgb in (truth, image))
     assert np.allclose(studio_luma(truth / 255.0)[..., 0] * 255, y_truth, atol=1e-9)
     white, black = studio_luma(np.ones((1, 1, 3))), studio_luma(np.zeros((1, 1, 3)))
     assert (white.item() * 255, black.item() * 255) == (pytest.approx(235), pytest.approx(16))
-    found = fidelity(truth, image, with_luma=True)
-    assert found["psnr_y"] == pytest.approx(peak_signal_noise_ratio(y_truth, y_image, data_range=255), abs=1e-9)
+    numbers = fidelity(truth, image, with_luma=True)
+    assert numbers["psnr_y"] == pytest.approx(peak_signal_noise_ratio(y_truth, y_image, data_range=255), abs=1e-9)
     expected = structural_similarity(
         y_truth, y_image, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
     )
-    assert found["ssim_y"] == pytest.approx(expected, abs=1e-9)
+    assert numbers["ssim_y"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_border_is_left_out_on_every_side() -> None:
@@ -122,7 +122,7 @@ def test_bands_give_the_numbers_of_the_whole(shape: tuple[int, int], monkeypatch
 
 def test_the_memory_of_ssim_does_not_grow_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     truth, image = photographs(40, 1000)
-    tall = [np.concatenate([found] * 30) for found in (truth, image)]  # 1.2 million pixels
+    tall = [np.concatenate([one] * 30) for one in (truth, image)]  # 1.2 million pixels
     monkeypatch.setattr(metrics, "BAND_PIXELS", 2**17)
     tracemalloc.start()
     try:

@@ -27,9 +27,9 @@ def test_the_same_texture_elsewhere_is_no_distance_and_full_grain() -> None:
 def test_of_gaussian_texture_the_distance_is_that_of_two_normal_distributions(share: float) -> None:
     """W1 of N(0, s^2) and N(0, (a s)^2) is |1 - a| s sqrt(2 / pi)."""
     truth = noisy(80, 90)
-    found = texture(truth, 0.5 + np.float32(share) * (truth - np.float32(0.5)))
-    assert found["swd"] == pytest.approx(abs(1 - share) * math.sqrt(2 / math.pi), rel=0.02)
-    assert found["grain"] == pytest.approx(share**2, abs=1e-5)
+    metrics = texture(truth, 0.5 + np.float32(share) * (truth - np.float32(0.5)))
+    assert metrics["swd"] == pytest.approx(abs(1 - share) * math.sqrt(2 / math.pi), rel=0.02)
+    assert metrics["grain"] == pytest.approx(share**2, abs=1e-5)
 
 
 def test_added_noise_is_grain_and_added_brightness_is_not() -> None:

@@ -77,26 +77,26 @@ def by_hand(teacher: Any, own: DistillationInjector, given: dict[str, Tensor], a
 def test_the_target_is_where_the_teachers_deterministic_sampler_ends() -> None:
     own, nets, given = injector(steps=5, temperature_max=0.5), networks(), state()
     at = context(nets)
-    found = own(given, at)
-    torch.testing.assert_close(found["taught"], by_hand(nets["t"], own, given, at), rtol=1e-4, atol=1e-5)
-    assert found["taught"].abs().max() <= 1
-    assert not torch.allclose(found["taught"], injector(steps=2, temperature_max=0.5)(given, at)["taught"], atol=1e-3)
+    made = own(given, at)
+    torch.testing.assert_close(made["taught"], by_hand(nets["t"], own, given, at), rtol=1e-4, atol=1e-5)
+    assert made["taught"].abs().max() <= 1
+    assert not torch.allclose(made["taught"], injector(steps=2, temperature_max=0.5)(given, at)["taught"], atol=1e-3)
 
 
 def test_a_student_that_equals_a_teacher_of_one_step_has_nothing_to_learn() -> None:
     nets, given = networks(), state()
-    found = injector(steps=1)(given, context({**nets, "g": nets["t"]}))
-    torch.testing.assert_close(found["said"].clamp(-1, 1), found["taught"], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(injector(steps=1)(given, context(nets))["said"], found["said"], atol=1e-3)
+    made = injector(steps=1)(given, context({**nets, "g": nets["t"]}))
+    torch.testing.assert_close(made["said"].clamp(-1, 1), made["taught"], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(injector(steps=1)(given, context(nets))["said"], made["said"], atol=1e-3)
 
 
 def test_gradients_reach_the_student_alone_and_the_teacher_evaluates() -> None:
     nets = networks()
     nets["t"].train()
-    found = injector(steps=2)(state(), context(nets))
-    assert not found["taught"].requires_grad
+    made = injector(steps=2)(state(), context(nets))
+    assert not made["taught"].requires_grad
     assert not nets["t"].training
-    (found["said"] - found["taught"]).square().mean().backward()
+    (made["said"] - made["taught"]).square().mean().backward()
     assert all(parameter.grad is None for parameter in nets["t"].parameters())
     assert sum(float(p.grad.abs().sum()) for p in nets["g"].parameters() if p.grad is not None) > 0
 
@@ -236,7 +236,7 @@ eval: {output_state: restored}
     code, said = restore("-opt", "infer.yml")
     assert code == 0, said
     assert "distilled: one step at sigma 1" in said
-    found = read_image(next(Path("results/infer").rglob("a.png"))).rgb
+    written = read_image(next(Path("results/infer").rglob("a.png"))).rgb
     restorer = Restorer.from_checkpoint(file, "cpu", tile=32, tile_overlap=16)
     expected = restorer(image, [0.2, 0.5], name="a.png", options={"temperature": 0.3})
-    assert np.abs(found * 255 - expected).max() <= 1
+    assert np.abs(written * 255 - expected).max() <= 1

@@ -296,8 +296,8 @@ def test_no_grad_cuts_the_gradient_of_what_is_written() -> None:
 def test_generator_checks_its_network_before_anything_runs() -> None:
     def said(**changes: Any) -> str:
         data = {**GENERATOR, **changes}
-        found = options(**data).problems({"g": network(), "noisy": network(out_channels=6)})
-        return " | ".join(f"{'.'.join(map(str, issue.path))}: {issue.message}" for issue in found)
+        issues = options(**data).problems({"g": network(), "noisy": network(out_channels=6)})
+        return " | ".join(f"{'.'.join(map(str, issue.path))}: {issue.message}" for issue in issues)
 
     assert said() == ""
     assert "generator: no network 'h'" in said(generator="h")

@@ -310,8 +310,8 @@ def test_rescaled_mse_trains_the_variance_with_the_factor_of_its_formula() -> No
         optimizer.step()
     weights = list(net.parameters())
     ours, theirs = rescaled(state, context(net)), plain(state, context(net))
-    found = torch.autograd.grad((ours["mse"] + ours["vb"]).mean(), weights)
+    gradients = torch.autograd.grad((ours["mse"] + ours["vb"]).mean(), weights)
     expected = torch.autograd.grad((theirs["mse"] + 4.0 * theirs["vb"]).mean(), weights)
     assert sum(float(gradient.abs().sum()) for gradient in expected) > 0
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(gradients, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)

@@ -41,12 +41,12 @@ def test_pixel_losses_are_the_means_of_their_formulas(kind: str) -> None:
     x, y = images(1, 2)
     y[0] = x[0] + 0.03  # within the parabola of huber
     expected = formulas((x - y).double().numpy())[kind].mean(axis=(1, 2, 3))
-    found = pixel({"x": x, "y": y}, kind=kind)
-    assert found.shape == (4,)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
+    losses = pixel({"x": x, "y": y}, kind=kind)
+    assert losses.shape == (4,)
+    np.testing.assert_allclose(losses.numpy(), expected, rtol=1e-4)
     for row in range(4):  # a sample's loss does not depend on the rest of its batch
         one = pixel({"x": x[row : row + 1], "y": y[row : row + 1]}, kind=kind)
-        torch.testing.assert_close(one[0], found[row])
+        torch.testing.assert_close(one[0], losses[row])
 
 
 def test_the_shape_of_charbonnier_and_huber_can_be_set() -> None:
@@ -66,10 +66,10 @@ def test_a_mask_weights_the_pixels_of_each_sample(channels: int) -> None:
     x, y = images(1, 2)
     mask = torch.zeros(4, channels, 12, 20)
     mask[:3, :, 4:6, 7:] = 0.5
-    found = pixel({"x": x, "y": y, "m": mask}, mask="m")
+    losses = pixel({"x": x, "y": y, "m": mask}, mask="m")
     inside = (x - y).abs()[:, :, 4:6, 7:].flatten(1).mean(dim=1)
-    torch.testing.assert_close(found[:3], inside[:3])
-    assert found[3] == 0
+    torch.testing.assert_close(losses[:3], inside[:3])
+    assert losses[3] == 0
     with pytest.raises(ConfigError, match=r"loss pixel: m has shape \(4, 2, 12, 20\), expected \(B, 1 or C, H, W\)"):
         pixel({"x": x, "y": y, "m": mask[:, :1].expand(-1, 2, -1, -1)}, mask="m")
 

@@ -66,9 +66,9 @@ def direct(net: UNetModel, given: dict[str, Tensor], timestep: int = 0) -> Tenso
 @pytest.mark.parametrize("timestep", [0, 3])
 def test_an_image_of_one_tile_is_the_networks_own_answer(timestep: int) -> None:
     net, given = network(), state(12, 16)
-    found = regression(tile=0, timestep=timestep)(given, context(net))["restored"]
-    torch.testing.assert_close(found, direct(net, given, timestep), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(found, direct(net, given, timestep + 1), atol=1e-5)
+    restored = regression(tile=0, timestep=timestep)(given, context(net))["restored"]
+    torch.testing.assert_close(restored, direct(net, given, timestep), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(restored, direct(net, given, timestep + 1), atol=1e-5)
 
 
 def test_images_of_any_size_are_restored_in_tiles() -> None:
@@ -115,8 +115,8 @@ def test_options_of_diffusion_are_refused(option: str, value: Any) -> None:
 def test_networks_that_do_not_fit_are_refused() -> None:
     def said(**changes: Any) -> str:
         networks = {"g": network(), "noisy": network(out_channels=6, residual_from_low_res=False, residual_scale=1.0)}
-        found = regression(**changes).options.problems(networks)
-        return " | ".join(f"{'.'.join(map(str, issue.path))}: {issue.message}" for issue in found)
+        issues = regression(**changes).options.problems(networks)
+        return " | ".join(f"{'.'.join(map(str, issue.path))}: {issue.message}" for issue in issues)
 
     assert said() == ""
     assert "generator: noisy learns a variance" in said(generator="noisy")

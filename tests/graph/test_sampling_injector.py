@@ -86,10 +86,10 @@ def test_many_states_of_different_sizes_give_what_each_gives_alone() -> None:
     states = [state(0, 9, 12), state(1, 30, 21), state(2, 9, 12)]
     contexts = [context(number) for number in range(3)]
     together = Graph({"restore": injector(tile_batch_size=5)}, {}).inject_many(states, contexts)
-    for one, found in zip(states, together, strict=True):
+    for one, shared in zip(states, together, strict=True):
         alone = injector(tile_batch_size=1)(one, context())["restored"]
         assert alone.shape == (1, 3, 2 * one["hq"].shape[2], 2 * one["hq"].shape[3])
-        torch.testing.assert_close(found["restored"], alone, rtol=0, atol=2e-4)
+        torch.testing.assert_close(shared["restored"], alone, rtol=0, atol=2e-4)
 
 
 def test_samples_of_an_image_differ_and_the_first_is_the_usual_one() -> None:
@@ -103,10 +103,10 @@ def test_samples_of_an_image_differ_and_the_first_is_the_usual_one() -> None:
 def test_disk_and_memory_give_the_same_image(tmp_path: Path, undo: bool) -> None:
     subject = {"undo_n1_to_1": undo, "tile": 32, "tile_overlap": 8}
     expected = injector(**subject)(state(0, 20, 31), context())["restored"]
-    found = injector(canvas="disk", **subject)(state(0, 20, 31), context(scratch=tmp_path))["restored"]
-    assert isinstance(found, Canvas)
-    assert found.shape == (3, 40, 62)
-    assert torch.equal(as_canvas(found).rows(0, 40)[None], expected)
+    restored = injector(canvas="disk", **subject)(state(0, 20, 31), context(scratch=tmp_path))["restored"]
+    assert isinstance(restored, Canvas)
+    assert restored.shape == (3, 40, 62)
+    assert torch.equal(as_canvas(restored).rows(0, 40)[None], expected)
     assert list(tmp_path.rglob("*.raw"))
 
 
@@ -135,10 +135,10 @@ def test_an_interrupted_image_goes_on_where_it_stopped(tmp_path: Path, canvas: s
     with pytest.raises(Interrupted):
         injector(**subject)(whole, context(scratch=tmp_path / "one", on_step=stop_at(10)))
     heard: list[tuple[int, int]] = []
-    found = injector(**subject)(
+    restored = injector(**subject)(
         whole, context(scratch=tmp_path / "one", on_step=lambda _, done, total: heard.append((done, total)))
     )["restored"]
-    assert torch.equal(as_canvas(found).rows(0, 40), as_canvas(expected).rows(0, 40))
+    assert torch.equal(as_canvas(restored).rows(0, 40), as_canvas(expected).rows(0, 40))
     assert len(heard) == 12  # two of three steps of six tiles were left
     assert heard[-1][0] == heard[-1][1]
 
@@ -147,8 +147,8 @@ def test_an_interrupted_image_under_other_options_begins_anew(tmp_path: Path) ->
     with pytest.raises(Interrupted):
         injector(tile_batch_size=1)(state(0, 20, 31), context(scratch=tmp_path, on_step=stop_at(10)))
     expected = injector(sampler="ddim")(state(0, 20, 31), context())["restored"]
-    found = injector(sampler="ddim")(state(0, 20, 31), context(scratch=tmp_path))["restored"]
-    assert torch.equal(found, expected)
+    restored = injector(sampler="ddim")(state(0, 20, 31), context(scratch=tmp_path))["restored"]
+    assert torch.equal(restored, expected)
 
 
 def test_generated_samples_depend_on_their_position_alone() -> None:
@@ -197,8 +197,8 @@ def test_experts_share_the_steps_by_signal_to_noise_ratio(monkeypatch: pytest.Mo
 
 def test_experts_that_do_not_belong_together_are_refused() -> None:
     nets: Mapping[str, Any] = {"low": EXPERTS["low"], "wide": network(4, **{**CLASSES, "num_classes": 7})}
-    found = generating(generator=("low", "wide"), snr_splits=(0.25,)).problems(nets)
-    assert any("null_label is 7 and 5" in issue.message for issue in found), found
+    issues = generating(generator=("low", "wide"), snr_splits=(0.25,)).problems(nets)
+    assert any("null_label is 7 and 5" in issue.message for issue in issues), issues
     other = ProcessOptions.model_validate({"beta_schedule": {"num_diffusion_timesteps": 50, "schedule_name": "linear"}})
     both = generating(generator=("low", "high"), snr_splits=(0.25,), beta_schedule=None, diffusion_args=None)
     processes = {"low": ProcessOptions.model_validate(PROCESS), "high": other}

@@ -33,9 +33,9 @@ def test_the_loss_is_the_log_likelihood_of_a_normal_distribution() -> None:
     generator = torch.Generator().manual_seed(2)
     mean, spread, target = torch.rand(3, BATCH, CORRUPTIONS, generator=generator, dtype=torch.float64) + 0.1
     given = {"estimated_entropy": mean, "estimated_spread": spread, "corruption_entropy": target}
-    found = StrengthLoss(StrengthLossOptions(type="strength"))(given, context(estimator()))
+    losses = StrengthLoss(StrengthLossOptions(type="strength"))(given, context(estimator()))
     expected = -torch.distributions.Normal(mean, spread).log_prob(target).mean(1)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_is_least_where_the_spread_is_the_error() -> None:
@@ -45,9 +45,9 @@ def test_the_loss_is_least_where_the_spread_is_the_error() -> None:
         "estimated_spread": spreads[:, None],
         "corruption_entropy": torch.full((301, 1), 0.5 + error),
     }
-    found = StrengthLoss(StrengthLossOptions(type="strength"))(given, context(estimator()))
-    assert float(spreads[found.argmin()]) == pytest.approx(error, abs=0.005)
-    assert float(found.min()) == pytest.approx(0.5 + math.log(error) + 0.5 * math.log(2 * math.pi), abs=1e-3)
+    losses = StrengthLoss(StrengthLossOptions(type="strength"))(given, context(estimator()))
+    assert float(spreads[losses.argmin()]) == pytest.approx(error, abs=0.005)
+    assert float(losses.min()) == pytest.approx(0.5 + math.log(error) + 0.5 * math.log(2 * math.pi), abs=1e-3)
 
 
 def test_strengths_that_are_not_alike_are_refused() -> None:

@@ -18,8 +18,8 @@ from codes.graph.switches import Switches, Timing, distinct_iterations
 def messages(error: ValidationError) -> str:
     return " ".join(
         f"{'.'.join(map(str, issue.path))}: {issue.message}"
-        for found in error.errors()
-        for issue in found["ctx"]["issues"]
+        for detail in error.errors()
+        for issue in detail["ctx"]["issues"]
     )
 
 
@@ -91,10 +91,10 @@ def test_patterns_are_those_that_counting_finds(seed: int) -> None:
 def test_a_thousand_million_iterations_take_no_time() -> None:
     timings = [Timing(every=999_983), Timing(every=2), Timing(every=10**9), Timing(after=5 * 10**8), *[Timing()] * 3]
     start = time.monotonic()
-    found = distinct_iterations(timings, 10**9)
+    iterations = distinct_iterations(timings, 10**9)
     many = distinct_iterations([Timing(every=number) for number in range(2, 60)], 10**9)
     assert time.monotonic() - start < 2
-    assert found == [1, 2, 999_983, 1_999_966, 500_000_000, 500_000_001, 500_991_483, 501_991_466, 10**9]
+    assert iterations == [1, 2, 999_983, 1_999_966, 500_000_000, 500_000_001, 500_991_483, 501_991_466, 10**9]
     assert many[0] == 1
 
 
@@ -128,8 +128,8 @@ def test_contradictory_schedules_are_refused(value: dict[str, Any], message: str
     with pytest.raises(ValidationError) as caught:
         weight(value)
     nested = [error for error in caught.value.errors() if error["type"] == "nested"]
-    found = [f"{'.'.join(map(str, i.path))}: {i.message}" for error in nested for i in error["ctx"]["issues"]]
-    assert any(message in text for text in found), found
+    messages_there = [f"{'.'.join(map(str, i.path))}: {i.message}" for error in nested for i in error["ctx"]["issues"]]
+    assert any(message in text for text in messages_there), messages_there
 
 
 @pytest.mark.parametrize("points", [(), ((5, 1.0), (5, 2.0)), ((9, 1.0), (5, 2.0))])

@@ -169,9 +169,9 @@ def test_bits_per_dimension_of_a_dataset_as_a_test_job(tmp_path: Path, monkeypat
         "eval": {"evaluators": {"bits": bits}},
     }
     assert test.main(["-opt", str(write_recipe(tmp_path / "bits.yml", data))]) == 0
-    found = json.loads((tmp_path / "results/bits/evaluation.json").read_text())["bits"]
-    assert found["images"] == 2
-    assert found["bits_per_dimension"] > found["last_step"] > 0
+    metrics = json.loads((tmp_path / "results/bits/evaluation.json").read_text())["bits"]
+    assert metrics["images"] == 2
+    assert metrics["bits_per_dimension"] > metrics["last_step"] > 0
 
 
 def test_pth_checkpoints_resume_and_load_with_a_networks_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,20 +27,20 @@ def tiff(planes, *, bits, photometric=1, planar=1, extra=(), kind=None, colormap
     outside, entries, values = b"", [], {}
     for number, code, given in tags:
         values[number] = (code, given if given is not None else [0] * len(strips))
-    room = sum(len(found) * (2 if code == 3 else 4) for code, found in values.values()) + 64
+    room = sum(len(content) * (2 if code == 3 else 4) for code, content in values.values()) + 64
     places, at = [], start + room
     for strip in strips:
         places.append(at)
         at += len(strip)
     values[273] = (4, places)
     for number in sorted(values):
-        code, found = values[number]
-        data = struct.pack(f"<{len(found)}{'H' if code == 3 else 'I'}", *found)
+        code, content = values[number]
+        data = struct.pack(f"<{len(content)}{'H' if code == 3 else 'I'}", *content)
         if len(data) > 4:
-            entries.append(struct.pack("<HHII", number, code, len(found), start + len(outside)))
+            entries.append(struct.pack("<HHII", number, code, len(content), start + len(outside)))
             outside += data
         else:
-            entries.append(struct.pack("<HHI", number, code, len(found)) + data.ljust(4, b"\0"))
+            entries.append(struct.pack("<HHI", number, code, len(content)) + data.ljust(4, b"\0"))
     head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
     return head + outside.ljust(room, b"\0") + b"".join(strips)
 
@@ -60,8 +60,8 @@ def png(samples, colour, *, bits=16, chunks=()):
     rows = samples.astype(">u2" if bits == 16 else "u1").reshape(height, -1)
     body = b"".join(b"\0" + row.tobytes() for row in rows)
     head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    found = [(b"IHDR", head), *chunks, (b"IDAT", zlib.compress(body)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, data) for name, data in found)
+    parts = [(b"IHDR", head), *chunks, (b"IDAT", zlib.compress(body)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, data) for name, data in parts)
 
 
 def chunk(name, data):

@@ -122,17 +122,17 @@ def make_trainer(path: Path, *overrides: str, auto_resume: bool = False) -> Trai
 
 def everything(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Every tensor that a resume must bring back, by a readable name."""
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, network in trainer.parts.networks.items():
-        found |= {f"network/{name}/{key}": value for key, value in network.state_dict().items()}
+        tensors |= {f"network/{name}/{key}": value for key, value in network.state_dict().items()}
     for name, average in trainer.parts.averages.items():
-        found |= {f"ema/{name}/{key}": value for key, value in average.network.state_dict().items()}
+        tensors |= {f"ema/{name}/{key}": value for key, value in average.network.state_dict().items()}
     for step in trainer.parts.steps:
         for number, moments in step.optimizer.state_dict()["state"].items():
-            found |= {f"optimiser/{step.name}/{number}/{key}": value for key, value in moments.items()}
+            tensors |= {f"optimiser/{step.name}/{number}/{key}": value for key, value in moments.items()}
         for name, injector in step.graph.injectors.items():
-            found |= {f"injector/{name}/{key}": value for key, value in injector.state_dict().items()}
-    return {key: value.detach().clone() for key, value in found.items()}
+            tensors |= {f"injector/{name}/{key}": value for key, value in injector.state_dict().items()}
+    return {key: value.detach().clone() for key, value in tensors.items()}
 
 
 def different(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> list[str]:

@@ -44,6 +44,6 @@ def test_bicubic_by_bands_is_that_of_the_whole(scale):
 def test_a_file_is_the_same_whatever_the_band(tmp_path, band):
     planes = [Result(canvas(0), False, False), Result(canvas(1), False, True)]
     write_channels(tmp_path / "a.png", planes, FileOptions(13, 9, 8, 95, None, None), band)
-    found = np.asarray(Image.open(tmp_path / "a.png"))
+    written = np.asarray(Image.open(tmp_path / "a.png"))
     expected = torch.cat([plane.rows(0, 13) for plane in planes]).permute(1, 2, 0).numpy()
-    assert np.array_equal(found, np.rint(expected * 255).astype(np.uint8))
+    assert np.array_equal(written, np.rint(expected * 255).astype(np.uint8))

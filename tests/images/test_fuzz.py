@@ -29,7 +29,7 @@ def seeds():
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker"
     icc = profile("wide", ADOBE, 2.2)
-    found = {}
+    files = {}
     for name, kind, settings in (
         ("a.jpg", "JPEG", {"exif": exif, "icc_profile": icc}), ("p.jpg", "JPEG", {"progressive": True}),
         ("a.png", "PNG", {"icc_profile": icc, "exif": exif}), ("a.webp", "WEBP", {"exif": exif, "icc_profile": icc}),
@@ -40,7 +40,7 @@ def seeds():
     ):  # fmt: skip
         buffer = io.BytesIO()
         picture.save(buffer, kind, **settings)
-        found[name] = buffer.getvalue()
+        files[name] = buffer.getvalue()
     for name, settings in (
         ("t.tif", {"compression": "zlib", "predictor": True, "tile": (16, 16)}),
         ("d.tif", {"planarconfig": "separate"}),
@@ -48,13 +48,13 @@ def seeds():
         buffer = io.BytesIO()
         planes = np.moveaxis(deep, 2, 0) if "planarconfig" in settings else deep
         tifffile.imwrite(buffer, planes, photometric="rgb", **settings)
-        found[name] = buffer.getvalue()
-    found["packed.tif"] = tiff((deep >> 4).astype(int), bits=12, photometric=2)
-    found["deep.png"] = imagecodecs.png_encode(deep)
-    found["deep.pgm"] = b"P5 # remark\n32 24\n4095\n" + (deep[..., 0] >> 4).astype(">u2").tobytes()
-    found["deep.jp2"] = imagecodecs.jpeg2k_encode(deep, level=0, reversible=True, codecformat="jp2")
-    found["deep.avif"] = imagecodecs.avif_encode(deep >> 6, bitspersample=10, level=90)
-    return found
+        files[name] = buffer.getvalue()
+    files["packed.tif"] = tiff((deep >> 4).astype(int), bits=12, photometric=2)
+    files["deep.png"] = imagecodecs.png_encode(deep)
+    files["deep.pgm"] = b"P5 # remark\n32 24\n4095\n" + (deep[..., 0] >> 4).astype(">u2").tobytes()
+    files["deep.jp2"] = imagecodecs.jpeg2k_encode(deep, level=0, reversible=True, codecformat="jp2")
+    files["deep.avif"] = imagecodecs.avif_encode(deep >> 6, bitspersample=10, level=90)
+    return files
 
 
 SEEDS = seeds()

@@ -18,8 +18,8 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
-def left(found, kind):
-    return {entry.path.name: entry.reason for entry in found.left_out if entry.kind == kind}
+def left(images, kind):
+    return {entry.path.name: entry.reason for entry in images.left_out if entry.kind == kind}
 
 
 def test_images_are_found_in_natural_order_through_links_and_unicode(tmp_path):
@@ -27,10 +27,10 @@ def test_images_are_found_in_natural_order_through_links_and_unicode(tmp_path):
     touch(tmp_path / "elsewhere", "linked.png")
     os.symlink(tmp_path / "elsewhere", tmp_path / "in" / "link")
     os.symlink(tmp_path / "in", tmp_path / "in" / "loop")
-    found = find_images(tmp_path / "in")
-    names = [str(file.relative_to(tmp_path / "in")) for file in found.files]
+    images = find_images(tmp_path / "in")
+    names = [str(file.relative_to(tmp_path / "in")) for file in images.files]
     assert names == ["img2.PNG", "img10.png", "link/linked.png", "ärger/b1.webp", "ärger/日本.jpg"]
-    assert [(entry.path.name, entry.reason) for entry in found.left_out] == [
+    assert [(entry.path.name, entry.reason) for entry in images.left_out] == [
         ("notes.txt", "not an image by its extension (.txt)")
     ]
     assert find_images([tmp_path / "in" / "img10.png"]).files == [tmp_path / "in" / "img10.png"]
@@ -48,13 +48,13 @@ def test_links_that_lead_nowhere_or_in_a_circle_stand_for_pictures(tmp_path):
         ("two.jpg", "one.jpg"),
     ):
         os.symlink(tmp_path / target, tmp_path / name)
-    found = find_images(tmp_path)
-    assert [file.name for file in found.files] == ["a.png"]
+    images = find_images(tmp_path)
+    assert [file.name for file in images.files] == ["a.png"]
     circle = "a link that leads in a circle"
-    assert left(found, "unreachable") == {
+    assert left(images, "unreachable") == {
         "gone.png": "a broken link", "gone": "a broken link", "one.jpg": circle, "two.jpg": circle,
     }  # fmt: skip
-    assert left(found, "other") == {"lock.pid": "a broken link"}
+    assert left(images, "other") == {"lock.pid": "a broken link"}
 
 
 def test_a_folder_that_cannot_be_entered_or_vanishes_is_left_out_and_the_rest_is_found(tmp_path, monkeypatch):
@@ -73,10 +73,10 @@ def test_a_folder_that_cannot_be_entered_or_vanishes_is_left_out_and_the_rest_is
 
     monkeypatch.setattr(os, "access", entered)
     monkeypatch.setattr(Path, "iterdir", listed)
-    found = find_images(tmp_path)
-    assert [file.name for file in found.files] == ["a.png", "e.png"]
+    images = find_images(tmp_path)
+    assert [file.name for file in images.files] == ["a.png", "e.png"]
     denied = "cannot be reached (Permission denied)"
-    assert left(found, "unreachable") == {"closed": denied, "gone": "no longer there", "listed only": denied}
+    assert left(images, "unreachable") == {"closed": denied, "gone": "no longer there", "listed only": denied}
 
 
 def test_folders_may_lie_deeper_than_python_recurses(tmp_path):
@@ -98,9 +98,9 @@ def test_what_systems_put_among_pictures_is_passed_over_and_counted(tmp_path):
         ".thumbnails/c.png", ".Trash-1000/files/d.png", "Thumbs.db", "Lightroom Previews.lrdata/0/e.jpg",
         "#recycle/f.jpg", ".tiles.json",
     )  # fmt: skip
-    found = find_images(tmp_path)
-    assert [file.name for file in found.files] == ["a.jpg", "b.jpg"]
-    (entry,) = found.left_out
+    images = find_images(tmp_path)
+    assert [file.name for file in images.files] == ["a.jpg", "b.jpg"]
+    (entry,) = images.left_out
     assert entry.kind == "system"
     assert entry.path == tmp_path
     assert entry.reason.startswith("7 hidden or system entries inside passed over (")
@@ -119,9 +119,9 @@ def test_what_systems_put_among_pictures_is_passed_over_and_counted(tmp_path):
 def test_images_of_formats_that_are_not_read_are_named_with_what_to_do(tmp_path, monkeypatch, name, advice):
     monkeypatch.setattr(search, "EXTENSIONS", search.READABLE)
     touch(tmp_path, name, "movie.mov", "a.png")
-    found = find_images(tmp_path)
-    assert left(found, "format") == {name: f"{Path(name).suffix.lower()} files are not read; {advice}"}
-    assert list(left(found, "other")) == ["movie.mov"]
+    images = find_images(tmp_path)
+    assert left(images, "format") == {name: f"{Path(name).suffix.lower()} files are not read; {advice}"}
+    assert list(left(images, "other")) == ["movie.mov"]
 
 
 def test_installed_packages_add_their_formats(monkeypatch):

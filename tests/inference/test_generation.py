@@ -33,17 +33,17 @@ def here(tmp_path, monkeypatch, experiment):
 def test_samples_of_all_classes_in_turn_with_grid_npz_and_record():
     code, said = generate()
     assert code == 0
-    found = made()
+    samples = made()
     classes = ["circle", "heart", "star"]
-    assert sorted(found) == sorted(f"{classes[n % 3]}/{n:06d}.png" for n in range(7))
-    assert all(image.shape == (16, 16, 3) for image in found.values())
+    assert sorted(samples) == sorted(f"{classes[n % 3]}/{n:06d}.png" for n in range(7))
+    assert all(image.shape == (16, 16, 3) for image in samples.values())
     name, arrays = npz()
     assert name == "samples_7x16x16x3.npz"
     assert arrays["arr_0"].dtype == np.uint8
     assert arrays["arr_1"].dtype == np.int64
     assert arrays["arr_1"].tolist() == [0, 1, 2, 0, 1, 2, 0]
     for n in range(7):
-        assert np.array_equal(arrays["arr_0"][n], found[f"{classes[n % 3]}/{n:06d}.png"])
+        assert np.array_equal(arrays["arr_0"][n], samples[f"{classes[n % 3]}/{n:06d}.png"])
     record = json.loads(Path("results/made/generation.json").read_text())
     assert record["settings"]["class_names"] == classes
     assert record["grid_rows"] == classes

@@ -53,15 +53,15 @@ def snr_of(timesteps, schedule="linear", count=100):
 @pytest.fixture
 def heard(monkeypatch):
     """Network -> the timesteps that it was asked about, while the test runs."""
-    found = {}
+    timesteps_of = {}
     forward = PatchUNetModel.forward
 
     def listening(self, x, timesteps, *args, **named):
-        found.setdefault(id(self), []).extend(timesteps.tolist())
+        timesteps_of.setdefault(id(self), []).extend(timesteps.tolist())
         return forward(self, x, timesteps, *args, **named)
 
     monkeypatch.setattr(PatchUNetModel, "forward", listening)
-    return found
+    return timesteps_of
 
 
 @pytest.mark.usefixtures("here")

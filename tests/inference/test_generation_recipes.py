@@ -59,10 +59,10 @@ def test_every_published_run_has_its_two_recipes():
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("kind", ["train", "sample"])
 def test_the_numbers_are_those_of_the_published_run(kind, name):
-    found = recipe(kind, name)
+    read = recipe(kind, name)
     patch, image, channels, multipliers, blocks, head_channels, schedule = RUNS[name]
-    assert tuple(found.networks) == networks_of(name)
-    for section in found.networks.values():
+    assert tuple(read.networks) == networks_of(name)
+    for section in read.networks.values():
         args = section.args
         assert section.which_model_G == "patch_diffusion_unet"
         assert (args.patch_size, args.image_size, args.model_channels) == (patch, image, channels)
@@ -76,9 +76,9 @@ def test_the_numbers_are_those_of_the_published_run(kind, name):
         assert args.use_new_attention_order
         assert args.position_embedding
         assert args.num_classes == (1000 if name.startswith("imagenet") else None)
-    assert found.arithmetic == "fp16"
-    assert found.name == f"patch_{name}"
-    nodes = [node for step in found.steps.values() for node in step.injectors.values()]
+    assert read.arithmetic == "fp16"
+    assert read.name == f"patch_{name}"
+    nodes = [node for step in read.steps.values() for node in step.injectors.values()]
     for node in nodes:
         process = node.diffusion_args
         assert (node.beta_schedule.schedule_name, node.beta_schedule.num_diffusion_timesteps) == (schedule, 1000)

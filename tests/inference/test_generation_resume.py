@@ -173,9 +173,9 @@ def test_killed_at_any_moment_nothing_is_half_written_and_nothing_is_made_twice(
         time.sleep(0.05)
     process.kill()
     process.communicate()
-    found, stamps = made(), times()
-    assert 20 <= len(found) < 400
-    assert all(image.shape == (16, 16, 3) for image in found.values())
+    samples, stamps = made(), times()
+    assert 20 <= len(samples) < 400
+    assert all(image.shape == (16, 16, 3) for image in samples.values())
     assert generate("generate.num_samples=400", "generate.batch_size=4")[0] == 0
     assert stamps.items() <= times().items()
     assert npz()[1]["arr_0"].shape == (400, 16, 16, 3)

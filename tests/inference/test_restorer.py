@@ -91,8 +91,8 @@ def test_auto_reads_the_tables_of_a_jpeg_and_falls_back_to_the_default(restorer)
     Image.fromarray(picture(40, 48)).save(buffer, "JPEG", quality=20)
     opened = Image.open(buffer)
     strength = strength_of_quality(CORRUPTIONS.get("jpeg"), 20)
-    found = restorer(opened, {"jpeg": "auto"}, steps=1)
-    assert np.array_equal(found, restorer(np.asarray(opened), {"jpeg": strength}, steps=1))
+    restored = restorer(opened, {"jpeg": "auto"}, steps=1)
+    assert np.array_equal(restored, restorer(np.asarray(opened), {"jpeg": strength}, steps=1))
     plain = restorer(picture(), {"jpeg": "auto"}, steps=1, auto_default=0.7)
     assert np.array_equal(plain, restorer(picture(), {"jpeg": 0.7}, steps=1))
 
@@ -201,17 +201,17 @@ def test_progress_counts_to_the_end_and_may_cancel(restorer):
 def test_threads_do_not_disturb_each_other(restorer):
     images = [picture(seed=seed) for seed in range(4)]
     expected = [restorer(image, STRENGTHS, steps=3, seed=seed) for seed, image in enumerate(images)]
-    found = [None] * len(images)
+    restored = [None] * len(images)
 
     def work(index):
-        found[index] = restorer(images[index], STRENGTHS, steps=3, seed=index)
+        restored[index] = restorer(images[index], STRENGTHS, steps=3, seed=index)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(len(images))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(restored, expected, strict=True))
 
 
 def test_nothing_is_left_behind(weights, tmp_path, monkeypatch):

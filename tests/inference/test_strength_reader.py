@@ -53,8 +53,8 @@ def test_blocks_say_what_the_whole_image_says(monkeypatch: pytest.MonkeyPatch) -
     whole = subject.read(picture, everywhere=True)
     monkeypatch.setattr(strength_reader, "BLOCK", 96)
     parts = subject.read(picture, everywhere=True)
-    for found, expected in zip(parts.local, whole.local, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    for in_blocks, expected in zip(parts.local, whole.local, strict=True):
+        torch.testing.assert_close(in_blocks, expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(parts.mean, whole.mean, atol=1e-4)
     np.testing.assert_allclose(parts.spread, whole.spread, rtol=1e-3)
     assert parts.distance == pytest.approx(whole.distance, abs=1e-3)
@@ -81,10 +81,10 @@ def test_a_map_follows_the_places_and_is_even_where_they_are() -> None:
     strength[..., 30:] = 1.0
     local = LocalStrengths(strength, torch.full_like(strength, 400.0))
     halves = StrengthReading(("jpeg",), np.array([0.5]), np.array([0.05]), 0.0, local, (320, 480))
-    found = halves.map("jpeg", 0.2)
-    assert found[:, :80].max() < 0.1
-    assert found[:, -80:].min() > 0.9
-    assert np.abs(np.diff(found, axis=1)).max() < 0.02  # no edge of the places shows
+    strengths = halves.map("jpeg", 0.2)
+    assert strengths[:, :80].max() < 0.1
+    assert strengths[:, -80:].min() > 0.9
+    assert np.abs(np.diff(strengths, axis=1)).max() < 0.02  # no edge of the places shows
     np.testing.assert_allclose(reading(0.6, 0.29).map("jpeg", 0.2), 0.2)
 
 

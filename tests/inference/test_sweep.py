@@ -56,12 +56,12 @@ def run(trained, monkeypatch, tmp_path):
     return call
 
 
-def found(folder):
+def result_of(folder):
     return json.loads((folder / "sweep.json").read_text())
 
 
 def cell(folder, **values):
-    row = next(row for row in found(folder)["cells"] if row["values"] == values)
+    row = next(row for row in result_of(folder)["cells"] if row["values"] == values)
     return np.asarray(Image.open(folder / row["file"]).convert("RGB")).astype(int)
 
 
@@ -69,7 +69,7 @@ def test_strengths_give_a_grid_a_page_and_numbers(run, tmp_path):
     code, said = run("--axis", "jpeg", "0:1:3", "--axis", "gaussian_blur", "0.5,1", "--truth", "truth.png")
     assert code == 0, said
     out = tmp_path / "out"
-    result = found(out)
+    result = result_of(out)
     assert result["axes"] == [
         {"name": "jpeg", "values": [0.0, 0.5, 1.0]},
         {"name": "gaussian_blur", "values": [0.5, 1.0]},
@@ -104,7 +104,7 @@ def test_a_cell_is_what_a_test_run_gives(run, tmp_path):
 def test_steps_and_samplers_are_timed_and_charted(run, tmp_path):
     code, said = run("--axis", "steps", "1,2,4", "--axis", "sampler", "ancestral,ddim,dpm_solver_pp")
     assert code == 0, said
-    result = found(tmp_path / "out")
+    result = result_of(tmp_path / "out")
     assert len(result["cells"]) == 9
     assert all(row["seconds"] > 0 for row in result["cells"])
     page = (tmp_path / "out" / "index.html").read_text()
@@ -117,7 +117,7 @@ def test_options_seed_and_colours_are_axes(run, tmp_path):
     code, said = run("--axis", "eta", "0,1", "--axis", "seed", "0,1", "--axis", "color_fix", "none,mean")
     assert code == 0, said
     out = tmp_path / "out"
-    assert len(found(out)["cells"]) == 8
+    assert len(result_of(out)["cells"]) == 8
     first = cell(out, eta=0, seed=0, color_fix="none")
     for other in ({"eta": 1}, {"seed": 1}, {"color_fix": "mean"}):
         assert (cell(out, **{"eta": 0, "seed": 0, "color_fix": "none", **other}) != first).any()
@@ -150,7 +150,7 @@ def test_an_interrupted_sweep_keeps_its_cells_and_goes_on(run, tmp_path, monkeyp
     code, said = run("--axis", "jpeg", "0:1:5")
     assert code == 0, said
     assert restored == [0, 0.25, 0.5, 0.5, 0.75, 1]
-    assert len(found(tmp_path / "out")["cells"]) == 5
+    assert len(result_of(tmp_path / "out")["cells"]) == 5
 
 
 def test_more_values_restore_only_what_is_new(run, tmp_path, monkeypatch):
@@ -182,7 +182,7 @@ def test_a_recipe_that_makes_its_low_resolution_knows_the_truth(trained, tmp_pat
         sweep_command.main, "-opt", "made.yml", "--image", "truth.png", "--output", tmp_path, "--axis", "jpeg", "0,1"
     )
     assert code == 0, said
-    assert all("psnr" in row["metrics"] for row in found(tmp_path)["cells"])
+    assert all("psnr" in row["metrics"] for row in result_of(tmp_path)["cells"])
 
 
 @pytest.mark.parametrize(

@@ -91,14 +91,16 @@ def outcome(kind, text):
 
 
 def check(seeds):
-    found = {}
+    failures = {}
     for seed in seeds:
         rng = random.Random(seed)
         kind, text = rng.choice([("train", TRAINING), ("test", RESTORING)])
         changed = mutated(text, rng)
         if wrong := outcome(kind, changed):
-            found[seed] = f"{wrong}\n{changed[:1500]}"
-    assert not found, f"{len(found)} of {len(seeds)}: " + "\n---\n".join(f"{s}: {t}" for s, t in [*found.items()][:5])
+            failures[seed] = f"{wrong}\n{changed[:1500]}"
+    assert not failures, f"{len(failures)} of {len(seeds)}: " + "\n---\n".join(
+        f"{s}: {t}" for s, t in [*failures.items()][:5]
+    )
 
 
 @pytest.fixture(autouse=True)

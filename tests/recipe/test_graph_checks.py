@@ -145,8 +145,8 @@ def test_a_test_run_has_no_iterations(said: Said) -> None:
     data = regression()
     del data["train"]
     data["steps"]["s"] = {"injectors": {"up": {**UP, "every": 2}, "run": RUN}, "after": 3}
-    found = {line.split(":")[0] for line in said(data, training=False)}
-    assert found == {"steps.s.after", "steps.s.injectors.up.every"}
+    keys = {line.split(":")[0] for line in said(data, training=False)}
+    assert keys == {"steps.s.after", "steps.s.injectors.up.every"}
 
 
 def test_a_weight_that_is_not_understood_is_told_in_its_own_form(said: Said) -> None:

@@ -27,9 +27,9 @@ def validator() -> Any:
 
 
 def problems(data: Any) -> list[str]:
-    found = [*validator().iter_errors(json.loads(json.dumps(data)))]
+    errors = [*validator().iter_errors(json.loads(json.dumps(data)))]
     # A section that may also be ~ is an `anyOf`, whose own message says nothing.
-    return [error.message for one in found for error in (one.context or [one])]
+    return [error.message for one in errors for error in (one.context or [one])]
 
 
 @pytest.mark.parametrize(("file", "flags"), [("options/schema.json", ""), ("docs/options.md", " --markdown")])

@@ -77,13 +77,13 @@ ONE_MISTAKE = [
 @pytest.mark.parametrize(("key", "value", "message"), ONE_MISTAKE, ids=lambda value: str(value)[-30:])
 def test_one_mistake_is_one_line_with_its_place(key, value, message):
     text = changed(TRAINING, (key, value))
-    found = refusals(text)
+    lines = refusals(text)
     # A state key written twice also leaves the loss of the old key without its input; that line comes second.
-    assert len(found) == (2 if key.endswith("out_key_vb_loss") else 1)
-    match = re.match(r"recipe\.yml:(\d+): (\S+): ", found[0])
+    assert len(lines) == (2 if key.endswith("out_key_vb_loss") else 1)
+    match = re.match(r"recipe\.yml:(\d+): (\S+): ", lines[0])
     assert match[2] == key
     assert text.splitlines()[int(match[1]) - 1].strip().startswith(f"{key.split('.')[-1]}:")
-    assert message in found[0]
+    assert message in lines[0]
 
 
 @pytest.mark.usefixtures("here")
@@ -137,18 +137,18 @@ def test_one_mistake_is_one_line_with_its_place(key, value, message):
     ],
 )  # fmt: skip
 def test_contradictions_and_missing_parts(changes, expected):
-    found = refusals(changed(TRAINING, *changes), "--check")
+    lines = refusals(changed(TRAINING, *changes), "--check")
     for message in expected:
-        assert any(message in line for line in found), f"{message!r} is not among {found}"
+        assert any(message in line for line in lines), f"{message!r} is not among {lines}"
     if not any("path" in key for key, _ in changes):
-        assert all(line.startswith("recipe.yml:") for line in found), found
+        assert all(line.startswith("recipe.yml:") for line in lines), lines
 
 
 @pytest.mark.usefixtures("here")
 def test_evaluators_that_would_never_run():
     evaluator = {"type": "restoration", "for": "generator", "dataset": {"mode": "imagefolder", "scale": 2}}
-    found = refusals(changed(TRAINING, ("eval", {"evaluators": {"x": evaluator}})))
-    assert any("train.val_freq: missing; without it eval.evaluators would never run" in line for line in found)
+    lines = refusals(changed(TRAINING, ("eval", {"evaluators": {"x": evaluator}})))
+    assert any("train.val_freq: missing; without it eval.evaluators would never run" in line for line in lines)
 
 
 @pytest.mark.usefixtures("here")
@@ -163,9 +163,9 @@ def test_everything_wrong_with_a_file_is_told_at_once_in_its_order():
         ("train.nitr", 3),
         ("logger.print_freq", 0),
     )
-    found = refusals(text)
-    assert len(found) == 7
-    rows = [int(line.split(":")[1]) for line in found]
+    lines = refusals(text)
+    assert len(lines) == 7
+    rows = [int(line.split(":")[1]) for line in lines]
     assert rows == sorted(rows)
     contradictions = changed(
         TRAINING,
@@ -235,10 +235,10 @@ def test_overrides_are_typed():
 
 @pytest.mark.usefixtures("here")
 def test_the_wrong_command():
-    found = refusals(RESTORING, main=train)
-    assert any("for restoring images run test.py" in line for line in found)
-    found = refusals(TRAINING, main=restore)
-    assert any("run train.py" in line for line in found)
+    lines = refusals(RESTORING, main=train)
+    assert any("for restoring images run test.py" in line for line in lines)
+    lines = refusals(TRAINING, main=restore)
+    assert any("run train.py" in line for line in lines)
 
 
 @pytest.mark.usefixtures("here")
@@ -291,6 +291,6 @@ def test_a_recorded_recipe_reads_back_as_it_was(here):
 
 @pytest.mark.usefixtures("here")
 def test_options_of_a_network_that_are_missing_altogether_have_their_whole_path():
-    found = refusals(TRAINING.replace("    args:", "    argz:", 1))
-    assert any("networks.generator.args.image_size: missing; this key is required" in line for line in found)
-    assert any("networks.generator.argz: unknown key (did you mean args?)" in line for line in found)
+    lines = refusals(TRAINING.replace("    args:", "    argz:", 1))
+    assert any("networks.generator.args.image_size: missing; this key is required" in line for line in lines)
+    assert any("networks.generator.argz: unknown key (did you mean args?)" in line for line in lines)

@@ -59,9 +59,9 @@ def test_dlas_recipes_are_accepted_whatever_they_say_in_vain(file):
 def test_an_option_in_vain_is_told(tmp_path, monkeypatch, override, said):
     monkeypatch.chdir(tmp_path)
     before = told(changed(TRAINING, ("logger.visuals", []), ("logger.visual_debug_rate", 1000)))
-    found = told(changed(TRAINING, ("logger.visuals", []), ("logger.visual_debug_rate", 1000)), override)
-    assert [line for line in found if line not in before], found
-    assert any(line.startswith(said) for line in found), found
+    remarks = told(changed(TRAINING, ("logger.visuals", []), ("logger.visual_debug_rate", 1000)), override)
+    assert [line for line in remarks if line not in before], remarks
+    assert any(line.startswith(said) for line in remarks), remarks
 
 
 @pytest.mark.parametrize(

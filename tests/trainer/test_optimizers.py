@@ -88,9 +88,9 @@ def test_the_options_reach_the_optimiser_and_decay_spares_biases_and_norms(name:
     decayed, plain = made.param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
     assert [value.ndim for value in decayed["params"]] == [4, 2]
-    found = dict(made.defaults)
-    found["beta1"], found["beta2"] = found.get("betas", (None, None))
-    assert {key: found[key] for key in ("lr", *special)} == {"lr": 0.3, **special}
+    settings = dict(made.defaults)
+    settings["beta1"], settings["beta2"] = settings.get("betas", (None, None))
+    assert {key: settings[key] for key in ("lr", *special)} == {"lr": 0.3, **special}
 
 
 @pytest.fixture

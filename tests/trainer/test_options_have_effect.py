@@ -138,7 +138,7 @@ def test_every_objective_is_another(trained, loss_type):
     """rescaled_mse differs from mse by the share of the variational term alone, T / 1000."""
     kl = loss_type.endswith("kl")
     besides = [*SGD, *([f"{NODE}.out_key_vb_loss=~", f"{STEP}.losses.vb=~"] if kl else [])]
-    found = trained(*besides, f"{ARGS}.loss_type={loss_type}")
+    other = trained(*besides, f"{ARGS}.loss_type={loss_type}")
     plain = trained(*SGD)
-    assert any(not torch.equal(value, found[key]) for key, value in plain.items())
+    assert any(not torch.equal(value, other[key]) for key, value in plain.items())
     assert DIFFUSION["diffusion_args"]["loss_type"] == "mse"

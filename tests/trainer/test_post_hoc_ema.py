@@ -57,11 +57,11 @@ def test_inner_products_are_integrals() -> None:
     def profile(t: float, gamma: float) -> np.ndarray:
         return np.where(grid <= t, (gamma + 1) * grid**gamma / t ** (gamma + 1), 0.0)
 
-    found = inner_products(times, gammas, times, gammas)
+    products = inner_products(times, gammas, times, gammas)
     for i in range(2):
         for j in range(2):
             integral = (profile(times[i], gammas[i]) * profile(times[j], gammas[j])).mean() * 5
-            assert found[i, j] == pytest.approx(integral, rel=1e-4)
+            assert products[i, j] == pytest.approx(integral, rel=1e-4)
 
 
 class Net(nn.Module):

@@ -377,9 +377,9 @@ def test_twenty_random_kills_never_lose_more_than_the_last_save(recipe: Path) ->
         time.sleep(rng.uniform(0.0, 0.4))
         process.kill()
         process.wait(timeout=30)
-        found = EXPERIMENT.states()[0][0]
-        assert found > newest
-        newest = found
+        saved = EXPERIMENT.states()[0][0]
+        assert saved > newest
+        newest = saved
     _resumes_exactly(recipe, newest)
 
 

@@ -36,14 +36,14 @@ def test_means_go_to_the_log_every_print_freq_and_at_the_end(tmp_path: Path) -> 
     for iteration in range(1, 6):
         log.record(iteration, result(float(iteration)), seconds=0.5, waited=0.1)
     log.close()
-    found = lines(tmp_path)
-    assert [row["iteration"] for row in found] == [2, 4, 5]
-    assert [row["loss/mse"] for row in found] == [1.5, 3.5, 5.0]
-    assert [row["gradient_norm"] for row in found] == [0.75, 1.75, 2.5]
-    assert found[0]["learning_rate"] == 0.5
-    assert found[0]["iterations_per_second"] == pytest.approx(2.0)
-    assert found[0]["images_per_second"] == pytest.approx(8.0)
-    assert found[0]["data_wait_share"] == pytest.approx(0.2)
+    rows = lines(tmp_path)
+    assert [row["iteration"] for row in rows] == [2, 4, 5]
+    assert [row["loss/mse"] for row in rows] == [1.5, 3.5, 5.0]
+    assert [row["gradient_norm"] for row in rows] == [0.75, 1.75, 2.5]
+    assert rows[0]["learning_rate"] == 0.5
+    assert rows[0]["iterations_per_second"] == pytest.approx(2.0)
+    assert rows[0]["images_per_second"] == pytest.approx(8.0)
+    assert rows[0]["data_wait_share"] == pytest.approx(0.2)
 
 
 def test_skipped_iterations_are_counted_and_stay_out_of_the_means(tmp_path: Path) -> None:

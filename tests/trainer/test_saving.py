@@ -96,8 +96,8 @@ def test_the_best_is_kept_whatever_is_pruned(evaluated: Path) -> None:
     at_two = make_trainer(evaluated, "name=two", "train.niter=2", "logger.keep_best=~")
     at_two.run()
     expected = load_file(Experiment.named("two").weights("generator", 2, True))
-    found = load_file(EXPERIMENT.best / "2_generator_ema.safetensors")
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    weights = load_file(EXPERIMENT.best / "2_generator_ema.safetensors")
+    assert all(torch.equal(value, weights[name]) for name, value in expected.items())
 
 
 def test_the_best_is_written_where_no_checkpoint_is_and_less_may_be_better(evaluated: Path) -> None:
@@ -127,8 +127,8 @@ def test_the_best_is_a_link_where_the_checkpoint_is_there(evaluated: Path) -> No
 
 def test_the_best_is_a_start_for_others(evaluated: Path) -> None:
     run(evaluated, {1: 1.0, 2: 2.0, 3: 1.0, 4: 1.0})
-    found = find_weights("generator", read(evaluated, "path.pretrain_model_generator=best")[0])
-    assert found == EXPERIMENT.best / "2_generator_ema.safetensors"
+    file = find_weights("generator", read(evaluated, "path.pretrain_model_generator=best")[0])
+    assert file == EXPERIMENT.best / "2_generator_ema.safetensors"
     shutil.rmtree(EXPERIMENT.best)
     with pytest.raises(ConfigError, match=r"best holds no weights of 'generator'; train with logger\.keep_best"):
         find_weights("generator", read(evaluated, "path.pretrain_model_generator=best")[0])

@@ -36,13 +36,13 @@ def waken(trainer: Trainer) -> None:
 
 def gradients(trainer: Trainer, parts: int, ranks: Ranks = ALONE) -> tuple[dict[str, torch.Tensor], StepResult]:
     """The gradient that one iteration of so many parts would apply, and what the iteration reports."""
-    found: dict[str, torch.Tensor] = {}
+    by_name: dict[str, torch.Tensor] = {}
     step, network = trainer.parts.steps[0], trainer.parts.networks["generator"]
-    step.optimizer.step = lambda: found.update(
+    step.optimizer.step = lambda: by_name.update(
         {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
     )
     batch = next(trainer._batches())
-    return found, run_iteration(trainer.parts.steps, batch, trainer.context(), 1, parts, ranks)
+    return by_name, run_iteration(trainer.parts.steps, batch, trainer.context(), 1, parts, ranks)
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
@@ -73,8 +73,8 @@ def test_the_shares_of_two_ranks_add_up_to_the_gradient_of_one(folder: Path, mon
         trainer = trainer_of(folder)
         waken(trainer)
         trainer.ranks = ranks
-        found, result = gradients(trainer, 1, ranks)
-        shares.append(found)
+        share, result = gradients(trainer, 1, ranks)
+        shares.append(share)
         losses.append(result.losses)
     whole, first, second = shares
     for name, value in whole.items():

@@ -77,9 +77,9 @@ def test_a_folder_in_the_place_of_the_file(tmp_path):
 
 
 def test_an_error_of_the_disk_says_which_file_it_was(tmp_path):
-    with pytest.raises(OSError, match=r"No space") as found, atomic_write(tmp_path / "x.txt"):
+    with pytest.raises(OSError, match=r"No space") as raised, atomic_write(tmp_path / "x.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
-    assert found.value.filename == str(tmp_path / "x.txt")
+    assert raised.value.filename == str(tmp_path / "x.txt")
 
 
 def test_numbers_that_json_lacks_are_null(tmp_path):

@@ -36,11 +36,11 @@ def test_results_are_told_apart_on_every_file_system(names, samples):
     infos = [ImageInfo(8, 8, "RGB", "PNG")] * len(files)
     options = OutputOptions(num_samples=samples, write=("samples", "mean") if samples > 1 else ("samples",))
     namer = OutputNames(options, ("out", "other"))
-    found = [
+    names_made = [
         file for target in namer.targets(Path("/out"), files, infos, ["/in"]) for file in namer.files(target).values()
     ]
-    assert len(found) == len(files) * (1 if samples == 1 else 3) * 2
-    assert len(set(map(same_file, found))) == len(found)
+    assert len(names_made) == len(files) * (1 if samples == 1 else 3) * 2
+    assert len(set(map(same_file, names_made))) == len(names_made)
 
 
 def test_two_results_of_one_image_that_share_a_file_are_refused():
@@ -58,8 +58,8 @@ def test_both_forms_of_a_letter_and_both_cases_in_one_folder_give_a_result_each(
         assert code == 0, said
         assert len(restored_files()) == 4
         assert len({same_file(Path(name)) for name in restored_files()}) == 4
-    found = [Image.open(Path("results/restored/test") / name).tobytes() for name in restored_files()]
-    assert len(set(found)) == 4
+    contents = [Image.open(Path("results/restored/test") / name).tobytes() for name in restored_files()]
+    assert len(set(contents)) == 4
     assert len(json.loads(Path("results/restored/metrics.json").read_text())["images"]) == 4
 
 
@@ -96,15 +96,15 @@ def test_two_results_with_their_canvases_on_disk_do_not_write_into_each_other():
     other = changed(RESTORING, (f"{DETAIL}.out", "two"), (f"{DETAIL}.eta", 0.0), (f"{DETAIL}.sampler", "ddim"))
     lines = other[other.index("      detail:") :].replace("detail:", "second:", 1)
     Path("infer.yml").write_text(recipe + lines)
-    found = {}
+    results = {}
     for canvas in ("ram", "disk"):
         code, said = restore_small(
             f"name={canvas}", f"{DETAIL}.canvas={canvas}", f"steps.restore.injectors.second.canvas={canvas}"
         )
         assert code == 0, said
-        found[canvas] = [np.asarray(Image.open(f"results/{canvas}/test/{name}")) for name in ("ok.png", "ok_two.png")]
-    assert not np.array_equal(*found["ram"])
-    for one, other in zip(found["ram"], found["disk"], strict=True):
+        results[canvas] = [np.asarray(Image.open(f"results/{canvas}/test/{name}")) for name in ("ok.png", "ok_two.png")]
+    assert not np.array_equal(*results["ram"])
+    for one, other in zip(results["ram"], results["disk"], strict=True):
         assert np.array_equal(one, other)
 
 
@@ -114,23 +114,24 @@ def test_the_helper_draws_different_pictures():
 
 def names(*files, **options):
     infos = [ImageInfo(8, 8, "RGB", {"jpg": "JPEG"}.get(file.suffix[1:], "PNG")) for file in files]
-    found = OutputNames(OutputOptions(**options), ("out", "other"))
+    output_names = OutputNames(OutputOptions(**options), ("out", "other"))
     return [
-        sorted(file.name for file in found.files(target).values()) for target in found.targets(ROOT, files, infos, ())
+        sorted(file.name for file in output_names.files(target).values())
+        for target in output_names.targets(ROOT, files, infos, ())
     ]
 
 
 def test_no_two_images_share_any_of_their_files():
-    found = names(*map(ROOT.joinpath, ("a.png", "a.jpg", "a_other.png", "a.bmp", "a.tmp.bmp")))
-    assert found[0] == ["a.png", "a_other.png"]
-    assert found[1] == ["a_jpg.png", "a_jpg_other.png"]
-    assert found[2] == ["a_other_png.png", "a_other_png_other.png"]
-    every = [file for some in found for file in some]
+    named = names(*map(ROOT.joinpath, ("a.png", "a.jpg", "a_other.png", "a.bmp", "a.tmp.bmp")))
+    assert named[0] == ["a.png", "a_other.png"]
+    assert named[1] == ["a_jpg.png", "a_jpg_other.png"]
+    assert named[2] == ["a_other_png.png", "a_other_png_other.png"]
+    every = [file for some in named for file in some]
     assert len(set(every)) == len(every) == 10
 
 
 def test_names_of_samples_and_suffixes():
-    (found,) = names(ROOT / "a.jpg", num_samples=2, write=("samples", "mean", "spread"), suffix="_x", format="same")
-    assert found == sorted(
+    (named,) = names(ROOT / "a.jpg", num_samples=2, write=("samples", "mean", "spread"), suffix="_x", format="same")
+    assert named == sorted(
         f"a_x{key}_{part}" for key in ("", "_other") for part in ("1.jpg", "2.jpg", "mean.jpg", "spread.png")
     )

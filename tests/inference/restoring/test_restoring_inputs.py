@@ -117,8 +117,8 @@ def test_names_and_sizes_of_all_kinds():
     code, said = restore_small()
     assert code == 0, said
     for name, (height, width) in shapes.items():
-        found = b"\xff.png" if name == "a.b.c.png" else os.fsencode(name)
-        with Image.open(os.fsdecode(b"results/restored/test/deep/" + found)) as image:
+        result = b"\xff.png" if name == "a.b.c.png" else os.fsencode(name)
+        with Image.open(os.fsdecode(b"results/restored/test/deep/" + result)) as image:
             assert image.size == (width * FACTOR, height * FACTOR)
     page = Path("results/restored/index.html").read_text(encoding="utf-8")
     assert "<script>.png" not in page

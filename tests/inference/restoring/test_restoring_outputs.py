@@ -87,10 +87,10 @@ def test_transparency_is_restored_as_a_gray_image_with_the_strengths_of_the_colo
     image = see_through()
     image.save("small/a.png")
     assert restore_small()[0] == 0
-    found = pixels("a.png")[..., 3]
+    alpha = pixels("a.png")[..., 3]
     image.getchannel("A").save("small/a.png")
     assert restore_small()[0] == 0
-    assert np.array_equal(found, pixels("a.png"))
+    assert np.array_equal(alpha, pixels("a.png"))
 
 
 def test_hidden_colours_do_not_bleed_into_visible_ones():
@@ -200,8 +200,8 @@ def test_images_that_share_batches_come_out_as_they_do_alone():
     assert restore_small("steps.restore.injectors.detail.tile_batch_size=16")[0] == 0
     together = {name: pixels(name) for name in restored_files()}
     assert restore_small("output.skip_existing=false", "steps.restore.injectors.detail.tile_batch_size=1")[0] == 0
-    for name, found in together.items():
-        assert abs(found.astype(int) - pixels(name)).max() <= 1, name
+    for name, shared in together.items():
+        assert abs(shared.astype(int) - pixels(name)).max() <= 1, name
 
 
 def test_an_image_that_fails_in_a_group_fails_alone(monkeypatch):

@@ -67,8 +67,8 @@ def test_two_ranks_restore_each_image_once_and_as_one_rank_does():
     assert restore_small()[0] == 0  # one rank takes up what two have done
     assert {name: (PLACE / name).stat().st_mtime_ns for name in two} == before
     assert restore_small("output.skip_existing=false")[0] == 0
-    for name, found in two.items():
-        assert np.array_equal(found, np.asarray(Image.open(PLACE / name))), name
+    for name, restored in two.items():
+        assert np.array_equal(restored, np.asarray(Image.open(PLACE / name))), name
 
 
 @pytest.mark.usefixtures("here")
@@ -124,14 +124,14 @@ def test_ranks_share_the_pixels_and_no_image_twice(count):
 def test_groups_fill_the_device_and_large_images_go_alone():
     images = [planned(position, 10, tiles) for position, tiles in enumerate([1, 2, 9, 2, 1, 4, 1])]
     images.append(planned(7, 10, 1, phase="other"))
-    found = [[image.position for image in group] for group in groups(images, 4)]
-    assert sorted(position for group in found for position in group) == list(range(8))
-    assert [2] in found
-    assert [5] in found
-    assert [0, 1] in found
-    assert [7] in found  # another dataset, whose items may have other keys
+    positions = [[image.position for image in group] for group in groups(images, 4)]
+    assert sorted(position for group in positions for position in group) == list(range(8))
+    assert [2] in positions
+    assert [5] in positions
+    assert [0, 1] in positions
+    assert [7] in positions  # another dataset, whose items may have other keys
     tiles = {image.position: image.tiles for image in images}
-    assert all(len(group) == 1 or sum(tiles[position] for position in group) <= 4 for group in found)
+    assert all(len(group) == 1 or sum(tiles[position] for position in group) <= 4 for group in positions)
 
 
 def test_a_process_of_torchrun_joins_the_others_unasked(monkeypatch):

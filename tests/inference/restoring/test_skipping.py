@@ -193,9 +193,9 @@ def test_a_kill_in_the_middle_of_a_folder_loses_and_repeats_nothing():
     assert len(kept) >= records >= 1
     assert sorted(after) == sorted([*(f"{number}.png" for number in range(6)), "ok.png"])
     assert len(metrics()["images"]) == 7
-    found = {name: np.asarray(Image.open(PLACE / name)) for name in after}
+    results = {name: np.asarray(Image.open(PLACE / name)) for name in after}
     assert restore_small("output.skip_existing=false", *settings)[0] == 0
-    assert all(np.array_equal(found[name], np.asarray(Image.open(PLACE / name))) for name in after)
+    assert all(np.array_equal(results[name], np.asarray(Image.open(PLACE / name))) for name in after)
 
 
 @pytest.mark.parametrize("canvas", ["ram", pytest.param("disk", marks=pytest.mark.slow)])
@@ -226,12 +226,12 @@ def test_a_kill_in_the_middle_of_an_image_goes_on_at_that_step(canvas, monkeypat
     assert code == 0
     assert "going on with 1 image where an earlier run was interrupted" in said
     rest = len(calls)
-    found = np.asarray(Image.open(PLACE / "ok.png"))
+    result = np.asarray(Image.open(PLACE / "ok.png"))
     assert not Path("results/restored/.resume").exists()
     calls.clear()
     assert restore_small("output.skip_existing=false")[0] == 0
     assert rest <= len(calls) / 2
-    assert np.array_equal(found, np.asarray(Image.open(PLACE / "ok.png")))
+    assert np.array_equal(result, np.asarray(Image.open(PLACE / "ok.png")))
 
 
 def test_a_folder_of_all_kinds_of_files_twice():
@@ -293,13 +293,13 @@ def test_an_interrupt_keeps_what_is_finished_and_the_next_run_goes_on(monkeypatc
 def test_a_canvas_on_disk_gives_the_same_result_as_one_in_memory():
     save_picture("small/a.png", 40, 30)
     assert restore_small()[0] == 0
-    found = {name: np.asarray(Image.open(PLACE / name)) for name in restored_files()}
+    results = {name: np.asarray(Image.open(PLACE / name)) for name in restored_files()}
     on_disk = "steps.restore.injectors.detail.canvas=disk"
     before = times()
     assert restore_small(on_disk)[0] == 0
     assert times() == before  # nothing is redone to get the same
     assert restore_small(on_disk, "output.skip_existing=false")[0] == 0
-    assert all(np.array_equal(found[name], np.asarray(Image.open(PLACE / name))) for name in found)
+    assert all(np.array_equal(results[name], np.asarray(Image.open(PLACE / name))) for name in results)
 
 
 def test_a_result_that_somebody_replaced_stays_off_the_page():

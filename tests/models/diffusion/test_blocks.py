@@ -69,8 +69,8 @@ def test_timestep_embedding_of_odd_width_ends_in_zero():
 
 
 def test_position_embedding_equals_the_reference():
-    found = position_embedding_2d(32, 16, 16, torch.device("cpu"))
-    torch.testing.assert_close(found, PIECES["out/position_embedding_2d"], **TOLERANCE)
+    embedding = position_embedding_2d(32, 16, 16, torch.device("cpu"))
+    torch.testing.assert_close(embedding, PIECES["out/position_embedding_2d"], **TOLERANCE)
 
 
 def test_position_embedding_of_any_aspect_ratio():

@@ -228,8 +228,8 @@ def test_a_map_of_strengths_is_upsampled_as_if_whole() -> None:
         RamCanvas(torch.zeros(3, 24, 34)), 3, 3, {"corruption_factor": strengths}, {"corruption_factor": 2}, plan
     )
     assert [band.y1 for band in TileRunner(denoiser, PROCESS.eps_from_x_start).bands([view])] == [*plan.ys[1:], 24]
-    for found, tile in zip(seen, plan.tiles, strict=True):
-        assert torch.equal(found, whole[:, :, tile.y0 : tile.y1, tile.x0 : tile.x1])
+    for of_tile, tile in zip(seen, plan.tiles, strict=True):
+        assert torch.equal(of_tile, whole[:, :, tile.y0 : tile.y1, tile.x0 : tile.x1])
 
 
 @pytest.mark.parametrize("size", [(16, 12), (40, 58)])
@@ -317,13 +317,13 @@ def test_the_whole_image_is_adjusted_as_a_loop_over_all_of_it_would() -> None:
     subject = halves(WHOLE, ram(3, (3, 40, 58)))
 
     def denoiser(x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
-        found = Halves(58)(x_t, t, cond)
-        assert found.unguided is not None
-        ratio = found.unguided.std() / found.x_start.std()
-        x_start = found.x_start * (0.3 + 0.7 * ratio)
+        prediction = Halves(58)(x_t, t, cond)
+        assert prediction.unguided is not None
+        ratio = prediction.unguided.std() / prediction.x_start.std()
+        x_start = prediction.x_start * (0.3 + 0.7 * ratio)
         limit = max(float(x_start.abs().flatten().quantile(0.995, interpolation="lower")), 1.0)
         x_start = x_start.clamp(-limit, limit) / limit
-        return found.at(x_start, PROCESS.eps_from_x_start(x_t, t, x_start))
+        return prediction.at(x_start, PROCESS.eps_from_x_start(x_t, t, x_start))
 
     x_T = PROCESS.initial_state(noise.initial(), subject.cond["low_res"])
     *_, last = steps_of(RULES["ancestral"], denoiser, PROCESS, x_T, subject.cond, noise)

@@ -82,16 +82,16 @@ def test_a_wrong_record_is_one_line_with_the_name_of_the_file(write, changes, sa
 
 def test_a_record_of_a_later_version_may_say_more_of_the_data(write):
     path = write(data=json.dumps({**DATA, "photographs": 400}))
-    found = read_metadata(path)
-    assert (found.scale, found.corruptions) == (2, ("jpeg", "gaussian_blur"))
+    metadata = read_metadata(path)
+    assert (metadata.scale, metadata.corruptions) == (2, ("jpeg", "gaussian_blur"))
     assert Restorer.from_checkpoint(path, device="cpu").corruptions == ("jpeg", "gaussian_blur")
 
 
 def test_a_network_far_larger_than_its_file_is_not_built(write):
     """An honest file lacks no more than a tensor or two; 500 million parameters would ask for 2 GB first."""
-    found = read_metadata(write(network=args(model_channels=1024, channel_mult=[2, 2])))
+    metadata = read_metadata(write(network=args(model_channels=1024, channel_mult=[2, 2])))
     with pytest.raises(ConfigError, match=r"c\.safetensors: a network of [0-9,]+ parameters, where 1[0-9,]+ are"):
-        network_of(found)
+        network_of(metadata)
 
 
 def test_a_mapping_that_contains_itself_comes_to_an_end(tmp_path):

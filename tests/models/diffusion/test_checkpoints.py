@@ -46,14 +46,14 @@ class Intruder:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_reference_checkpoint_tells_its_options(name):
     config = golden_network(name)[0]
-    found = recognise(golden_state(name))
-    assert found is not None
-    assert found.which_model == ("patch_diffusion_unet" if "patch" in name else "unet_diffusion")
+    recognised = recognise(golden_state(name))
+    assert recognised is not None
+    assert recognised.which_model == ("patch_diffusion_unet" if "patch" in name else "unet_diffusion")
     cannot_be_told = {"image_size", "num_heads", "num_head_channels", "use_new_attention_order", "dropout"}
     for key in set(config) - cannot_be_told - {"num_heads_upsample", "classifier_free", "use_new_attention_order"}:
-        assert found.options[key] == config[key], key
-    assert set(found.guesses) >= {"image_size", "use_new_attention_order"}
-    network = build(found.which_model, {**found.options, "num_head_channels": -1, "num_heads": 4})
+        assert recognised.options[key] == config[key], key
+    assert set(recognised.guesses) >= {"image_size", "use_new_attention_order"}
+    network = build(recognised.which_model, {**recognised.options, "num_head_channels": -1, "num_heads": 4})
     assert {k: v.shape for k, v in network.state_dict().items()} == {k: v.shape for k, v in golden_state(name).items()}
 
 
@@ -70,13 +70,13 @@ def test_a_reference_checkpoint_tells_its_options(name):
 )
 def test_recognition_of_many_shapes(family, options):
     network = small_network(family, **options)
-    found = recognise(network.state_dict())
-    rebuilt = build(found.which_model, {**found.options, "num_head_channels": -1, "num_heads": 4})
+    recognised = recognise(network.state_dict())
+    rebuilt = build(recognised.which_model, {**recognised.options, "num_head_channels": -1, "num_heads": 4})
     assert {k: v.shape for k, v in rebuilt.state_dict().items()} == {
         k: v.shape for k, v in network.state_dict().items()
     }
     for key, value in options.items():
-        assert found.options[key] == value, key
+        assert recognised.options[key] == value, key
 
 
 def test_what_is_neither_family_is_not_recognised():
@@ -113,11 +113,11 @@ def test_our_own_checkpoint_needs_no_options(tmp_path, family):
     process = {"model_mean_type": "start_x"}
     metadata = CheckpointMetadata.of(network, "ema", 1200, process)
     save_checkpoint(tmp_path / "1200.safetensors", network.state_dict(), metadata)
-    found = read_metadata(tmp_path / "1200.safetensors")
-    assert found == metadata
-    assert (found.which_model, found.kind, found.iteration, found.process) == (family, "ema", 1200, process)
-    assert found.tessera_version == __version__
-    rebuilt = network_of(found).eval()
+    read = read_metadata(tmp_path / "1200.safetensors")
+    assert read == metadata
+    assert (read.which_model, read.kind, read.iteration, read.process) == (family, "ema", 1200, process)
+    assert read.tessera_version == __version__
+    rebuilt = network_of(read).eval()
     assert load_into(rebuilt, tmp_path / "1200.safetensors").complete
     assert rebuilt.options == network.options
     low_res = noise(2, 3, 8, 12, seed=1)
@@ -233,9 +233,9 @@ def test_the_published_64_pixel_model_is_known_by_its_sizes():
     }  # fmt: skip
     with torch.device("meta"):
         network = build("unet_diffusion", options)
-    found = recognise(network.state_dict())
-    assert {key: found.options[key] for key in options} == options
-    assert "64 px" in found.guesses["use_new_attention_order"]
+    recognised = recognise(network.state_dict())
+    assert {key: recognised.options[key] for key in options} == options
+    assert "64 px" in recognised.guesses["use_new_attention_order"]
 
 
 @pytest.mark.parametrize("conditioned", [True, False])

@@ -125,8 +125,10 @@ def outcome(path, seed, network, strings):
 
 def check(seeds, path, network):
     strings = CheckpointMetadata.of(network, "ema", 5, PROCESS, DATA).to_strings()
-    found = {seed: wrong for seed in seeds if (wrong := outcome(path, seed, network, strings))}
-    assert not found, f"{len(found)} of {len(seeds)}: " + "\n".join(f"{s}: {text}" for s, text in [*found.items()][:8])
+    failures = {seed: wrong for seed in seeds if (wrong := outcome(path, seed, network, strings))}
+    assert not failures, f"{len(failures)} of {len(seeds)}: " + "\n".join(
+        f"{s}: {text}" for s, text in [*failures.items()][:8]
+    )
 
 
 def test_mutated_checkpoints_load_or_are_refused_by_name(tmp_path, network):

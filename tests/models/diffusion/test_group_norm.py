@@ -12,8 +12,8 @@ def run(x: torch.Tensor, dy: torch.Tensor, norm: GroupNorm) -> list[torch.Tensor
     norm.zero_grad()
     y = norm(x)
     y.backward(dy)
-    found = [y.detach(), x.grad, norm.weight.grad.clone(), norm.bias.grad.clone()]
-    return [value.float() for value in found]
+    values = [y.detach(), x.grad, norm.weight.grad.clone(), norm.bias.grad.clone()]
+    return [value.float() for value in values]
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])

@@ -98,9 +98,9 @@ def error_at(original_t: int, sampler: Sampler, count: int) -> float:
 @pytest.mark.parametrize(("sampler", "order"), [(Ddim(), 1), (DpmSolverPP(), 2)])
 @pytest.mark.parametrize("original_t", [400, 2000])
 def test_order_of_convergence(sampler: Sampler, order: int, original_t: int) -> None:
-    found = [error_at(original_t, sampler, count) for count in (101, 201, 401)]
-    assert math.log2(found[0] / found[1]) == pytest.approx(order, abs=0.2)
-    assert math.log2(found[1] / found[2]) == pytest.approx(order, abs=0.2)
+    errors = [error_at(original_t, sampler, count) for count in (101, 201, 401)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.2)
+    assert math.log2(errors[1] / errors[2]) == pytest.approx(order, abs=0.2)
 
 
 def test_ddim_with_eta_1_is_ancestral_with_the_posterior_variance() -> None:

@@ -196,8 +196,8 @@ def test_checkpointing_gives_equal_gradients(family):
     plain, saving = small_network(family), small_network(family, use_checkpoint=True)
     for network in (plain, saving):
         network(X, T).square().mean().backward()
-    for (name, expected), found in zip(plain.named_parameters(), saving.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, expected.grad, msg=name)
+    for (name, expected), parameter in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad, msg=name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -39,8 +39,8 @@ def on_host(exchange: Any) -> Any:
         host = [tensor.cpu() for tensor in tensors]
         given = [host[: len(first)], *host[len(first) :]] if isinstance(first, list) else [host[0], *rest]
         exchange(*given, **options)
-        for tensor, found in zip(tensors, host, strict=True):
-            tensor.copy_(found)
+        for tensor, shared in zip(tensors, host, strict=True):
+            tensor.copy_(shared)
         return Done() if async_op else None
 
     return checked
@@ -56,10 +56,10 @@ def install() -> None:
     load = torch.load
 
     def load_by_host(file: Any, map_location: Any = None, **options: Any) -> Any:
-        found = load(file, map_location="cpu", **options)
+        loaded = load(file, map_location="cpu", **options)
         if map_location is None or torch.device(map_location).type == "cpu":
-            return found
-        return tree_map(lambda value: value.to("cuda:0") if isinstance(value, torch.Tensor) else value, found)
+            return loaded
+        return tree_map(lambda value: value.to("cuda:0") if isinstance(value, torch.Tensor) else value, loaded)
 
     torch.load = load_by_host
 

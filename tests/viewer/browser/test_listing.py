@@ -75,9 +75,9 @@ def test_layers_that_nobody_looks_at_are_not_fetched(page: Any) -> None:
         ".map((e) => e.layers.map((l) => l.firstChild.hasAttribute('src')))"
     )
     wait(page, "return comparisons[0].layers.every((l) => l.firstChild.hasAttribute('src'))")
-    found = page.execute_script(others)
-    assert len(found) > 0
-    assert found == [[True, True, False]] * len(found)
+    fetched = page.execute_script(others)
+    assert len(fetched) > 0
+    assert fetched == [[True, True, False]] * len(fetched)
 
 
 def test_finding_hides_the_others_and_escape_brings_them_back(page: Any) -> None:
@@ -105,8 +105,8 @@ def test_sorting_orders_the_images_and_what_has_no_value_is_last(page: Any) -> N
     order = sorted(range(1, COUNT), key=lambda index: index * 37 % COUNT)
     for choice, expected in (("rising", order), ("falling", order[::-1])):
         choose(page, "Sort", f"restored PSNR (dB), {choice}")
-        found = [int(name.split()[1][:3]) for name in page.execute_script(NAMES)]
-        assert found == [*expected, 0]
+        numbers = [int(name.split()[1][:3]) for name in page.execute_script(NAMES)]
+        assert numbers == [*expected, 0]
         jumps = page.find_elements(By.CSS_SELECTOR, ".bar select[title=Image] option")
         assert [option.text for option in jumps[:3]] == page.execute_script(NAMES)[:3]
     page.execute_script("document.activeElement.blur()")
