@@ -32,6 +32,7 @@ _SIGNATURES = {
     "JPEG 2000": b"\0\0\0\x0cjP  ", "a JPEG 2000 stream": b"\xff\x4f\xff\x51", "a portable pixmap": b"P6",
     "a portable graymap": b"P5",
 }  # fmt: skip
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 # A decoder's own picture, the samples, and their conversion; with `_FLOATS` more where they become float32.
 _BYTES_A_PIXEL, _FLOATS = 12, 16
 
@@ -197,6 +198,8 @@ def _what_it_is(path: Path) -> str:
         head = file.read(12)
     if not head:
         return "the file is empty"
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
+        return "a HEIC, whatever its name, that is damaged or needs pillow-heif (pip install pillow-heif)"
     known = next((kind for kind, signature in _SIGNATURES.items() if head.startswith(signature)), None)
     return f"damaged: it begins as {known}, but its header cannot be read" if known else "not an image file"
 

@@ -1,13 +1,15 @@
 """Whether an image file ends as its format says, and holds no hole: a copy that stopped, a sector that was lost.
 
 Decoders fill what is missing with gray or black and say nothing. What a format cannot show stays unseen: zeros in
-uncompressed pixels (BMP, PPM, plain TIFF) are black, and in lossless WebP they may be a flat area. Bytes behind the
-end are allowed everywhere: phones and editors put data of their own there.
+uncompressed pixels (BMP, PPM, plain TIFF) are black. Bytes behind the end are allowed everywhere: phones and editors
+put data of their own there.
 """
 
 import re
 import zlib
 from collections.abc import Callable, Mapping
+
+import imagecodecs
 
 from .boxes import Box, boxes, image_extents
 from .layers import Refused
@@ -76,13 +78,20 @@ def _webp(data: bytes) -> None:
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data):
         raise _cut()
-    place = 12
+    place, canvas = 12, 0
     while place + 8 <= end:
         name, length = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
         if place + 8 + length > end:
             raise _cut()
         if name == b"VP8 ":
             _vp8(data, place + 8, place + 8 + length)
+        elif name == b"VP8X":
+            width, height = (int.from_bytes(data[place + at : place + at + 3], "little") for at in (12, 15))
+            canvas = width | height << 14
+        elif name == b"ALPH" and data[place + 8] & 3 == 1:  # compressed as a lossless picture without its head
+            _vp8l(b"\x2f" + canvas.to_bytes(4, "little") + data[place + 9 : place + 8 + length])
+        elif name == b"VP8L":
+            _vp8l(data[place + 8 : place + 8 + length])
         # A frame of an animation holds chunks of its own behind 16 bytes.
         place += 8 + (16 if name == b"ANMF" else length + length % 2)
 
@@ -92,6 +101,21 @@ def _vp8(data: bytes, start: int, end: int) -> None:
     blocks = -(-width // 16) * -(-height // 16)
     if data.find(bytes(_MOST_ZEROS + int(_ZEROS_A_MACROBLOCK * blocks)), start, end) >= 0:
         raise _hole()
+
+
+def _vp8l(data: bytes) -> None:
+    """Zeros may stand for a flat area. Wrong ones bring the decoder to the end of the picture before that of the data,
+    or past it, which it says itself.
+    """
+    if bytes(_MOST_ZEROS) not in data:
+        return
+    part = data[:-_MOST_ZEROS]
+    chunk = b"VP8L" + len(part).to_bytes(4, "little") + part + bytes(len(part) % 2)
+    try:
+        imagecodecs.webp_decode(b"RIFF" + (4 + len(chunk)).to_bytes(4, "little") + b"WEBP" + chunk)
+    except Exception:  # what is missing is missed
+        return
+    raise _hole()
 
 
 def _gif(data: bytes) -> None:

@@ -1,16 +1,20 @@
-"""Opening an image file: what its header says, by Pillow, or by tifffile for the TIFFs that Pillow does not open."""
+"""Opening an image file: what its header says, by Pillow, or by others for the TIFFs that Pillow does not open.
+
+A JPEG XL is opened by none: Pillow's plugin decodes the whole picture to say how large it is.
+"""
 
 import io
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from .exif import ORIENTATION
-from .tiff_layers import TiffHeader, is_tiff, tiff_header
+from .jpeg_xl import is_jpeg_xl, jpeg_xl_exif, jpeg_xl_header
+from .tiff_layers import TiffHeader, is_tiff, tiff_header, tiff_tags
 
 TURNED = frozenset((5, 6, 7, 8))  # orientations of EXIF that exchange height and width
 
@@ -19,7 +23,8 @@ TURNED = frozenset((5, 6, 7, 8))  # orientations of EXIF that exchange height an
 class Header:
     """What is known of an image file before it is decoded; sizes are as stored, before its orientation.
 
-    `image`: Pillow's, not decoded yet; None for TIFF layouts that it does not know. `tiff`: of those alone.
+    `image`: Pillow's, not decoded yet; None for JPEG XL and for TIFF layouts that it does not know. `tiff`: of those
+    alone.
     """
 
     format: str
@@ -52,6 +57,9 @@ class Header:
 def opened(source: Path | io.BytesIO) -> Iterator[Header]:
     """The header of a file. Raises Pillow's UnidentifiedImageError, or whatever else a decoder raises."""
     with _without_pillows_limit:
+        if (jpeg_xl := _jpeg_xl(source)) is not None:
+            yield jpeg_xl
+            return
         try:
             image = Image.open(source)
         except Image.UnidentifiedImageError:
@@ -65,6 +73,20 @@ def opened(source: Path | io.BytesIO) -> Iterator[Header]:
             yield Header(image.format or "unknown", image.height, image.width, image.mode, exif, image)
 
 
+def _jpeg_xl(source: Path | io.BytesIO) -> Header | None:
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        head = file.read(12)
+        data = head + file.read() if is_jpeg_xl(head) else b""
+        file.seek(0)
+    if not data:
+        return None
+    found, exif = jpeg_xl_header(data), Image.Exif()
+    with suppress(Exception):  # a remark that is damaged, in whatever way, is no reason to refuse the picture
+        exif.load(jpeg_xl_exif(data))
+        exif.pop(ORIENTATION, None)  # the picture's own header says how it is turned, and decoders turn it
+    return Header("JXL", found.height, found.width, f"{found.bits} bits", exif, None)
+
+
 def _tiff(source: Path | io.BytesIO) -> Header | None:
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
         file.seek(0)
@@ -74,7 +96,10 @@ def _tiff(source: Path | io.BytesIO) -> Header | None:
         tiff = tiff_header(file)
         file.seek(0)
         exif = Image.Exif()
-        exif.load_from_fp(file)
+        if tiff.big:  # of which Pillow reads no tags
+            exif.update(tiff_tags(file))
+        else:
+            exif.load_from_fp(file)
         mode = f"{tiff.samples} channels of {tiff.bits} bits"
         return Header("TIFF", tiff.height, tiff.width, mode, exif, None, tiff)
 

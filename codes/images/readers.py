@@ -1,8 +1,11 @@
 """From the bytes of an image file to its samples: one function for each format that needs more than Pillow's pixels."""
 
+import importlib
+import io
 import logging
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import cv2
 import imagecodecs
@@ -12,7 +15,8 @@ from PIL import Image
 
 from .boxes import colour_numbers, find_box
 from .headers import Header
-from .layers import Layers, Refused, from_floats, scaled
+from .jpeg_xl import jpeg_xl_header
+from .layers import Layers, Refused, from_floats, scaled, unpremultiplied
 from .named_colours import numbered_profile, png_profile
 from .pnm import read_pnm
 from .tiff_layers import check_strips, read_tiff, tiff_header
@@ -148,11 +152,51 @@ def _jpeg_2000(header: Header, data: bytes, _: int | None) -> Layers | None:
     return Layers(scaled(samples, 2 ** bits.pop() - 1), 3 if count > 2 else 1, count in (2, 4))
 
 
+def _heif(header: Header, data: bytes, _: int | None) -> Layers | None:
+    """More than 8 bits by the plugin's own function; through Pillow it gives 8."""
+    bits = header.image.info.get("bit_depth", 8) if header.image else 8
+    if bits <= 8:
+        return None
+    file = importlib.import_module("pillow_heif").open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)
+    samples = np.asarray(file)
+    if samples.dtype != np.uint16 or samples.shape[:2] != (header.height, header.width):
+        raise Refused(f"HEIC of {bits} bits whose samples cannot be read; convert it to TIFF or PNG")
+    samples = samples.reshape(header.height, header.width, -1)
+    count = samples.shape[2]
+    layers = Layers(scaled(samples, 2**bits - 1), 3 if count > 2 else 1, count in (2, 4))
+    return replace(layers, samples=unpremultiplied(layers.samples)) if file.premultiplied_alpha else layers
+
+
+def _jpeg_xl(header: Header, data: bytes, _: int | None) -> Layers | None:
+    """Every depth by libjxl itself; Pillow's plugin gives 8 bits of colour."""
+    found = jpeg_xl_header(data)
+    if found.black:
+        raise Refused("a JPEG XL of inks; convert it to RGB")
+    samples = imagecodecs.jpegxl_decode(data, index=0)
+    samples = samples.reshape(header.height, header.width, -1)
+    count = samples.shape[2]
+    if count > 4:
+        raise Refused(f"a JPEG XL of {count} channels; convert it to RGB")
+    values = from_floats(samples) if found.floating else scaled(samples, 2**found.bits - 1)
+    values = unpremultiplied(values) if found.premultiplied else values
+    return Layers(values, 3 if count > 2 else 1, count in (2, 4))
+
+
+def _jpeg_xl_profile(data: bytes) -> bytes | None:
+    """By Pillow's plugin, which decodes the picture once more; a JPEG XL keeps its profile compressed."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            profile = image.info.get("icc_profile")
+    except Image.UnidentifiedImageError:
+        raise Refused("a JPEG XL; install pillow-jxl-plugin (pip install pillow-jxl-plugin)") from None
+    return profile if isinstance(profile, bytes) and profile else None
+
+
 def _avif(header: Header, data: bytes, _: int | None) -> Layers | None:
     """10 and 12 bits by libavif itself; Pillow keeps 8."""
     place = data.find(b"av1C")
     flags = data[place + 6] if 0 <= place < len(data) - 6 else 0
-    if header.format != "AVIF" or not flags & 0x40 or b"prem" in data[: place + 4096]:
+    if not flags & 0x40 or b"prem" in data[: place + 4096]:
         return None
     samples = imagecodecs.avif_decode(data, index=0)
     samples = samples.reshape(header.height, header.width, -1)
@@ -169,7 +213,8 @@ _READERS: Mapping[str, Read] = {
     "PPM": _pnm,
     "JPEG2000": _jpeg_2000,
     "AVIF": _avif,
-    "HEIF": _avif,
+    "HEIF": _heif,
+    "JXL": _jpeg_xl,
 }
 
 
@@ -178,6 +223,8 @@ def embedded_profile(header: Header, data: bytes) -> bytes | None:
     if header.format == "JPEG2000":
         box = find_box(data, b"jp2h", b"colr")
         return data[box.start + 3 : box.end] if box and data[box.start] == 2 else None
+    if header.format == "JXL":
+        return _jpeg_xl_profile(data)
     if header.image is None:
         icc = header.exif.get(34675)
         return icc if isinstance(icc, bytes) else None

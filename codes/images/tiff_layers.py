@@ -5,7 +5,7 @@ More than 8 bits, planes one after the other, white as 0, premultiplied transpar
 
 import io
 import logging
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tifffile
@@ -19,14 +19,19 @@ _COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4, LAB
 _PREMULTIPLIED, _SEPARATE = 1, 2  # kinds of extra samples
 _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
 _PLAIN_BITS = (1, 2, 4, 8)
+_KEPT = (270, 271, 272, 274, 305, 306, 315, 33432, 34675)  # title, maker, model, ..., author, rights, profile
 _LZW, _PACKBITS, _DEFLATED = 5, 32773, (8, 32946)
 # Bytes of pixels that a stored byte can stand for: as they are, a run of PackBits, a code of LZW, a match of deflate.
 _MOST_A_BYTE = {1: 1, _PACKBITS: 64, _LZW: 4096, 8: 1032, 32946: 1032}
-_MOST_ZEROS = 64  # bytes in a row of a strip whose compression never writes them
+# Bytes of zero in a row that a strip may hold: none say anything of pixels as they are, of those of a fax, of raw
+# sensors' and of deflate, which has a checksum; LZW and PackBits hardly write them, JPEG and its like a few.
+_ZEROS_MEAN_NOTHING = (*range(5), *_DEFLATED, *range(32767, 32773), *range(34661, 34664))
+_MOST_ZEROS, _FEW_ZEROS = 64, 512
+_QUIET = (*range(5), 7, _PACKBITS)  # compressions of which Pillow's library writes no remarks to the terminal
 
 
 class TiffHeader(NamedTuple):
-    """What the first directory says. `plain`: Pillow reads this layout right."""
+    """What the first directory says. `plain`: Pillow reads this layout right; `big`: a BigTIFF."""
 
     height: int
     width: int
@@ -34,6 +39,7 @@ class TiffHeader(NamedTuple):
     samples: int
     compression: int
     plain: bool
+    big: bool
 
 
 def is_tiff(head: bytes) -> bool:
@@ -45,6 +51,13 @@ def tiff_header(source: bytes | BinaryIO) -> TiffHeader:
     """The header of a file. Raises whatever tifffile does for a damaged one."""
     with tifffile.TiffFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
         return _header(_first(file))
+
+
+def tiff_tags(source: BinaryIO) -> dict[int, Any]:
+    """Of the first directory: what the picture is called and who made it, how it is turned, and its ICC profile."""
+    with tifffile.TiffFile(source) as file:
+        tags = _first(file).tags
+        return {number: tags.valueof(number) for number in _KEPT if number in tags}
 
 
 def read_tiff(data: bytes) -> Layers:
@@ -77,8 +90,8 @@ def check_strips(data: bytes) -> None:
         raise Refused(
             f"damaged: its header declares {header.width} x {header.height} pixels, more than {stored} bytes can hold"
         )
-    if header.compression in (_LZW, _PACKBITS):
-        zeros = bytes(_MOST_ZEROS)
+    if header.compression not in _ZEROS_MEAN_NOTHING:
+        zeros = bytes(_MOST_ZEROS if header.compression in (_LZW, _PACKBITS) else _FEW_ZEROS)
         if any(data.find(zeros, start, start + count) >= 0 for start, count in places):
             raise Refused("damaged: a part of its pixels was overwritten with zeros")
 
@@ -98,10 +111,18 @@ def _header(page: tifffile.TiffPage) -> TiffHeader:
     # Premultiplied gray is the one that Pillow takes for plain.
     simple = not extras or (len(extras) == 1 and (extras[0] == _SEPARATE or photometric == RGB))
     sure = bits in _PLAIN_BITS and isinstance(page.bitspersample, int) and _format(page) == _UNSIGNED
-    # Of these two Pillow's library leaves the checksum unread, or writes remarks of its own to the terminal.
-    quiet = int(page.compression) not in (_LZW, *_DEFLATED) or photometric == YCC
+    # Of deflate Pillow's library leaves the checksum unread.
+    quiet = int(page.compression) in _QUIET or photometric == YCC
     plain = known and layout and simple and sure and quiet and (bits == 8 or page.samplesperpixel == 1)
-    return TiffHeader(page.imagelength, page.imagewidth, bits, page.samplesperpixel, int(page.compression), plain)
+    return TiffHeader(
+        page.imagelength,
+        page.imagewidth,
+        bits,
+        page.samplesperpixel,
+        int(page.compression),
+        plain,
+        page.parent.is_bigtiff,
+    )
 
 
 def _format(page: tifffile.TiffPage) -> int:

@@ -36,11 +36,13 @@ FILES = {
     "a.png": ("PNG", {}),
     "a.webp": ("WEBP", {"quality": 90}),
     "clear.webp": ("WEBP", {"quality": 90, "image": "RGBA"}),
+    "lossless.webp": ("WEBP", {"lossless": True}),
     "a.avif": ("AVIF", {"quality": 85, "speed": 10}),
     "a.gif": ("GIF", {}),
     "a.jp2": ("JPEG2000", {}),
     "lzw.tif": ("TIFF", {"compression": "tiff_lzw"}),
     "deflate.tif": ("TIFF", {"compression": "tiff_adobe_deflate"}),
+    "zstd.tif": ("TIFF", {"compression": "zstd"}),
 }
 
 
@@ -116,6 +118,18 @@ def test_flat_pictures_are_no_damage(kind, settings):
             if kind == "AVIF":
                 content = content[:400, :400]
             check_ending(encoded(kind, Image.fromarray(content), **settings), kind)
+
+
+def test_a_hole_in_the_transparency_of_a_webp_is_damage(tmp_path):
+    image = photograph().convert("RGBA")
+    image.putalpha(photograph().convert("L"))
+    data = bytearray(encoded("WEBP", image, quality=20))
+    start = data.find(b"ALPH") + 8
+    length = int.from_bytes(data[start - 4 : start], "little")
+    data[start + length // 3 : start + length // 2] = bytes(length // 2 - length // 3)
+    (tmp_path / "a.webp").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.webp: (damaged|cannot be decoded)"):
+        read_image(tmp_path / "a.webp")
 
 
 def test_padding_in_front_of_the_end_of_a_jpeg_is_harmless(tmp_path):

@@ -3,7 +3,9 @@
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from file_helpers import png, tiff
+from PIL import Image
 
 from codes.images.files import probe_image, quantise, read_image, read_samples
 from codes.utils.errors import DataError
@@ -217,3 +219,24 @@ def test_16_bits_say_what_their_8_bit_twin_says(tmp_path):
     deep = read(tmp_path, "deep.tif", tiff(whole(RGB, 16), bits=16, photometric=2))
     twin = read(tmp_path, "twin.tif", tiff(whole(RGB, 8), bits=8, photometric=2))
     assert np.abs(quantise(deep.rgb).astype(int) - quantise(twin.rgb)).max() <= 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_that_pillow_does_not_open_keeps_its_turn_and_its_profile(tmp_path, order, big):
+    linear = imagecodecs.cms_profile(
+        "rgb", whitepoint=(0.3127, 0.329), primaries=(0.64, 0.33, 0.3, 0.6, 0.15, 0.06), gamma=1.0
+    )
+    values = whole(RGB, 16).astype(np.uint16)
+    tags = [(274, "H", 1, 6, True), (271, "s", 0, "Camera", True)]
+    tifffile.imwrite(
+        tmp_path / "a.tif", values.transpose(2, 0, 1).copy(), photometric="rgb", planarconfig="separate",
+        bigtiff=big, byteorder=order, iccprofile=linear, extratags=tags,
+    )  # fmt: skip
+    picture = read_image(tmp_path / "a.tif")
+    light = values / 65535
+    curve = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    assert np.abs(picture.rgb - curve.swapaxes(0, 1)[:, ::-1]).max() < 4e-4  # 6: the left side is to be the top
+    exif = Image.Exif()
+    exif.load(picture.exif)
+    assert exif[271] == "Camera"
