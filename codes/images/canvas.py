@@ -41,6 +41,11 @@ class Canvas(ABC):
         """Return when everything written lies where it outlives this process; nothing to do in memory."""
 
     @property
+    def device(self) -> torch.device:
+        """Where its rows lie."""
+        return torch.device("cpu")
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width)."""
         return self.channels, self.height, self.width
@@ -57,11 +62,15 @@ class Canvas(ABC):
 
 
 class RamCanvas(Canvas):
-    """A canvas in memory, around a tensor (channels, height, width) that it shares."""
+    """A canvas in memory, the host's or a device's, around a tensor (channels, height, width) that it shares."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__(*values.shape)
         self.values = values
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
 
     def rows(self, y0: int, y1: int) -> Tensor:
         self._check(y0, y1)
@@ -99,7 +108,7 @@ class DiskCanvas(Canvas):
     def write(self, y0: int, rows: Tensor) -> None:
         y1 = y0 + rows.shape[1]
         self._check(y0, y1)
-        self._map(y0, y1, "r+")[:] = rows.permute(1, 0, 2).numpy()
+        self._map(y0, y1, "r+")[:] = rows.permute(1, 0, 2).cpu().numpy()
 
     def flush(self) -> None:
         # Pages written through any mapping of a file are written out by syncing that file.

@@ -70,7 +70,9 @@ class DiskStore(CanvasStore):
 
 
 class RamStore(CanvasStore):
-    """Both canvases are in memory. With a `folder` the state is written there now and then, and found there again.
+    """Both canvases are in memory, of the host or of `device`.
+
+    With a `folder` the state is written there now and then, and found there again.
 
     A state is written once `seconds` have passed since the last time, or more where writing takes long, so that this
     takes no more than about WRITING_SHARE of the time; with 0 seconds after every step. A disk without room costs the
@@ -84,16 +86,17 @@ class RamStore(CanvasStore):
         key: str = "",
         seconds: float = 10.0,
         on_event: Callable[[str], None] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.folder = folder
         self.key = key
         self.seconds = seconds
         self.on_event = on_event
         self.steps_done = self._kept = 0
-        self.state = RamCanvas(torch.empty(shape))
+        self.state = RamCanvas(torch.empty(shape, device=device))
         if folder is not None:
             self._load(folder)
-        self.upcoming = RamCanvas(torch.empty(shape))
+        self.upcoming = RamCanvas(torch.empty(shape, device=device))
         self._written = time.monotonic()
         self._cost = 0.0
 

@@ -1,7 +1,7 @@
 """How well a network restores held-out images: fidelity, texture, perceptual distances, seams, and a picture."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pydantic import Field
 
@@ -135,10 +135,4 @@ class RestorationEvaluator(Evaluator):
             return None
         height, width = restored.truth.shape[:2]
         plan = engine.plan(height, width, node.output_scale_factor)
-        rows, columns = _borders(plan.ys, plan.tile[0]), _borders(plan.xs, plan.tile[1])
-        return seam_score(restored.image, rows, columns, engine.network.multiple_of)
-
-
-def _borders(origins: Sequence[int], side: int) -> list[int]:
-    """Where tiles begin and end along an axis."""
-    return sorted({border for origin in origins for border in (origin, origin + side)})
+        return seam_score(restored.image, *plan.borders, engine.network.multiple_of)

@@ -78,7 +78,7 @@ class RegressionEngine(Engine):
     timestep: int = 0
 
     def denoiser(self) -> Denoiser:
-        return RegressionDenoiser(self.network, self.timestep, self.options.clip_denoised)
+        return RegressionDenoiser(self.ready(self.network), self.timestep, self.options.clip_denoised)
 
 
 @INJECTORS.register("regression")

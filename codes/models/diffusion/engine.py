@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from torch import Tensor
 from ...config.fingerprint import fingerprint
 from ...images.canvas import Canvas, CanvasWindow, RamCanvas
 from ...images.canvas_store import CanvasStore, DiskStore, RamStore
-from ...utils.errors import ConfigError, TesseraError
+from ...utils.errors import ConfigError
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import ClassifierFree, Clipped, EpsilonScaled, SplitDenoiser
 from .networks.base import DiffusionNetwork
+from .networks.cast import cast_once
 from .noise import NoiseField
-from .prediction import Prediction
+from .prediction import Prediction, not_finite
 from .process import GaussianDiffusion
 from .sampling_checks import start_problem
 from .sampling_options import SamplingOptions
@@ -31,7 +33,7 @@ THRESHOLD_QUANTILE = 0.995  # of |x_start|, as in Saharia et al. 2022
 
 
 class AutocastDenoiser:
-    """Runs a denoiser under mixed precision; what is not finite is computed again in float32.
+    """Runs a denoiser under mixed precision; with `checks`, what is not finite is computed again in float32.
 
     `on_event` is told of the first such repeat. Raises TesseraError where float32 does not help either: the image
     would be black.
@@ -43,8 +45,11 @@ class AutocastDenoiser:
         autocast: Callable[[], AbstractContextManager[Any]],
         on_event: Callable[[str], None] | None = None,
         needs_log_variance: bool = False,
+        *,
+        checks: bool = True,
     ) -> None:
         self.denoiser = denoiser
+        self.checks = checks
         self.autocast = autocast
         self.needs_log_variance = needs_log_variance
         self.on_event = on_event
@@ -53,7 +58,7 @@ class AutocastDenoiser:
     def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
         with self.autocast():
             prediction = self.denoiser(x_t, t, cond)
-        if self._finite(prediction):
+        if not self.checks or self._finite(prediction):
             return prediction
         self.repeats += 1
         if self.repeats == 1 and self.on_event:
@@ -61,10 +66,7 @@ class AutocastDenoiser:
         with torch.autocast(x_t.device.type, enabled=False):
             prediction = self.denoiser(x_t, t, cond)
         if not self._finite(prediction):
-            raise TesseraError(
-                f"the network's answer is not finite at t={int(t.max())} even in float32; its weights are broken, "
-                "or the input holds values that are not finite"
-            )
+            raise not_finite(int(t.max()))
         return prediction
 
     def _finite(self, prediction: Prediction) -> bool:
@@ -140,8 +142,21 @@ class Engine:
         """Channels of each of the two canvases that an image is sampled in."""
         return canvas_channels(self.network.in_channels, self.options.rule, self.adjustment)
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What autocast computes in; None without it."""
+        kind = self.device.type
+        with self.autocast():
+            return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+    def ready(self, network: DiffusionNetwork) -> DiffusionNetwork:
+        """A network with weights in the dtype that it computes in."""
+        dtype = self.dtype
+        return network if dtype is None else cast_once(network, dtype)
+
     def _networks(self, clip: bool) -> Denoiser:
-        each = [NetworkDenoiser(network, self.process, clip) for network in (self.network, *self.experts)]
+        networks = (self.network, *self.experts)
+        each = [NetworkDenoiser(self.ready(network), self.process, clip) for network in networks]
         return SplitDenoiser(each, self.snr_splits, self.process.schedule) if self.experts else each[0]
 
     def plan(self, height: int, width: int, scale: int) -> TilePlan:
@@ -196,8 +211,10 @@ class Engine:
         )
 
     def _runner(self, on_event: Callable[[str], None] | None) -> TileRunner:
+        in_float32 = partial(torch.autocast, self.device.type, enabled=False)
+        exact = replace(self, autocast=nullcontext).denoiser() if self.dtype is not None else None
         return TileRunner(
-            AutocastDenoiser(self.denoiser(), self.autocast, on_event, self.options.rule.needs_log_variance),
+            AutocastDenoiser(self.denoiser(), self.autocast, checks=False),
             self.process.eps_from_x_start,
             tile_batch_size=self.options.tile_batch_size,
             needs_log_variance=self.options.rule.needs_log_variance,
@@ -205,6 +222,8 @@ class Engine:
             low_res_upsampling=self.network.low_res_upsampling,
             smaller_plan=lambda old: old.smaller(self.network.minimum_size),
             on_event=on_event,
+            exact=None if exact is None else AutocastDenoiser(exact, in_float32, checks=False),
+            checks=True,
         )
 
     def _store(

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
+from ...utils.errors import TesseraError
+
 Lazy = Tensor | Callable[[], Tensor]
 
 
@@ -48,3 +50,11 @@ class Prediction:
         """`change` applied to everything, to eps and the log-variance when they are asked for."""
         unguided = None if self.unguided is None else change(self.unguided)
         return Prediction(change(self.x_start), lambda: change(self.eps), lambda: change(self.log_variance), unguided)
+
+
+def not_finite(t: int) -> TesseraError:
+    """The error of a prediction that no image can be made of."""
+    return TesseraError(
+        f"the network's answer is not finite at t={t} even in float32; its weights are broken, "
+        "or the input holds values that are not finite"
+    )

@@ -17,8 +17,9 @@ from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import Ddim
 from codes.models.diffusion.schedule import NoiseSchedule
+from codes.models.diffusion.tiling.memory import is_out_of_memory
 from codes.models.diffusion.tiling.plan import TilePlan
-from codes.models.diffusion.tiling.runner import TileRunner, is_out_of_memory
+from codes.models.diffusion.tiling.runner import TileRunner
 from codes.utils.errors import TesseraError
 
 PROCESS = GaussianDiffusion(NoiseSchedule.named("linear", 100), parameterized("start_x"), "learned_range").respaced(4)

@@ -48,10 +48,13 @@ class _NoDevice:
 
 
 def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> Any:
-    """CUDA's fused kernel has no counterpart here; what it computes, in float32."""
+    """CUDA's fused kernel has no counterpart here; what it computes, in float32, as one launch."""
+    _library.simulated_one_launch(1)
     with torch.autocast("cuda", enabled=False):
         weights = torch.softmax(q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1)
-        return (weights @ v.float()).to(v.dtype)
+        result = (weights @ v.float()).to(v.dtype)
+    _library.simulated_one_launch(0)
+    return result
 
 
 def _install() -> None:

@@ -181,24 +181,28 @@ class ResBlock(nn.Module):
     def _build_second_half(self, channels: int, settings: BlockSettings) -> None:
         raise NotImplementedError
 
-    def _second_norm(self, h: Tensor) -> Tensor:
+    @property
+    def _second_norm(self) -> GroupNorm:
         raise NotImplementedError
+
+    def _projected(self, time: Tensor) -> Tensor:
+        """The time embedding (B, E) as this block takes it, (B, C) or (B, 2 C)."""
+        return self.emb_layers(time)
 
     def _gate(self, h: Tensor, emb: Embedding) -> Tensor:  # noqa: ARG002 - the class gate of one family
         return h
 
     def forward(self, x: Tensor, emb: Embedding) -> Tensor:
-        h = self.resample(F.silu(self.in_layers[0](x)))
-        h = self._modulate(self.in_layers[2](h), self.emb_layers(emb.time)[:, :, None, None])
-        h = self.out_layers[-1](self.out_layers[-2](F.silu(h)))
+        first: GroupNorm = self.in_layers[0]  # type: ignore[assignment]  # of a Sequential
+        h = self.resample(first.activated(x))
+        h = self._modulated(self.in_layers[2](h), self._projected(emb.time)[:, :, None, None])
+        h = self.out_layers[-1](self.out_layers[-2](h))
         return self.skip_connection(self.resample(x)) + self._gate(h, emb)
 
-    def _modulate(self, h: Tensor, time: Tensor) -> Tensor:
+    def _modulated(self, h: Tensor, time: Tensor) -> Tensor:
         time = time.to(h.dtype)
-        if not self.use_scale_shift_norm:
-            return self._second_norm(h + time)
-        scale, shift = time.chunk(2, dim=1)
-        return torch.addcmul(shift, self._second_norm(h), 1 + scale)
+        norm = self._second_norm
+        return norm.activated(h, time) if self.use_scale_shift_norm else norm.activated(h + time)
 
 
 class ADMResBlock(ResBlock):
@@ -214,8 +218,14 @@ class ADMResBlock(ResBlock):
             zero_init(nn.Conv2d(channels, channels, 3, padding=1)),
         )
 
-    def _second_norm(self, h: Tensor) -> Tensor:
-        return self.out_layers[0](h)
+    @property
+    def _second_norm(self) -> GroupNorm:
+        norm: GroupNorm = self.out_layers[0]  # type: ignore[assignment]  # of a Sequential
+        return norm
+
+    def _projected(self, time: Tensor) -> Tensor:
+        # Its SiLU is the same for all blocks, so the network has applied it once (`UNetModel._embed`).
+        return self.emb_layers[1](time)  # type: ignore[index]
 
 
 class PatchResBlock(ResBlock):
@@ -234,8 +244,9 @@ class PatchResBlock(ResBlock):
             nn.SiLU(), nn.Dropout(settings.dropout), zero_init(nn.Conv2d(channels, channels, 3, padding=1))
         )
 
-    def _second_norm(self, h: Tensor) -> Tensor:
-        return self.out_norm(h)
+    @property
+    def _second_norm(self) -> GroupNorm:
+        return self.out_norm
 
     def _gate(self, h: Tensor, emb: Embedding) -> Tensor:
         if not self.has_gate:

@@ -5,6 +5,7 @@ Source: Dhariwal and Nichol, "Diffusion models beat GANs on image synthesis", ar
 
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbone import Backbone
@@ -62,7 +63,7 @@ class UNetModel(Backbone):
     def _embed(self, timesteps: Tensor, y: Tensor | None) -> Embedding:
         table = timestep_embedding(timesteps, self.options.model_channels, "adm")
         emb = self.time_embed(table.to(self.weight_dtype))
-        return Embedding(emb if y is None else emb + self.label_emb(y))
+        return Embedding(F.silu(emb if y is None else emb + self.label_emb(y)))
 
     def _head(self, h: Tensor, first: Tensor, emb: Embedding) -> Tensor:  # noqa: ARG002
         return depth_to_space(self.out(h), self.options.patch_size)

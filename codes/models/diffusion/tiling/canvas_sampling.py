@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 
 from ....images.canvas_store import CanvasStore
+from ....images.canvas_stream import RowReader, RowWriter
 from ....utils.rng import numpy_generator
 from ..noise import INITIAL_STEP, NoiseField
 from ..prediction import Lazy, Prediction
 from ..process import GaussianDiffusion
 from ..samplers import Moment, Sampler
+from .blending import undeclared
+from .conditioning import region_of, upsampled_region
 from .plan import Tile, TilePlan
-from .runner import Band, TileRunner, View, region_of, undeclared, upsampled_region
+from .runner import Band, TileRunner, View
 from .whole_image import Adjustment, Gathered
 
 NO_ADJUSTMENT = Adjustment()
@@ -51,11 +54,11 @@ class SampledImage:
         shift = self._shift(runner.fitted(self.plan), index) if self.jitter else (0, 0)
         return View(self.store.state, self.noise.channels, t, self.cond, self.scales, self.plan, shift)
 
-    def noise_rows(self, index: int, y0: int, y1: int) -> Tensor:
-        """(1, C, y1 - y0, W): the noise of sampling step `index` for some rows, at this temperature."""
+    def noise_rows(self, index: int, y0: int, y1: int, device: torch.device) -> Tensor:
+        """(1, C, y1 - y0, W) on `device`: the noise of sampling step `index` for some rows, at this temperature."""
         if self.temperature == 0 or (self.zero_start and index == INITIAL_STEP):
-            return torch.zeros(1, self.noise.channels, y1 - y0, self.plan.width)
-        return self.temperature * self.noise(index, y0, y1, 0, self.plan.width)[None]
+            return torch.zeros(1, self.noise.channels, y1 - y0, self.plan.width, device=device)
+        return self.temperature * self.noise(index, y0, y1, 0, self.plan.width, device)[None]
 
     def _shift(self, plan: TilePlan, index: int) -> tuple[int, int]:
         rng = numpy_generator(self.noise.seed, "jitter", index)
@@ -100,13 +103,15 @@ def sample_images(
         share = sum(len(image.plan) for image in active)
         views = [image.view(runner, index, count - 1 - index) for image in active]
         runner.on_tiles = _Progress(done / todo, share / todo, _tiles(views, runner), on_progress)
-        step = _Step(process, rule, index, count - 1 - index)
+        step = _Step(process, rule, index, count - 1 - index, runner.device)
+        writers = [RowWriter(image.store.upcoming, runner.device) for image in active]
         if adjustment.changes_something:
-            _in_two_passes(active, runner.bands(views), step, adjustment)
+            _in_two_passes(active, writers, runner.bands(views), step, adjustment)
         else:
             for band in runner.bands(views):
-                step.advance(active[band.view], band)
-        for image in active:
+                step.advance(active[band.view], band, writers[band.view])
+        for image, writer in zip(active, writers, strict=True):
+            writer.close()
             image.store.commit()
         done += share
 
@@ -131,12 +136,15 @@ def _tiles(views: Sequence[View], runner: TileRunner) -> int:
 
 def _begin(image: SampledImage, runner: TileRunner, process: GaussianDiffusion) -> None:
     """Write x_T, a row of tiles at a time."""
-    plan, channels, state = image.plan, image.noise.channels, image.store.state
+    plan, channels, state, device = image.plan, image.noise.channels, image.store.state, runner.device
+    writer = RowWriter(state, device)
     for y0, y1 in zip(plan.ys, (*plan.ys[1:], plan.height), strict=True):
-        noise = image.noise_rows(INITIAL_STEP, y0, y1)
+        noise = image.noise_rows(INITIAL_STEP, y0, y1, device)
         prior = _prior_rows(image, Tile(0, 0, y0, y1, 0, plan.width), runner)
         x_T = process.initial_state(noise, prior)[0]
-        state.write(y0, torch.cat([x_T, torch.zeros(state.channels - channels, *x_T.shape[1:])]))
+        further = torch.zeros(state.channels - channels, *x_T.shape[1:], device=device)
+        writer.write(y0, torch.cat([x_T, further]))
+    writer.close()
 
 
 def _prior_rows(image: SampledImage, band: Tile, runner: TileRunner) -> Tensor | None:
@@ -144,10 +152,10 @@ def _prior_rows(image: SampledImage, band: Tile, runner: TileRunner) -> Tensor |
     value = image.cond.get("low_res")
     if value is None:
         return None
-    scale, host = image.scales["low_res"], torch.device("cpu")
+    scale = image.scales["low_res"]
     if scale > 1:
-        return upsampled_region(value, band, image.plan, scale, runner.low_res_upsampling, host)
-    return region_of(value, band, scale).to(host)
+        return upsampled_region(value, band, image.plan, scale, runner.low_res_upsampling, runner.device)
+    return region_of(value, band, scale).to(runner.device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,26 +166,31 @@ class _Step:
     rule: Sampler
     index: int
     t: int
+    device: torch.device
 
-    def advance(self, image: SampledImage, band: Band) -> None:
+    def advance(self, image: SampledImage, band: Band, writer: RowWriter) -> None:
         """Write the state after the step of some rows."""
-        channels = image.noise.channels
-        before = image.store.state.rows(band.y0, band.y1)[None]
-        noise = partial(image.noise_rows, self.index, band.y0, band.y1)
+        channels, before = image.noise.channels, band.state
+        noise = partial(image.noise_rows, self.index, band.y0, band.y1, self.device)
         previous = before[:, channels:] if self.rule.remembers_x_start and self.index > 0 else None
         after = self.rule(Moment(self.process, self.t, before[:, :channels], band.prediction, noise, previous))
-        _write(image, band.y0, after, band.prediction.x_start if self.rule.remembers_x_start else None)
+        _write(image, writer, band.y0, after, band.prediction.x_start if self.rule.remembers_x_start else None)
 
 
-def _write(image: SampledImage, y0: int, first: Tensor, second: Tensor | None) -> None:
+def _write(image: SampledImage, writer: RowWriter, y0: int, first: Tensor, second: Tensor | None) -> None:
     """Fill rows of the coming canvas, of which the second half of the channels may hold nothing."""
-    upcoming = image.store.upcoming
-    if second is None and upcoming.channels > first.shape[1]:
+    if second is None and image.store.upcoming.channels > first.shape[1]:
         second = torch.zeros_like(first)
-    upcoming.write(y0, (first if second is None else torch.cat([first, second], dim=1))[0])
+    writer.write(y0, (first if second is None else torch.cat([first, second], dim=1))[0])
 
 
-def _in_two_passes(images: Sequence[SampledImage], bands: Iterator[Band], step: _Step, adjustment: Adjustment) -> None:
+def _in_two_passes(
+    images: Sequence[SampledImage],
+    writers: Sequence[RowWriter],
+    bands: Iterator[Band],
+    step: _Step,
+    adjustment: Adjustment,
+) -> None:
     """One step of images whose predictions are adjusted: write them down and gather, then advance."""
     gathered: dict[int, Gathered] = {}
     for band in bands:
@@ -185,17 +198,23 @@ def _in_two_passes(images: Sequence[SampledImage], bands: Iterator[Band], step: 
         if band.y0 == 0:  # perhaps anew, with smaller tiles
             gathered[band.view] = Gathered(adjustment, image.noise.channels * image.plan.height * image.plan.width)
         gathered[band.view].add(predicted.x_start, predicted.unguided)
-        _write(image, band.y0, predicted.x_start, predicted.log_variance if step.rule.needs_log_variance else None)
-    for number, image in enumerate(images):
-        for y0, y1 in image.store.upcoming.bands():
-            step.advance(image, Band(number, y0, y1, _adjusted(image, y0, y1, gathered[number], step)))
+        second = predicted.log_variance if step.rule.needs_log_variance else None
+        _write(image, writers[band.view], band.y0, predicted.x_start, second)
+    for number, (image, writer) in enumerate(zip(images, writers, strict=True)):
+        writer.close()
+        spans = [*image.store.upcoming.bands()]
+        states = RowReader(image.store.state, step.device, spans)
+        predictions = RowReader(image.store.upcoming, step.device, spans[:1])  # not ahead of what is written
+        for y0, y1 in spans:
+            state, written = states.rows(y0, y1)[None], predictions.rows(y0, y1)[None].clone()
+            prediction = _adjusted(written, state[:, : image.noise.channels], gathered[number], step)
+            step.advance(image, Band(number, y0, y1, prediction, state), writer)
 
 
-def _adjusted(image: SampledImage, y0: int, y1: int, gathered: Gathered, step: _Step) -> Prediction:
+def _adjusted(written: Tensor, x_t: Tensor, gathered: Gathered, step: _Step) -> Prediction:
     """The prediction for some rows that was written down, adjusted."""
-    channels = image.noise.channels
-    written = image.store.upcoming.rows(y0, y1)[None].clone()
+    channels = x_t.shape[1]
     x_start = gathered.adjusted(written[:, :channels])
-    x_t, t = image.store.state.rows(y0, y1)[None, :channels], torch.tensor([step.t])
+    t = torch.full((1,), step.t, dtype=torch.int64, device=step.device)
     log_variance: Lazy = written[:, channels:] if step.rule.needs_log_variance else undeclared
     return Prediction(x_start, partial(step.process.eps_from_x_start, x_t, t, x_start), log_variance)

@@ -86,6 +86,13 @@ class TilePlan:
         """(columns, tile width): the horizontal counterpart. A pixel's weight is the product of the two."""
         return _normalised_windows(self.width, self.tile[1], self.overlap[1], self.xs)
 
+    @property
+    def borders(self) -> tuple[list[int], list[int]]:
+        """The rows and the columns where tiles begin or end, ascending."""
+        rows = {border for y in self.ys for border in (y, y + self.tile[0])}
+        columns = {border for x in self.xs for border in (x, x + self.tile[1])}
+        return sorted(rows), sorted(columns)
+
     def shifted(self, down: int, right: int) -> "TilePlan":
         """The same canvas with the inner tiles of the grid moved, for a grid that differs from step to step.
 

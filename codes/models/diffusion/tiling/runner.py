@@ -1,7 +1,8 @@
 """Running a denoiser over the tiles of images that may be far larger than the device's memory, or than any memory.
 
 Tiles of several images share batches. An image's tiles come row by row; as soon as no later tile touches some rows of
-it, their prediction is given out as a band and forgotten, so that only one row of tiles is held for each image.
+it, their prediction is given out as a band and forgotten, so that only one row of tiles is held for each image. All of
+it happens on the runner's device, wherever the canvas lies.
 
 B images, C channels, (H, W) canvas, (h, w) tile; all in pixels of the output.
 """
@@ -13,16 +14,17 @@ from itertools import groupby
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ....images.canvas import Canvas
+from ....images.canvas_stream import RowReader
 from ....utils.errors import TesseraError
 from ..denoiser import Denoiser
-from ..prediction import Lazy, Prediction
-from .plan import Tile, TilePlan, reflect_indices
-
-UPSAMPLING_MARGIN = {"bilinear": 1, "bicubic": 2}  # low-resolution pixels that interpolation reads beyond a region
+from ..prediction import Prediction, not_finite
+from .blending import RollingBlend, undeclared
+from .conditioning import UPSAMPLED, UPSAMPLING_MARGIN, region_of, upsampled_region
+from .memory import is_out_of_memory
+from .plan import Tile, TilePlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,37 +46,89 @@ class View:
 
 
 class Band(NamedTuple):
-    """The prediction for the rows [y0, y1) of a view, each (1, C, y1 - y0, W), in host memory.
+    """The prediction for the rows [y0, y1) of a view, each (1, C, y1 - y0, W), on the runner's device.
 
-    Without a log-variance where the runner does not blend it: whoever reads it is told.
+    `state`: the rows of x_t that it was made from, (1, channels of the canvas, y1 - y0, W). Without a log-variance
+    where the runner does not blend it: whoever reads it is told.
     """
 
     view: int
     y0: int
     y1: int
     prediction: Prediction
+    state: Tensor
+
+
+class _Held(NamedTuple):
+    """A tile that is predicted but not blended yet."""
+
+    tile: Tile
+    prediction: Prediction
+    finite: Tensor | None
+
+
+class _Seen(NamedTuple):
+    """What a row of tiles sees, on the device: rows of the canvas (channels, h, W), and spatial conditioning."""
+
+    rows: Tensor
+    spatial: dict[str, Tensor]
 
 
 @dataclass(eq=False)
 class _Work:
-    """A view under way: its tiles for this step, the rows of x_t last read, and the rows being blended."""
+    """A view under way: its tiles for this step, what was read for rows of them, and the rows being blended."""
 
     number: int
     view: View
     plan: TilePlan
-    rows: tuple[int, Tensor] | None = None
-    blend: "_RollingBlend | None" = None
+    device: torch.device
+    upsampling: str
+    seen: dict[int, _Seen] = field(default_factory=dict)  # by its first row
+    held: list[_Held] = field(default_factory=list)
+    blend: RollingBlend | None = None
+
+    def __post_init__(self) -> None:
+        spans = [(y, y + self.plan.tile[0]) for y in self.plan.ys]
+        self.reader = RowReader(self.view.x_t, self.device, spans)
+        self.t = torch.full((1,), self.view.t, dtype=torch.int64, device=self.device)
+        cond = self.view.cond
+        self.vectors = {name: v.to(self.device, non_blocking=True) for name, v in cond.items() if v.ndim < 4}
 
     @property
     def whole(self) -> bool:
         """One tile covers the canvas: its prediction is passed on untouched."""
         return len(self.plan) == 1
 
+    def row(self, tile: Tile) -> _Seen:
+        """What the row of tiles sees, read once: a canvas on disk copies its rows, and low_res is upsampled."""
+        if tile.y0 not in self.seen:
+            while len(self.seen) > 1:  # a batch may end in one row and begin in the one before
+                del self.seen[next(iter(self.seen))]
+            across = tile._replace(x0=0, x1=self.plan.width)
+            spatial = {name: self._band(name, across) for name, v in self.view.cond.items() if v.ndim == 4}
+            self.seen[tile.y0] = _Seen(self.reader.rows(tile.y0, tile.y1), spatial)
+        return self.seen[tile.y0]
+
     def region(self, tile: Tile) -> Tensor:
-        """(C, h, w) of x_t. The rows of a row of tiles are read once: a canvas on disk copies them."""
-        if self.rows is None or self.rows[0] != tile.y0:
-            self.rows = (tile.y0, self.view.x_t.rows(tile.y0, tile.y1)[: self.view.channels])
-        return self.rows[1][:, :, tile.x0 : tile.x1]
+        """(C, h, w) of x_t."""
+        return self.row(tile).rows[: self.view.channels, :, tile.x0 : tile.x1]
+
+    def cond(self, name: str, tile: Tile) -> Tensor:
+        """(1, ...): what a tile is told."""
+        if name in self.vectors:
+            return self.vectors[name]
+        scale = 1 if self._upsamples(name) else self.view.scales[name]
+        return self.row(tile).spatial[name][..., tile.x0 // scale : -(-tile.x1 // scale)]
+
+    def _upsamples(self, name: str) -> bool:
+        return name in UPSAMPLED and not self.whole and self.view.scales[name] > 1
+
+    def _band(self, name: str, band: Tile) -> Tensor:
+        value, scale = self.view.cond[name], self.view.scales[name]
+        if not self._upsamples(name):
+            return region_of(value, band, scale).to(self.device, non_blocking=True)
+        mode = self.upsampling if name == "low_res" else "bilinear"
+        return upsampled_region(value, band, self.plan, scale, mode, self.device)
 
 
 class Item(NamedTuple):
@@ -93,6 +147,10 @@ class TileRunner:
     sqrt(alphas_cumprod), which is near 0 at the first steps.) A plan of one tile gives the denoiser's own
     prediction untouched.
 
+    With an `exact` denoiser, tiles whose prediction is not finite are predicted again by it; where that does not help,
+    or with `checks` alone, it is an error: the image would be black. Whether they are finite is read on a CPU after
+    each batch, on other devices once a row of tiles, since each time the host waits for the device.
+
     `tile_batch_size` and the tiles come down when the device runs out of memory and stay down. Without gradients.
     """
 
@@ -105,7 +163,11 @@ class TileRunner:
     smaller_plan: Callable[[TilePlan], TilePlan | None] | None = None  # the next plan when one tile is too large
     on_event: Callable[[str], None] | None = None  # told of every reduction, one line each
     on_tiles: Callable[[int], None] | None = None  # told how many more tiles are done
+    exact: Denoiser | None = None  # the same in float32
+    checks: bool = False  # whether predictions must be finite
+    pads: bool = False  # fill up the last batch, so that all have one shape
     too_large: int | None = None  # pixels of the smallest tile that did not fit
+    repeats: int = 0  # tiles that were predicted again
 
     def __post_init__(self) -> None:
         if self.tile_batch_size < 1:
@@ -143,7 +205,8 @@ class TileRunner:
             waiting += yield from self._run_group(some)
 
     def _work(self, number: int, view: View) -> _Work:
-        return _Work(number, view, self.fitted(view.plan).shifted(*view.shift))
+        plan = self.fitted(view.plan).shifted(*view.shift)
+        return _Work(number, view, plan, self.device, self.low_res_upsampling)
 
     def _run_group(self, group: Sequence[_Work]) -> Generator[Band, None, list[_Work]]:
         """The bands of views with equal tiles; returns the views to be done again with smaller tiles."""
@@ -179,7 +242,7 @@ class TileRunner:
     def _run(self, items: Sequence[Item]) -> Prediction | None:
         """The denoiser's prediction, or None when the device ran out of memory on it or on its inputs."""
         try:
-            return self.denoiser(*self._inputs(items))
+            return self.denoiser(*self._inputs(items, self.pads))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -194,88 +257,85 @@ class TileRunner:
         if self.on_event:
             self.on_event(f"{self.device} ran out of memory {message}")
 
-    def _inputs(self, items: Sequence[Item]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        x = torch.stack([item.work.region(item.tile) for item in items]).to(self.device)
-        t = torch.tensor([item.work.view.t for item in items], dtype=torch.int64, device=self.device)
-        names = items[0].work.view.cond
-        return x, t, {name: torch.cat([self._cond(name, item) for item in items]) for name in names}
-
-    def _cond(self, name: str, item: Item) -> Tensor:
-        view = item.work.view
-        value = view.cond[name]
-        if value.ndim < 4:
-            return value.to(self.device)
-        mode = self.low_res_upsampling if name == "low_res" else "bilinear"
-        upsample = name in ("low_res", "corruption_factor") and not item.work.whole and view.scales[name] > 1
-        if upsample:
-            return upsampled_region(value, item.tile, item.work.plan, view.scales[name], mode, self.device)
-        return region_of(value, item.tile, view.scales[name]).to(self.device)
+    def _inputs(self, items: Sequence[Item], pads: bool = False) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        regions, cond = [], []
+        for work, tile in items:
+            regions.append(work.region(tile))
+            cond.append({name: work.cond(name, tile) for name in work.view.cond})
+        times = [item.work.t for item in items]
+        if pads:
+            missing = self.tile_batch_size - len(items)
+            regions += regions[-1:] * missing
+            cond += cond[-1:] * missing
+            times += times[-1:] * missing
+        return (
+            torch.stack(regions),
+            torch.cat(times),
+            {name: torch.cat([told[name] for told in cond]) for name in cond[0]},
+        )
 
     def _blended(self, items: Sequence[Item], tiles: Prediction) -> Iterator[Band]:
         """Add the prediction (N, C, h, w) for N tiles, in the plan's order; the bands that are complete with it."""
+        finite = self._finite(tiles)
         for index, (work, tile) in enumerate(items):
-            own = tiles.each(partial(_row_on_host, index))
-            if work.whole:
-                variance = partial(_log_variance, own) if self.needs_log_variance else undeclared
-                whole = Prediction(own.x_start, partial(_eps, own), variance, own.unguided)
-                yield Band(work.number, 0, work.plan.height, whole)
-                continue
-            if work.blend is None:
-                work.blend = _RollingBlend(work.plan, own, self.needs_log_variance)
-            work.blend.add(tile, own)
+            own = tiles.each(partial(_row, index))
+            work.held.append(_Held(tile, own, None if finite is None else finite[index]))
             if tile.column == len(work.plan.xs) - 1:
-                y0, y1, blended, log_variance = work.blend.finish_row(tile.row)
-                x_t = work.view.x_t.rows(y0, y1)[None, : work.view.channels]
-                eps = partial(self.eps_from_x_start, x_t, torch.tensor([work.view.t]), blended["x_start"])
-                prediction = Prediction(blended["x_start"], eps, log_variance, blended.get("unguided"))
-                yield Band(work.number, y0, y1, prediction)
+                yield self._band(work, tile, self._settled(work))
+            elif self.device.type == "cpu":  # nothing is gained by waiting, and a batch's memory by not waiting
+                self._settled(work)
+
+    def _band(self, work: _Work, tile: Tile, last: Prediction) -> Band:
+        """The rows that are complete with `last`, the prediction for the last of a row of tiles."""
+        rows = work.row(tile).rows
+        if work.whole:
+            variance = partial(_log_variance, last) if self.needs_log_variance else undeclared
+            whole = Prediction(last.x_start, partial(_eps, last), variance, last.unguided)
+            return Band(work.number, 0, work.plan.height, whole, rows[None])
+        assert work.blend is not None, "settled just now"
+        y0, y1, blended, log_variance = work.blend.finish_row(tile.row)
+        state = rows[None, :, : y1 - y0]
+        del work.seen[tile.y0]
+        eps = partial(self.eps_from_x_start, state[:, : work.view.channels], work.t, blended["x_start"])
+        prediction = Prediction(blended["x_start"], eps, log_variance, blended.get("unguided"))
+        return Band(work.number, y0, y1, prediction, state)
+
+    def _settled(self, work: _Work) -> Prediction:
+        """Look whether what is held is finite, and blend it; the last of it."""
+        flags = [held.finite for held in work.held if held.finite is not None]
+        good = torch.stack(flags).tolist() if flags else [True] * len(work.held)
+        for held, is_good in zip(work.held, good, strict=True):
+            prediction = held.prediction if is_good else self._again(work, held.tile)
+            if work.blend is None and not work.whole:
+                work.blend = RollingBlend(work.plan, prediction, self.needs_log_variance)
+            if work.blend is not None:
+                work.blend.add(held.tile, prediction)
+        work.held.clear()
+        return prediction
+
+    def _finite(self, prediction: Prediction) -> Tensor | None:
+        """(N,): whether all numbers of a tile are finite; on the device, so that nobody waits for it."""
+        if not self.checks:
+            return None
+        read = [prediction.x_start, *([prediction.log_variance] if self.needs_log_variance else [])]
+        flags = [value.abs().amax(dim=(1, 2, 3)).isfinite() for value in read]
+        return flags[0] if len(flags) == 1 else flags[0] & flags[1]
+
+    def _again(self, work: _Work, tile: Tile) -> Prediction:
+        """The prediction in float32 for a tile whose prediction is not finite. Raises TesseraError."""
+        if self.exact is not None:
+            self.repeats += 1
+            if self.repeats == 1 and self.on_event:
+                self.on_event("the network overflowed in this precision: such tiles are computed again in float32")
+            prediction = self.exact(*self._inputs([Item(work, tile)]))
+            finite = self._finite(prediction)
+            if finite is not None and bool(finite.all()):
+                return prediction
+        raise not_finite(work.view.t)
 
 
-class _RollingBlend:
-    """Sums weighted predictions over the rows that tiles still reach. Weights add up to 1: nothing is divided."""
-
-    def __init__(self, plan: TilePlan, like: Prediction, needs_log_variance: bool) -> None:
-        self.plan = plan
-        self._rows = torch.from_numpy(plan.row_weights).to(like.x_start.dtype)
-        self._columns = torch.from_numpy(plan.column_weights).to(like.x_start.dtype)
-        names = ["x_start"] if like.unguided is None else ["x_start", "unguided"]
-        self.needs_log_variance = needs_log_variance
-        self.fixed: Tensor | None = None  # one number per channel, expanded: a plane would cost memory for nothing
-        if needs_log_variance and like.log_variance.stride()[-2:] == (0, 0):
-            self.fixed = like.log_variance[..., :1, :1]
-        elif needs_log_variance:
-            names.append("log_variance")
-        shape = (1, like.x_start.shape[1], plan.tile[0], plan.width)
-        self.sums = {name: torch.zeros(shape, dtype=like.x_start.dtype) for name in names}
-
-    def add(self, tile: Tile, prediction: Prediction) -> None:
-        """Add a tile (1, C, h, w) of the row of tiles under way."""
-        weight = self._rows[tile.row][:, None] * self._columns[tile.column]
-        for name, total in self.sums.items():
-            total[..., tile.x0 : tile.x1].add_(weight * getattr(prediction, name))
-        if self.fixed is not None:
-            self.fixed = prediction.log_variance[..., :1, :1]
-
-    def finish_row(self, row: int) -> tuple[int, int, dict[str, Tensor], Lazy]:
-        """The rows [y0, y1) that no later tile reaches, with their sums and log-variance; make room for the next."""
-        ys, height = self.plan.ys, self.plan.tile[0]
-        y0, y1 = ys[row], ys[row + 1] if row + 1 < len(ys) else self.plan.height
-        done = {name: _taken(total, y1 - y0, height) for name, total in self.sums.items()}
-        if self.fixed is not None:
-            return y0, y1, done, self.fixed.expand_as(done["x_start"])
-        return y0, y1, done, done["log_variance"] if self.needs_log_variance else undeclared
-
-
-def _taken(buffer: Tensor, count: int, height: int) -> Tensor:
-    """The first `count` rows; the others move up, and zeros follow them."""
-    done, kept = buffer[:, :, :count].clone(), buffer[:, :, count:].clone()
-    buffer[:, :, : height - count] = kept
-    buffer[:, :, height - count :] = 0
-    return done
-
-
-def _row_on_host(index: int, value: Tensor) -> Tensor:
-    return value[index : index + 1].to("cpu")
+def _row(index: int, value: Tensor) -> Tensor:
+    return value[index : index + 1]
 
 
 def _eps(prediction: Prediction) -> Tensor:
@@ -284,53 +344,6 @@ def _eps(prediction: Prediction) -> Tensor:
 
 def _log_variance(prediction: Prediction) -> Tensor:
     return prediction.log_variance
-
-
-def undeclared() -> Tensor:
-    """The log-variance of a prediction without one."""
-    raise TesseraError("a sampler that reads prediction.log_variance must declare needs_log_variance = True")
-
-
-def region_of(value: Tensor, tile: Tile, scale: int) -> Tensor:
-    """(1, C, h / scale, w / scale): the tile's region of an image (1, C, H', W') whose pixels are `scale` wide."""
-    y0, y1, x0, x1 = tile.y0 // scale, -(-tile.y1 // scale), tile.x0 // scale, -(-tile.x1 // scale)
-    return _window(value, y0, y1, x0, x1)
-
-
-def upsampled_region(value: Tensor, tile: Tile, plan: TilePlan, scale: int, mode: str, device: torch.device) -> Tensor:
-    """(1, C, h, w): the tile's region of the upsampled whole, computed from a crop with a margin.
-
-    So a tile sees at its edge what the upsampled whole shows there. The whole ends where the canvas does.
-    """
-    margin = UPSAMPLING_MARGIN[mode]
-    top, left = max(tile.y0 // scale - margin, 0), max(tile.x0 // scale - margin, 0)
-    bottom = min(tile.y1 // scale + margin, plan.height // scale)
-    right = min(tile.x1 // scale + margin, plan.width // scale)
-    crop = _window(value, top, bottom, left, right).to(device)
-    size = (crop.shape[-2] * scale, crop.shape[-1] * scale)
-    upsampled = F.interpolate(crop, size=size, mode=mode, align_corners=False)
-    y, x = tile.y0 - top * scale, tile.x0 - left * scale
-    return upsampled[:, :, y : y + tile.y1 - tile.y0, x : x + tile.x1 - tile.x0]
-
-
-def _window(value: Tensor, y0: int, y1: int, x0: int, x1: int) -> Tensor:
-    """[y0, y1) x [x0, x1) of an image (1, C, H, W), continued to the right and below by repeated reflection."""
-    height, width = value.shape[-2:]
-    if y1 <= height and x1 <= width:
-        return value[..., y0:y1, x0:x1]
-    rows = torch.from_numpy(reflect_indices(height, max(y1, height))[y0:y1])
-    columns = torch.from_numpy(reflect_indices(width, max(x1, width))[x0:x1])
-    return value.index_select(-2, rows.to(value.device)).index_select(-1, columns.to(value.device))
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out: torch's own class, or a message of the CPU, MPS or CUDA libraries."""
-    message = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        # cuDNN finds no engine where none of them gets its workspace.
-        sign in message
-        for sign in ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED", "unable to find an engine")
-    )
 
 
 def _batch_key(work: _Work) -> tuple[object, ...]:

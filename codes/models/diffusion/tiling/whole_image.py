@@ -55,7 +55,7 @@ class Gathered:
             self._guided.add(x_start)
             self._unguided.add(unguided)
         if self.adjustment.quantile is not None:
-            both = torch.cat([self._largest.to(x_start.dtype), x_start.abs().flatten()])
+            both = torch.cat([self._largest.to(x_start), x_start.abs().flatten()])
             self._largest = both.topk(min(self._rank, len(both))).values
 
     def adjusted(self, x_start: Tensor) -> Tensor:
