@@ -198,6 +198,8 @@ def _what_it_is(path: Path) -> str:
         head = file.read(12)
     if not head:
         return "the file is empty"
+    if head[4:12] in (b"ftypavif", b"ftypavis"):
+        return "damaged: it begins as an AVIF, but its header cannot be read"
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
         return "a HEIC, whatever its name, that is damaged or needs pillow-heif (pip install pillow-heif)"
     known = next((kind for kind, signature in _SIGNATURES.items() if head.startswith(signature)), None)

@@ -21,8 +21,9 @@ _UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4
 _PLAIN_BITS = (1, 2, 4, 8)
 _KEPT = (270, 271, 272, 274, 305, 306, 315, 33432, 34675)  # title, maker, model, ..., author, rights, profile
 _LZW, _PACKBITS, _DEFLATED = 5, 32773, (8, 32946)
-# Bytes of pixels that a stored byte can stand for: as they are, a run of PackBits, a code of LZW, a match of deflate.
-_MOST_A_BYTE = {1: 1, _PACKBITS: 64, _LZW: 4096, 8: 1032, 32946: 1032}
+# Bytes of pixels that a stored byte can stand for: as they are, a run of PackBits, a code of LZW, a match of deflate,
+# two bits for 64 pixels of a JPEG.
+_MOST_A_BYTE = {1: 1, _PACKBITS: 64, _LZW: 4096, 8: 1032, 32946: 1032, 6: 1024, 7: 1024}
 # Bytes of zero in a row that a strip may hold: none say anything of pixels as they are, of those of a fax, of raw
 # sensors' and of deflate, which has a checksum; LZW and PackBits hardly write them, JPEG and its like a few.
 _ZEROS_MEAN_NOTHING = (*range(5), *_DEFLATED, *range(32767, 32773), *range(34661, 34664))

@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import tifffile
+import tifffile
 from file_helpers import chunk, png
 from PIL import Image
 
@@ -46,13 +47,39 @@ def test_a_png_that_declares_more_than_it_holds(tmp_path):
         read_image(tmp_path / "bomb.png")
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF"])
+def test_a_lossless_webp_of_some_bytes_that_asks_for_gigabytes(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (9, 99, 200)).save(buffer, "WEBP", lossless=True)
+    data = bytearray(buffer.getvalue())
+    place = data.index(b"VP8L") + 9
+    data[place : place + 4] = (16382 | 16382 << 14).to_bytes(4, "little")
+    (tmp_path / "bomb.webp").write_bytes(data)
+    with pytest.raises(DataError, match=r"bomb\.webp: damaged: its header declares 16383 x 16383 pixels"):
+        read_image(tmp_path / "bomb.webp")
+
+
+def test_a_tiff_whose_jpeg_is_smaller_than_it_declares(tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (9, 99, 200)).save(buffer, "TIFF", compression="jpeg")
+    data = bytearray(buffer.getvalue())
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tags = [file.pages[0].tags[name] for name in ("ImageWidth", "ImageLength", "RowsPerStrip")]
+    for tag in tags:
+        size = 2 if tag.dtype == 3 else 4
+        data[tag.valueoffset : tag.valueoffset + size] = (20000).to_bytes(size, "little")
+    (tmp_path / "bomb.tif").write_bytes(data)
+    with pytest.raises(DataError, match=r"bomb\.tif: damaged: its header declares 20000 x 20000 pixels"):
+        read_image(tmp_path / "bomb.tif")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "JPEG2000"])
 @pytest.mark.parametrize("mode", ["1", "L"])
 def test_the_emptiest_honest_pictures_are_not_taken_for_bombs(kind, mode):
     image = Image.new(mode, (4000, 3000))
     settings = {"optimize": True, "progressive": True} if kind == "JPEG" else {}
     buffer = io.BytesIO()
-    (image.convert("L") if kind == "JPEG" and mode == "1" else image).save(buffer, kind, **settings)
+    settings |= {"lossless": True} if kind == "WEBP" else {}
+    (image.convert("L") if kind.startswith("JPEG") and mode == "1" else image).save(buffer, kind, **settings)
     check_declared(kind, 4000, 3000, len(buffer.getvalue()))
 
 
