@@ -6,7 +6,6 @@ import struct
 import numpy as np
 import pytest
 import tifffile
-import tifffile
 from file_helpers import chunk, png
 from PIL import Image
 
