@@ -89,6 +89,7 @@ class Trainer:
         if state is not None:
             self.saver.resumed(self.iteration, own=is_own(self.experiment, state))
         self.skipped_in_a_row = 0
+        self._began_at = self.iteration
         self._measured: set[str] = set()  # the evaluators that have worked in this process
         if ranks.first and self.iteration < self.train.niter:
             self.experiment.record(source)
@@ -243,9 +244,10 @@ class Trainer:
 
     def _iterate(self, batch: Batch) -> StepResult:
         iteration = self.iteration + 1
-        result = run_iteration(
-            self.parts.steps, batch, self.context(), iteration, self.train.mega_batch_factor, self.ranks
-        )
+        with self._nothing_lost():
+            result = run_iteration(
+                self.parts.steps, batch, self.context(), iteration, self.train.mega_batch_factor, self.ranks
+            )
         self.iteration = iteration
         self.samples += self.options.batch_size
         for name, average in self.parts.averages.items():
@@ -332,7 +334,7 @@ class Trainer:
 
     @contextmanager
     def _nothing_lost(self) -> Iterator[None]:
-        """Saves when what is done between two iterations fails, in whatever way.
+        """Saves the last whole iteration when what is done after it fails, in whatever way.
 
         Raises TesseraError for what would be the user's mistake before a run: by now it is a run that failed.
         """
@@ -341,7 +343,16 @@ class Trainer:
         except (Interrupted, TakenOver):
             raise
         except Exception as error:
-            self._save_what_is_done(final=False)
+            if self.iteration == self._began_at:
+                raise
+            if any(step.applied_at > self.iteration for step in self.parts.steps):
+                logger.error(
+                    "iteration %d failed after some of its steps were applied, so it cannot be saved; %s",
+                    self.iteration + 1,
+                    self.saver.kept(),
+                )
+            else:
+                self._save_what_is_done(final=False)
             if isinstance(error, TesseraError):
                 raise TesseraError(str(error)) from error
             raise

@@ -67,6 +67,7 @@ class TrainingStep:
         )
         scaled = device.type == "cuda" and recipe.arithmetic == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self.applied_at = -1  # the last iteration that changed what it trains
 
     def backward(
         self, graph: Graph, state: Mapping[str, Any], context: StepContext, global_batch: int
@@ -131,6 +132,7 @@ class TrainingStep:
         losses = dict(zip(sums, values, strict=True))
         finite = math.isfinite(length) and math.isfinite(losses["total"])
         if finite:  # not by the scaler, which would read again what is known, and step where only the norm overflowed
+            self.applied_at = iteration
             self.optimizer.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

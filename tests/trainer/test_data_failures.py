@@ -64,6 +64,44 @@ def test_what_is_trained_is_saved(recipe: Path, deed: Callable[[], Any], error: 
     assert (again.iteration, again.samples) == (iteration, 4 * iteration)
 
 
+def test_the_last_whole_iteration_is_saved_when_one_fails(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make_trainer(recipe, "train.niter=3")
+    whole.run()
+    weights = EXPERIMENT.weights("generator", 3, True, ".safetensors").read_bytes()
+    trainer = make_trainer(recipe)
+    injector = type(trainer.parts.steps[0].graph.injectors["diffusion"])
+    inject: Callable[..., Any] = injector.__call__
+
+    def failing(*arguments: Any) -> Any:
+        if trainer.iteration == 3:
+            raise KeyError("a plugin's own mistake")
+        return inject(*arguments)
+
+    monkeypatch.setattr(injector, "__call__", failing)
+    with pytest.raises(KeyError, match="own mistake"):
+        trainer.run()
+    assert [iteration for iteration, _ in EXPERIMENT.states()] == [3]
+    assert EXPERIMENT.weights("generator", 3, True, ".safetensors").read_bytes() == weights
+
+
+def test_what_is_half_done_is_not_saved(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(recipe, "logger.save_checkpoint_freq=2")
+    injector = trainer.parts.steps[0].graph.injectors["diffusion"]
+
+    def failing(_: Any) -> None:
+        if trainer.iteration == 3:
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(injector, "end_iteration", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.run()
+    assert [iteration for iteration, _ in EXPERIMENT.states()] == [2]
+    assert "iteration 4 failed after some of its steps were applied" in caplog.text
+    assert "the last good checkpoint is that of iteration 2" in caplog.text
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_signal_is_heard_while_no_batch_comes(recipe: Path, workers: int) -> None:
     trainer = misbehaving(recipe, lambda: time.sleep(60), f"datasets.train.n_workers={workers}")

@@ -57,8 +57,8 @@ class CheckpointSaver:
             logger.error("%s; trying again in %.0f s", message, wait)
             time.sleep(wait)
         if final:
-            raise TesseraError(f"{message}; {self._kept()}") from None
-        logger.error("%s; training goes on and the next save tries again. %s", message, self._kept().capitalize())
+            raise TesseraError(f"{message}; {self.kept()}") from None
+        logger.error("%s; training goes on and the next save tries again. %s", message, self.kept().capitalize())
 
     def resumed(self, iteration: int, own: bool) -> None:
         """The run goes on from a checkpoint of this iteration, perhaps of another experiment (not `own`)."""
@@ -85,7 +85,7 @@ class CheckpointSaver:
             return f"{reason}; {shutil.disk_usage(self.experiment.root).free / 1e9:.2f} GB are free there"
         return reason
 
-    def _kept(self) -> str:
+    def kept(self) -> str:
         """What is there to go on from."""
         return (
             "there is no checkpoint yet"
