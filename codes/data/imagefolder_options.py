@@ -93,6 +93,11 @@ class ImageFolderOptions(CorruptionOptions, ImageOptions):
         "has a file of its sub-folder and name (the suffix may differ). Nothing: no metrics.",
     )
 
+    def remarks(self) -> Iterator[Issue]:
+        yield from super().remarks()
+        if "auto_default" in self.fixed_parameters.model_fields_set and not self.auto_positions:
+            yield Issue(("fixed_parameters", "auto_default"), "has no effect here: no strength is `auto`")
+
     def provides(self) -> frozenset[str]:
         """The keys of the tensors of an item: the first state of the graph."""
         return frozenset({"hq", "corruption_entropy"} if self.skip_lq else {"hq", "lq", "corruption_entropy"})

@@ -29,6 +29,10 @@ def remarks_of(recipe: Recipe) -> Iterator[Issue]:
     yield from _sizes(recipe)
     yield from _same_samples(recipe)
     yield from _precision(recipe)
+    yield from _seeds(recipe)
+    yield from _scales(recipe)
+    yield from _data_of_tests(recipe)
+    yield from _experiment(recipe)
 
 
 def _unused_networks(recipe: Recipe) -> Iterator[Issue]:
@@ -58,10 +62,44 @@ def _same_samples(recipe: Recipe) -> Iterator[Issue]:
     nodes = [node.tiled for _, node in all_nodes(recipe) if isinstance(node, InjectorOptions) and node.tiled]
     nothing_drawn = [not node.draws for node in nodes]
     if recipe.output.num_samples > 1 and nodes and all(nothing_drawn):
-        message = f"is {recipe.output.num_samples}, but with noise_type: zero and eta: 0 all samples are the same"
-        yield Issue(("output", "num_samples"), message)
+        message = "but sampling draws no noise here (eta, temperature, noise_type), so all are the same"
+        yield Issue(("output", "num_samples"), f"is {recipe.output.num_samples}, {message}")
 
 
 def _precision(recipe: Recipe) -> Iterator[Issue]:
     if recipe.arithmetic == "fp16" and choose_device(recipe.device, recipe.gpu_ids).type == "cpu":
         yield Issue(("fp16",) if recipe.fp16 else ("precision",), "fp16 is for GPUs; on a CPU it is slower than fp32")
+    if recipe.gpu_ids and recipe.device == "cpu":
+        yield Issue(("gpu_ids",), f"is {list(recipe.gpu_ids)}, but device is cpu")
+
+
+def _seeds(recipe: Recipe) -> Iterator[Issue]:
+    own = recipe.train.manual_seed if recipe.train and "manual_seed" in recipe.train.model_fields_set else None
+    if own is not None and recipe.seed is not None and own != recipe.seed:
+        yield Issue(("train", "manual_seed"), f"is {own}, but seed is {recipe.seed}, and that counts")
+
+
+def _scales(recipe: Recipe) -> Iterator[Issue]:
+    """A scale that is named and not what the results of a test run are enlarged by."""
+    nodes = [node.tiled for _, node in all_nodes(recipe) if isinstance(node, InjectorOptions) and node.tiled]
+    factors = {node.output_scale_factor for node in nodes if "low_res" in node.model_input_keys}
+    if (
+        "scale" in recipe.model_fields_set
+        and recipe.train is None
+        and len(factors) == 1
+        and recipe.scale not in factors
+    ):
+        yield Issue(("scale",), f"is {recipe.scale}, but output_scale_factor is {factors.pop()}, and that counts")
+
+
+def _data_of_tests(recipe: Recipe) -> Iterator[Issue]:
+    """How batches of training are made, said of data that no training reads."""
+    for phase, options in recipe.datasets.items():
+        for key in ("batch_size", "n_workers", "loader_timeout"):
+            if phase != "train" and key in options.model_fields_set:
+                yield Issue(("datasets", phase, key), "has no effect here: it is for datasets.train")
+
+
+def _experiment(recipe: Recipe) -> Iterator[Issue]:
+    if recipe.path.experiment and not {"auto", "best"} & set(recipe.path.pretrain.values()):
+        yield Issue(("path", "experiment"), "has no effect here: no weights are `auto` or `best`, which look into it")

@@ -54,6 +54,8 @@ def test_dlas_recipes_are_accepted_whatever_they_say_in_vain(file):
         ("networks.other={which_model_G: strength_estimator, args: {image_size: 32, num_corruptions: 1}}",
          "networks.other: nothing in steps or eval uses this network"),
         ("precision=fp16", "precision: fp16 is for GPUs"),
+        ("gpu_ids=[3]", "gpu_ids: is [3], but device is cpu"),
+        ("path.experiment=other", "path.experiment: has no effect here: no weights are `auto`"),
     ],
 )  # fmt: skip
 def test_an_option_in_vain_is_told(tmp_path, monkeypatch, override, said):
@@ -62,6 +64,41 @@ def test_an_option_in_vain_is_told(tmp_path, monkeypatch, override, said):
     remarks = told(changed(TRAINING, ("logger.visuals", []), ("logger.visual_debug_rate", 1000)), override)
     assert [line for line in remarks if line not in before], remarks
     assert any(line.startswith(said) for line in remarks), remarks
+
+
+INFER = ROOT / "recipes" / "diffusion" / "infer.yml"
+DETAIL = "steps.restore.injectors.detail."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["scale=4"], "scale: is 4, but output_scale_factor is 2, and that counts"),
+        (["output.num_samples=2", f"{DETAIL}temperature=0"], "output.num_samples: is 2, but sampling draws no noise"),
+        (["output.num_samples=2", f"{DETAIL}temperature=1", f"{DETAIL}noise_type=zero"],
+         "output.num_samples: is 2, but sampling draws no noise"),
+        (["datasets.test.batch_size=4"], "datasets.test.batch_size: has no effect here: it is for datasets.train"),
+        (["datasets.test.cosine_bias=false"],
+         "datasets.test.cosine_bias: has no effect here: it needs another skip_lq than true"),
+        (["datasets.test.fixed_parameters={corruption_entropy: [0.1, 0.2], auto_default: 0.3}"],
+         "datasets.test.fixed_parameters.auto_default: has no effect here: no strength is `auto`"),
+        ([f"{DETAIL}tile=0", f"{DETAIL}tile_overlap=8"], f"{DETAIL}tile_overlap: has no effect here"),
+    ],
+)  # fmt: skip
+def test_an_option_in_vain_of_a_test_run_is_told(overrides, said):
+    remarks = [*remarks_of(read_recipe(load_source(INFER, overrides)))]
+    lines = [f"{'.'.join(map(str, issue.path))}: {issue.message}" for issue in remarks]
+    assert any(line.startswith(said) for line in lines), lines
+
+
+def test_of_two_seeds_the_one_that_counts_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "train.manual_seed: is 2, but seed is 1, and that counts" in told(TRAINING, "seed=1", "train.manual_seed=2")
+
+
+def test_samplers_that_draw_nothing_but_their_start_are_not_blamed():
+    recipe = read_recipe(load_source(INFER, ["output.num_samples=2"]))
+    assert not [*remarks_of(recipe)]
 
 
 @pytest.mark.parametrize(

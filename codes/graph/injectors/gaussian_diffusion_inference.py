@@ -62,7 +62,7 @@ class GaussianDiffusionInferenceOptions(TiledOptions, SamplingOptions):
 
     @property
     def draws(self) -> bool:
-        return self.noise_type != "zero" or getattr(self, "eta", 1.0) != 0.0
+        return self.temperature > 0 and (self.noise_type != "zero" or self.rule.draws)
 
     @property
     def method(self) -> str:

@@ -51,6 +51,11 @@ class Sampler(Options):
     needs_log_variance: ClassVar[bool] = False
     remembers_x_start: ClassVar[bool] = False
 
+    @property
+    def draws(self) -> bool:
+        """Whether its steps add noise."""
+        return False
+
     @abstractmethod
     def __call__(self, at: Moment) -> Tensor:
         """The state after the step."""
@@ -65,6 +70,10 @@ class Ancestral(Sampler):
 
     needs_log_variance: ClassVar[bool] = True
 
+    @property
+    def draws(self) -> bool:
+        return True
+
     def __call__(self, at: Moment) -> Tensor:
         mean = at.process.posterior_mean(at.prediction, at.x, _batch(at.t, at.x))
         return mean + torch.exp(0.5 * at.prediction.log_variance) * at.noise() if at.t > 0 else mean
@@ -75,6 +84,10 @@ class Ddim(Sampler):
     """DDIM (Song et al. 2021, eq. 12): deterministic for eta = 0, as noisy as the posterior for eta = 1."""
 
     eta: float = Field(0.0, ge=0, le=1, description="Noise of a step: 0 is deterministic, 1 as noisy as ancestral.")
+
+    @property
+    def draws(self) -> bool:
+        return self.eta > 0
 
     def __call__(self, at: Moment) -> Tensor:
         before = float(at.process.schedule.alphas_cumprod_prev[at.t])
