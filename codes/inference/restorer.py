@@ -185,6 +185,7 @@ class Restorer:
         eta: float | None = None,
         stop_at_snr: float | None = None,
         temperature: float | None = None,
+        blend: float | None = None,
         options: SamplingOptions | Mapping[str, Any] | None = None,
         color_fix: ColourFix = "none",
         seed: int = 0,
@@ -197,8 +198,9 @@ class Restorer:
 
         image: NumPy (H, W) or (H, W, 1..4), a tensor (1..4, H, W), uint8, uint16 or floats in [0, 1]; or a Pillow
         image of any mode. strengths: see `strength_tensor`; None is 0 for all: the image is taken as clean.
-        steps, sampler, eta, stop_at_snr, temperature: None leaves them as in `options`; a stop_at_snr of math.inf stops
-        nowhere. steps: a count (8 is "karras8") or a spacing of recipes. temperature: 0 is most faithful, 1 a sample.
+        steps, sampler, eta, stop_at_snr, temperature, blend: None leaves them as in `options`; math.inf as stop_at_snr
+        stops nowhere. steps: a count (8 is "karras8") or a spacing of recipes. temperature: 0 is most faithful, 1 a
+        sample. blend: the share of the mean in the result.
         options: keys of the sampling injector that change `self.options`, or SamplingOptions in their place.
         color_fix: none, mean, wavelet or lowfreq: colours taken from the input, see `fix_colours`.
         seed, name, sample: the noise depends on them; with the recipe's seed, the file's path below its input
@@ -215,6 +217,7 @@ class Restorer:
             "eta": eta,
             "stop_at_snr": stop_at_snr,
             "temperature": temperature,
+            "blend": blend,
         }
         sampling = self._sampling(options, {key: value for key, value in short.items() if value is not None})
         factor = strength_tensor(strengths, self.num_strengths, self.corruptions, taken, auto_default, self.estimator)

@@ -93,9 +93,10 @@ class Run:
 
     def engine(self, name: str, sampling: SamplingOptions) -> Engine:
         """A network ready to sample by these options. Raises ConfigError where its process is not known."""
-        process = sampling.build_process(self.processes.get(name), name)
-        options = sampling.suited_to(self.processes.get(name))
-        return Engine(self.networks[name], process, options, self.device, self.autocast)
+        trained = self.processes.get(name)
+        process, mean = sampling.build_process(trained, name), sampling.build_mean(trained, name)
+        options = sampling.suited_to(trained)
+        return Engine(self.networks[name], process, options, self.device, self.autocast, mean=mean)
 
     def context(
         self,

@@ -90,6 +90,20 @@ def test_a_student_that_equals_a_teacher_of_one_step_has_nothing_to_learn() -> N
     assert not torch.allclose(injector(steps=1)(given, context(nets))["said"], made["said"], atol=1e-3)
 
 
+def test_a_student_is_called_at_its_own_sigma_with_the_teachers_noise_and_sampled_there() -> None:
+    nets, given = networks(), state()
+    own = injector(steps=3, student_sigma=0.4)
+    # A teacher of one step from 0.4 does what a student of equal weights should.
+    lower = injector(steps=1, sigma_max=0.4)(given, context(nets))
+    found = own(given, context({**nets, "g": nets["t"]}))
+    torch.testing.assert_close(found["said"].clamp(-1, 1), lower["taught"], rtol=1e-4, atol=1e-5)
+    assert torch.equal(found["taught"], injector(steps=3)(given, context(nets))["taught"])
+    recorded = own.options.processes()["g"]
+    assert recorded.student == StudentOptions(sigma=0.4, temperature_max=0.6)
+    sigma = SamplingOptions().build_process(recorded, "g").schedule.sigma
+    assert sigma == pytest.approx([0.4], rel=1e-2)
+
+
 def test_gradients_reach_the_student_alone_and_the_teacher_evaluates() -> None:
     nets = networks()
     nets["t"].train()

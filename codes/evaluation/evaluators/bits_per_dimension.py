@@ -54,6 +54,11 @@ class BitsPerDimensionOptions(EvaluatorOptions):
             for issue in conditioning_problems(self.for_network, self.model_input_keys, networks)
         ]
         provided = self.dataset.provides()
+        issues += [
+            Issue(("diffusion_params", name), "changes what is drawn, and the bound draws no image; remove it")
+            for name in ("temperature", "blend")
+            if name in self.diffusion_params.model_fields_set
+        ]
         return issues + [
             Issue(("model_input_keys", name), f"the dataset has no key {key!r} (it has: {', '.join(sorted(provided))})")
             for name, key in self.model_input_keys.items()

@@ -37,8 +37,12 @@ class DistillationOptions(InjectorOptions):
     beta_schedule: BetaScheduleOptions = Field(BetaScheduleOptions(), description="The schedule of the teacher.")
     diffusion_args: DiffusionArgs = Field(DiffusionArgs(), description="The process of the teacher, as it was trained.")
     steps: int = Field(8, ge=1, description="Steps of the teacher's sampler: karrasN, deterministic ddim.")
-    sigma_max: float = Field(
-        1.0, gt=0, description="Noise over signal at the first step, and at the student's only one."
+    sigma_max: float = Field(1.0, gt=0, description="Noise over signal at the teacher's first step.")
+    student_sigma: float | None = Field(
+        None,
+        gt=0,
+        description="Noise over signal at the student's only step; ~ is sigma_max. A network hardly looks at a state "
+        "of much noise and takes one of little for true detail; between lies where it begins nearest its teacher.",
     )
     sigma_min: float = Field(0.01, gt=0, description="Noise over signal at the teacher's last step.")
     temperature_max: float = Field(
@@ -70,7 +74,7 @@ class DistillationOptions(InjectorOptions):
 
     def processes(self) -> dict[str, ProcessOptions]:
         schedule, args = self.beta_schedule, self.diffusion_args
-        student = StudentOptions(sigma=self.sigma_max, temperature_max=self.temperature_max)
+        student = StudentOptions(sigma=self.own_sigma, temperature_max=self.temperature_max)
         return {
             self.generator: ProcessOptions(beta_schedule=schedule, diffusion_args=args, student=student),
             self.teacher: ProcessOptions(beta_schedule=schedule, diffusion_args=args),
@@ -105,6 +109,11 @@ class DistillationOptions(InjectorOptions):
         ]
 
     @property
+    def own_sigma(self) -> float:
+        """Where the student is called."""
+        return self.sigma_max if self.student_sigma is None else self.student_sigma
+
+    @property
     def spacing(self) -> Karras:
         """The steps of the teacher."""
         return Karras(self.steps, self.sigma_max, self.sigma_min)
@@ -114,9 +123,9 @@ class DistillationOptions(InjectorOptions):
 class DistillationInjector(Injector):
     """Writes what the student says in one call, and where the teacher's sampler ends from the same state.
 
-    Both start at sigma_max from the upsampled low_res and temperature * noise, the temperature of each sample drawn
-    evenly from [0, temperature_max]. The teacher's map from there is deterministic, so that plain regression on it
-    suffices (Luhman & Luhman 2021); no gradient reaches the teacher.
+    Both start from the upsampled low_res and temperature * noise, the teacher at sigma_max and the student at its own
+    sigma, the temperature of each sample drawn evenly from [0, temperature_max]. The teacher's map from there is
+    deterministic, so that plain regression on it suffices (Luhman & Luhman 2021); no gradient reaches the teacher.
     """
 
     Options = DistillationOptions
@@ -125,7 +134,7 @@ class DistillationInjector(Injector):
         self.options = options
         process = build_process(options.processes()[options.teacher])
         self.process = process.respaced(options.spacing)
-        self.one_step = process.respaced(Karras(1, options.sigma_max, options.sigma_min))
+        self.one_step = process.respaced(Karras(1, options.own_sigma, options.own_sigma / 2))
         self._range_checked = False
 
     def __call__(self, state: State, context: StepContext) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class GaussianDiffusionInferenceOptions(TiledOptions, SamplingOptions):
         return step_problems(self, name, networks[name], trained.get(name)) if name in networks else []
 
     def in_one_step(self) -> Self:
-        return self.model_copy(update={"respaced_timestep_spacing": 1, "stop_at_snr": None})
+        return self.model_copy(update={"respaced_timestep_spacing": 1, "stop_at_snr": None, "blend": 0.0})
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         issues: dict[Issue, None] = {}
@@ -142,7 +142,7 @@ class GaussianDiffusionInferenceInjector(TiledInjector):
                     f"{options.out}: {odd} was trained under another process than {names[0]}, so the two cannot share "
                     "one sampling; set beta_schedule and diffusion_args if they belong together all the same"
                 )
-        process = options.build_process(trained[0], names[0])
+        process, mean = options.build_process(trained[0], names[0]), options.build_mean(trained[0], names[0])
         rest, splits = tuple(networks[1:]), options.snr_splits
         suited = options.suited_to(trained[0])
-        return Engine(networks[0], process, suited, context.device, context.autocast, rest, splits)
+        return Engine(networks[0], process, suited, context.device, context.autocast, rest, splits, mean)

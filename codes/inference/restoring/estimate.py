@@ -104,7 +104,7 @@ def _seconds(plan: Plan, image: Planned, paces: dict[str, Pace], states: int) ->
     for key, size in image.sizes.items():
         tiles, engine = plan.tiles(key, size), plan.engines[key]
         pixels = len(tiles) * tiles.tile[0] * tiles.tile[1] * states
-        total += pixels * engine.process.num_timesteps * paces[key].seconds
+        total += pixels * engine.calls * paces[key].seconds
     return total
 
 

@@ -24,7 +24,7 @@ from .prediction import Prediction, not_finite
 from .process import GaussianDiffusion
 from .sampling_checks import start_problem
 from .sampling_options import SamplingOptions
-from .tiling.canvas_sampling import SampledImage, canvas_channels, sample_images
+from .tiling.canvas_sampling import Blending, SampledImage, canvas_channels, sample_images
 from .tiling.plan import TilePlan, padded_size, tile_side
 from .tiling.runner import TileRunner
 from .tiling.whole_image import Adjustment
@@ -94,7 +94,8 @@ class Engine:
     """A network ready to sample: on its device, in evaluation mode, under a process that may be respaced.
 
     `experts`: further networks, which with `network` as the first share the steps by signal-to-noise ratio, split at
-    `snr_splits` (descending): the first serves what lies above the first split.
+    `snr_splits` (descending): the first serves what lies above the first split. `mean`: the process of one step from
+    pure noise, with which `blend` finds the mean; None without a blend.
     """
 
     network: DiffusionNetwork
@@ -104,11 +105,13 @@ class Engine:
     autocast: Callable[[], AbstractContextManager[Any]]
     experts: tuple[DiffusionNetwork, ...] = ()
     snr_splits: tuple[float, ...] = ()
+    mean: GaussianDiffusion | None = None
 
     def __post_init__(self) -> None:
         problem = start_problem(self.options, self.process, self.network)
         if problem:
             raise ConfigError(f"respaced_timestep_spacing {problem}")
+        assert (self.mean is not None) == (self.options.blend > 0), "see SamplingOptions.build_mean"
 
     def denoiser(self) -> Denoiser:
         """The network or networks with epsilon scaling and guidance; x_start is clipped only after what
@@ -172,7 +175,19 @@ class Engine:
     def tile_steps(self, requests: Sequence[Request], scale: int) -> int:
         """The tiles of all steps of all images: what the work is in proportion to."""
         tiles = sum(len(self.plan(request.height, request.width, scale)) for request in requests)
-        return tiles * self.process.num_timesteps
+        return tiles * self.calls
+
+    @property
+    def calls(self) -> int:
+        """How often the network sees each tile."""
+        return self.process.num_timesteps + (self.mean is not None)
+
+    def _blending(self, on_event: Callable[[str], None] | None) -> Blending | None:
+        """What the last pass of a blend needs: this engine under the process of the mean."""
+        if self.mean is None:
+            return None
+        runner = replace(self, process=self.mean)._runner(on_event)
+        return Blending(runner, self.mean, self.options.blend)
 
     def restore(
         self,
@@ -190,7 +205,9 @@ class Engine:
         images = [self._image(request, plan, on_event) for request, plan in zip(requests, plans, strict=True)]
         runner = self._runner(on_event)
         try:
-            sample_images(images, runner, self.process, self.options.rule, on_progress, self.adjustment)
+            sample_images(
+                images, runner, self.process, self.options.rule, on_progress, self.adjustment, self._blending(on_event)
+            )
         except BaseException:
             for image in images:
                 image.store.keep()

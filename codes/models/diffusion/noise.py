@@ -16,6 +16,7 @@ from ...utils.rng import derive_seed
 
 CPU = torch.device("cpu")
 INITIAL_STEP = -1  # the position of x_T, before sampling step 0
+MEAN_STEP = -2  # that of the noise which the mean of `blend` is told from
 
 
 @dataclass(frozen=True)

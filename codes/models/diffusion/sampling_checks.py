@@ -8,7 +8,7 @@ from .networks.base import DiffusionNetwork
 from .process import GaussianDiffusion
 from .process_options import ProcessOptions
 from .respacing import karras_count
-from .sampling_options import SamplingOptions, TilingOptions
+from .sampling_options import NO_MEAN, SamplingOptions, TilingOptions
 from .tiling.plan import tile_side
 
 STARTING_SIGNAL = 0.2  # sqrt(abar) up to which pure noise stands for the state: leading3 of a linear schedule has .11
@@ -24,6 +24,11 @@ def sampling_problems(sampling: SamplingOptions, name: str, network: DiffusionNe
             "and guidance_low_res does not weaken low_res"
         )
         issues.append(Issue(("guidance_scale",), message))
+    if sampling.blend and "low_res" not in network.cond_names:
+        message = (
+            f"is {sampling.blend:g}, but {name} restores nothing (no low_res): the mean of all images is gray; use 0"
+        )
+        issues.append(Issue(("blend",), message))
     return issues
 
 
@@ -42,7 +47,10 @@ def tile_problems(tiling: TilingOptions, name: str, network: DiffusionNetwork, s
 def step_problems(
     sampling: SamplingOptions, name: str, network: DiffusionNetwork, trained: ProcessOptions | None
 ) -> list[Issue]:
-    """Steps that do not fit the process of training, where it is known, or begin past the noise they start from."""
+    """Steps that do not fit the process of training, where it is known, or begin past the noise they start from; and a
+    blend with a mean that the network does not know."""
+    if sampling.blend and sampling.suited_to(trained) is not sampling:
+        return [Issue(("blend",), f"is {sampling.blend:g}, but {NO_MEAN}")]
     if trained is None and (sampling.beta_schedule is None or sampling.diffusion_args is None):
         return []
     try:

@@ -18,6 +18,7 @@ from .respacing import Karras, Respacing, check_spacing, karras_count, single_st
 from .samplers import SAMPLERS, Sampler
 
 SIGMAS = ("sigma_max", "sigma_min")  # of karrasN alone
+NO_MEAN = "a network that was distilled to one step knows no mean; use blend: 0, or the network that taught it"
 SamplerName = Annotated[str, NameIn(SAMPLERS)]
 
 
@@ -95,6 +96,13 @@ class SamplingOptions(TilingOptions, ChoiceOptions):
         le=2,
         description="Factor of all noise, of the start and of the steps: 0 is the most faithful, 1 a sample of what "
         "the network has learned; between them lies less detail with less grain.",
+    )
+    blend: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the mean in the result, for restoration; the rest is what the sampler gives. The mean is "
+        "told in one more call, from pure noise at the last timestep of training. 0 is the sample alone, 1 the mean.",
     )
     guidance_scale: float = Field(
         1.0, ge=0, description="Classifier-free guidance: 1 is off; larger follows the condition more than was learned."
@@ -206,6 +214,15 @@ class SamplingOptions(TilingOptions, ChoiceOptions):
             )
         process = build_process(ProcessOptions(beta_schedule=schedule, diffusion_args=args))
         return self.suited_to(trained)._respaced(process, network)
+
+    def build_mean(self, trained: ProcessOptions | None, network: str) -> GaussianDiffusion | None:
+        """The process of the one step to the mean, None without a `blend`; ConfigError where there is no mean."""
+        if self.blend == 0:
+            return None
+        if self.suited_to(trained) is not self:
+            raise ConfigError(f"sampling from {network}: blend {self.blend:g}: {NO_MEAN}")
+        last = {"respaced_timestep_spacing": "trailing1", "stop_at_snr": None}
+        return self.model_copy(update=last).build_process(trained, network)
 
     def _respaced(self, process: GaussianDiffusion, network: str) -> GaussianDiffusion:
         spacing = self.respaced_timestep_spacing

@@ -9,16 +9,18 @@ C channels, (H, W) canvas, in pixels of the output.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ....images.canvas import Canvas
 from ....images.canvas_store import CanvasStore
 from ....images.canvas_stream import RowReader, RowWriter
 from ....utils.rng import numpy_generator
-from ..noise import INITIAL_STEP, NoiseField
+from ..noise import INITIAL_STEP, MEAN_STEP, NoiseField
 from ..prediction import Lazy, Prediction
 from ..process import GaussianDiffusion
 from ..samplers import Moment, Sampler
@@ -49,10 +51,10 @@ class SampledImage:
     temperature: float = 1.0  # factor of all noise, of the start and of the steps
     jitter: bool = False  # another grid of tiles at every step, drawn from the noise's seed
 
-    def view(self, runner: TileRunner, index: int, t: int) -> View:
-        """What the runner needs to know at sampling step `index`."""
+    def view(self, runner: TileRunner, index: int, t: int, x_t: Canvas | None = None) -> View:
+        """What the runner needs to know at sampling step `index`; `x_t` stands in for the image's own state."""
         shift = self._shift(runner.fitted(self.plan), index) if self.jitter else (0, 0)
-        return View(self.store.state, self.noise.channels, t, self.cond, self.scales, self.plan, shift)
+        return View(x_t or self.store.state, self.noise.channels, t, self.cond, self.scales, self.plan, shift)
 
     def noise_rows(self, index: int, y0: int, y1: int, device: torch.device) -> Tensor:
         """(1, C, y1 - y0, W) on `device`: the noise of sampling step `index` for some rows, at this temperature."""
@@ -76,6 +78,14 @@ def _holds_variance(rule: Sampler, adjustment: Adjustment) -> bool:
     return rule.needs_log_variance and adjustment.changes_something
 
 
+class Blending(NamedTuple):
+    """How the mean is found and mixed in: what runs a process of one step, and the mean's share of the result."""
+
+    runner: TileRunner
+    process: GaussianDiffusion
+    share: float
+
+
 @torch.no_grad()
 def sample_images(
     images: Sequence[SampledImage],
@@ -84,26 +94,32 @@ def sample_images(
     rule: Sampler,
     on_progress: Callable[[float], None] | None = None,
     adjustment: Adjustment = NO_ADJUSTMENT,
+    blending: Blending | None = None,
 ) -> None:
     """Take every image through all steps that it has not done yet, `adjustment` being made to each prediction.
 
-    `on_progress` is told the share of the work that is done, in (0, 1], after every batch of tiles; what it raises
-    ends the sampling, with every store at a whole step.
+    With `blending` one more step follows, which mixes the mean into the result. It comes last so that nothing is kept
+    for it meanwhile. `on_progress` is told the share of the work that is done, in (0, 1], after every batch of tiles;
+    what it raises ends the sampling, with every store at a whole step.
     """
     for image in images:
         if image.store.steps_done == 0:
             _begin(image, runner, process)
     count = process.num_timesteps
-    todo = sum(len(image.plan) * (count - image.store.steps_done) for image in images)
+    steps = [_Step(process, rule, index, count - 1 - index, runner.device) for index in range(count)]
+    if blending:
+        steps.append(_Mixing(blending.process, rule, count, 0, runner.device, blending.share))
+    todo = sum(len(image.plan) * (len(steps) - image.store.steps_done) for image in images)
     done = 0
-    for index in range(count):
-        active = [image for image in images if image.store.steps_done == index]
+    for step in steps:
+        active = [image for image in images if image.store.steps_done == step.index]
         if not active:
             continue
+        if blending and step.index == count:  # the tiles and batches are those that have been found to fit
+            runner = replace(blending.runner, tile_batch_size=runner.tile_batch_size, too_large=runner.too_large)
         share = sum(len(image.plan) for image in active)
-        views = [image.view(runner, index, count - 1 - index) for image in active]
+        views = [step.view(image, runner) for image in active]
         runner.on_tiles = _Progress(done / todo, share / todo, _tiles(views, runner), on_progress)
-        step = _Step(process, rule, index, count - 1 - index, runner.device)
         writers = [RowWriter(image.store.upcoming, runner.device) for image in active]
         if adjustment.changes_something:
             _in_two_passes(active, writers, runner.bands(views), step, adjustment)
@@ -168,6 +184,10 @@ class _Step:
     t: int
     device: torch.device
 
+    def view(self, image: SampledImage, runner: TileRunner) -> View:
+        """What is denoised."""
+        return image.view(runner, self.index, self.t)
+
     def advance(self, image: SampledImage, band: Band, writer: RowWriter) -> None:
         """Write the state after the step of some rows."""
         channels, before = image.noise.channels, band.state
@@ -175,6 +195,46 @@ class _Step:
         previous = before[:, channels:] if self.rule.remembers_x_start and self.index > 0 else None
         after = self.rule(Moment(self.process, self.t, before[:, :channels], band.prediction, noise, previous))
         _write(image, writer, band.y0, after, band.prediction.x_start if self.rule.remembers_x_start else None)
+
+
+class _Start(Canvas):
+    """The noisy state from which a process of one step tells the mean, drawn where it is read; nothing is kept."""
+
+    def __init__(self, image: SampledImage, runner: TileRunner, process: GaussianDiffusion) -> None:
+        super().__init__(image.noise.channels, image.plan.height, image.plan.width)
+        self._image, self._runner, self._process = image, runner, process
+
+    @property
+    def device(self) -> torch.device:
+        return self._runner.device
+
+    def rows(self, y0: int, y1: int) -> Tensor:
+        self._check(y0, y1)
+        # At full strength whatever the temperature: with less noise than it is told the network sharpens too much.
+        noise = self._image.noise(MEAN_STEP, y0, y1, 0, self.width, self.device)[None]
+        prior = _prior_rows(self._image, Tile(0, 0, y0, y1, 0, self.width), self._runner)
+        return self._process.initial_state(noise, prior)[0]
+
+    def write(self, y0: int, rows: Tensor) -> None:
+        raise NotImplementedError("a start is drawn, not written")
+
+    def flush(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, eq=False)
+class _Mixing(_Step):
+    """The step after the last: the mean is predicted from noise, and the result moves towards it by `share`."""
+
+    share: float = 0.0
+
+    def view(self, image: SampledImage, runner: TileRunner) -> View:
+        return image.view(runner, self.index, self.t, _Start(image, runner, self.process))
+
+    def advance(self, image: SampledImage, band: Band, writer: RowWriter) -> None:
+        sample = image.store.state.rows(band.y0, band.y1)[None, : image.noise.channels].to(self.device)
+        mixed = (1 - self.share) * sample + self.share * band.prediction.x_start
+        _write(image, writer, band.y0, mixed, None)
 
 
 def _write(image: SampledImage, writer: RowWriter, y0: int, first: Tensor, second: Tensor | None) -> None:
