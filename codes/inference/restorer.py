@@ -212,13 +212,9 @@ class Restorer:
             raise ConfigError(f"color_fix: expected one of {', '.join(get_args(ColourFix))}, found {color_fix!r}")
         taken = take_apart(image)
         short = {
-            "respaced_timestep_spacing": f"karras{steps}" if isinstance(steps, int) else steps,
-            "sampler": sampler,
-            "eta": eta,
-            "stop_at_snr": stop_at_snr,
-            "temperature": temperature,
-            "blend": blend,
-        }
+            "respaced_timestep_spacing": f"karras{steps}" if isinstance(steps, int) else steps, "sampler": sampler,
+            "eta": eta, "stop_at_snr": stop_at_snr, "temperature": temperature, "blend": blend,
+        }  # fmt: skip
         sampling = self._sampling(options, {key: value for key, value in short.items() if value is not None})
         factor = strength_tensor(strengths, self.num_strengths, self.corruptions, taken, auto_default, self.estimator)
         images = [to_tensor(image, True) for image in _colours_and_alpha(taken)]
