@@ -4,9 +4,10 @@
         --regression experiments/regression/models/1000_generator_ema.safetensors --cache restorer_rows
 
 Every photograph is made small and corrupted as in training, at each pair of strengths, then restored by bicubic
-upsampling, by each of --weights with every --spacings x --temperatures, by the same with each --reference (the field's
-50 ancestral steps), by each --student at every temperature, and by each --regression. --spacings are those of recipes,
-with /SAMPLER for another rule than ddim and @SNR for stop_at_snr: `trailing8`, `50/ancestral`, `karras8@20`.
+upsampling, by each of --weights with every --spacings x --temperatures, and with each of --once at temperature 1
+(one step, which is the mean, and the field's reference of 50 ancestral steps), by each --student at every temperature,
+and by each --regression. Spacings are those of recipes, with /SAMPLER for another rule than ddim, @SNR for stop_at_snr
+and +BLEND for a share of the mean: `trailing8`, `50/ancestral`, `karras8@20`, `karras8+0.5`.
 
 Prints Markdown, and writes the means and the numbers of each image as JSON. --crop 192 takes the middle of each image
 alone, --most 4 the first images of a folder: minutes instead of an hour on one core.
@@ -53,7 +54,9 @@ SCALE = 2
 MEGA = 1e6
 COLUMNS = (("psnr", "PSNR", 2), ("ssim", "SSIM", 4), ("swd", "SWD", 3), ("grain", "grain", 2))
 TIMES = (("wall_s_per_mp", "s/MP", 2), ("cpu_s_per_mp", "CPU s/MP", 2))
-SPACING = re.compile(r"(?P<spacing>[a-z]*[\d,]+)(/(?P<sampler>[a-z_]+))?(@(?P<snr>[\d.]+))?")
+SPACING = re.compile(
+    r"(?P<spacing>[a-z]*[\d,]+)(/(?P<sampler>[a-z_]+))?(@(?P<snr>\d+(\.\d+)?))?(\+(?P<blend>\d(\.\d+)?))?"
+)
 Restore = Callable[[torch.Tensor, tuple[float, ...]], np.ndarray]
 
 
@@ -100,15 +103,18 @@ def bicubic(low_res: torch.Tensor, _: tuple[float, ...]) -> np.ndarray:
 
 
 def sampling(text: str, temperature: float) -> dict[str, Any]:
-    """Options of the sampling injector for SPACING[/SAMPLER][@SNR]. Raises ConfigError where it is not one."""
+    """Options of the sampling injector for SPACING[/SAMPLER][@SNR][+BLEND]. Raises ConfigError where it is not one."""
     parts = SPACING.fullmatch(text)
     if parts is None:
-        raise ConfigError(f"{text!r}: expected SPACING[/SAMPLER][@SNR], as karras8, 50/ancestral or trailing8@20")
+        raise ConfigError(
+            f"{text!r}: expected SPACING[/SAMPLER][@SNR][+BLEND], as karras8, 50/ancestral or karras8+0.5"
+        )
     spacing, sampler = parts["spacing"], parts["sampler"] or "ddim"
     chosen = {"respaced_timestep_spacing": spacing, "sampler": sampler, "temperature": temperature}
     # With eta 0 ddim draws no noise on its way, so that temperature is the start's alone.
     steady = {"eta": 0.0} if sampler == "ddim" else {}
-    return {**chosen, **steady, "stop_at_snr": float(parts["snr"]) if parts["snr"] else None}
+    told = {"stop_at_snr": float(parts["snr"]) if parts["snr"] else None, "blend": float(parts["blend"] or 0.0)}
+    return {**chosen, **steady, **told}
 
 
 @cache
@@ -235,8 +241,8 @@ def methods_of(arguments: argparse.Namespace) -> Iterator[Method]:
         for text in arguments.spacings:
             for temperature in arguments.temperatures:
                 yield diffusion(named, label, text, temperature, arithmetic)
-        for text in arguments.reference:
-            yield diffusion(named, f"{label}, the field's reference", text, 1.0, arithmetic)
+        for text in arguments.once:
+            yield diffusion(named, label, text, 1.0, arithmetic)
     for named in arguments.student:
         for temperature in arguments.temperatures:
             yield diffusion(named, f"student {Path(named).stem}", "karras1", temperature, arithmetic)
@@ -252,10 +258,12 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--regression", nargs="*", default=[], help="files of regression networks")
     parser.add_argument("--strengths", nargs="+", default=["0.2,0.5", "0.6,0.6"], help="JPEG,blur in [0, 1]")
     parser.add_argument(
-        "--spacings", nargs="*", default=["karras1", "karras4", "karras8", "karras50"],
-        metavar="SPACING[/SAMPLER][@SNR]", help="steps, at every temperature",
+        "--spacings", nargs="*", default=["karras4", "karras8", "karras50"],
+        metavar="SPACING[/SAMPLER][@SNR][+BLEND]", help="steps, at every temperature",
     )  # fmt: skip
-    parser.add_argument("--reference", nargs="*", default=["50/ancestral"], help="the same, at temperature 1 alone")
+    parser.add_argument(
+        "--once", nargs="*", default=["trailing1", "50/ancestral"], help="the same, at temperature 1 alone"
+    )
     parser.add_argument("--temperatures", nargs="+", type=float, default=[0.0, 0.15, 0.3, 1.0])
     parser.add_argument("--crop", type=int, help="side of the middle that is taken of each image; default: all of it")
     parser.add_argument("--most", type=int, help="images of each folder, the first")

@@ -199,8 +199,8 @@ class Restorer:
         image: NumPy (H, W) or (H, W, 1..4), a tensor (1..4, H, W), uint8, uint16 or floats in [0, 1]; or a Pillow
         image of any mode. strengths: see `strength_tensor`; None is 0 for all: the image is taken as clean.
         steps, sampler, eta, stop_at_snr, temperature, blend: None leaves them as in `options`; math.inf as stop_at_snr
-        stops nowhere. steps: a count (8 is "karras8") or a spacing of recipes. temperature: 0 is most faithful, 1 a
-        sample. blend: the share of the mean in the result.
+        stops nowhere. steps: a spacing of recipes or a count (8: "karras8"; 1, the mean: "trailing1" at temperature 1).
+        temperature: 0 is most faithful, 1 a sample. blend: the share of the mean in the result.
         options: keys of the sampling injector that change `self.options`, or SamplingOptions in their place.
         color_fix: none, mean, wavelet or lowfreq: colours taken from the input, see `fix_colours`.
         seed, name, sample: the noise depends on them; with the recipe's seed, the file's path below its input
@@ -212,10 +212,9 @@ class Restorer:
             raise ConfigError(f"color_fix: expected one of {', '.join(get_args(ColourFix))}, found {color_fix!r}")
         taken = take_apart(image)
         short = {
-            "respaced_timestep_spacing": f"karras{steps}" if isinstance(steps, int) else steps, "sampler": sampler,
-            "eta": eta, "stop_at_snr": stop_at_snr, "temperature": temperature, "blend": blend,
+            "sampler": sampler, "eta": eta, "stop_at_snr": stop_at_snr, "temperature": temperature, "blend": blend,
         }  # fmt: skip
-        sampling = self._sampling(options, {key: value for key, value in short.items() if value is not None})
+        sampling = self._sampling(options, steps, {key: value for key, value in short.items() if value is not None})
         factor = strength_tensor(strengths, self.num_strengths, self.corruptions, taken, auto_default, self.estimator)
         images = [to_tensor(image, True) for image in _colours_and_alpha(taken)]
         which = None if sampling.noise_type == "fixed" else 0 if name is None else name
@@ -225,9 +224,20 @@ class Restorer:
         rgb, *alpha = (to_rgb(tensor, True) for tensor in restored)
         return cast(T, taken.rebuild(rgb, _alpha(taken, self.scale, alpha)))
 
-    def _sampling(self, options: SamplingOptions | Mapping[str, Any] | None, short: dict[str, Any]) -> SamplingOptions:
+    def _sampling(
+        self,
+        options: SamplingOptions | Mapping[str, Any] | None,
+        steps: int | str | Sequence[int] | None,
+        short: dict[str, Any],
+    ) -> SamplingOptions:
         base = options if isinstance(options, SamplingOptions) else self.options
-        chosen = _changed(base, {**(options if isinstance(options, Mapping) else {}), **short})
+        changes = dict(options) if isinstance(options, Mapping) else {}
+        if steps == 1:  # from less noise than a network is told one step sharpens too much; a student takes its own
+            changes = {"temperature": self._full_noise(base), **changes}
+        if steps is not None:
+            named = "trailing1" if steps == 1 else f"karras{steps}" if isinstance(steps, int) else steps
+            changes["respaced_timestep_spacing"] = named
+        chosen = _changed(base, {**changes, **short})
         if chosen.canvas != "ram":
             raise ConfigError("options: canvas: disk writes files; a Restorer works in memory, so use ram")
         if not chosen.use_ema:
@@ -237,6 +247,11 @@ class Restorer:
         if issues := sampling_problems(chosen, NETWORK, self.network, self.scale):
             raise ConfigError(_in_one_line(issues))
         return chosen
+
+    def _full_noise(self, base: SamplingOptions) -> float:
+        """The temperature of one step: 1, or for a student as it is."""
+        trained = self.run.processes.get(NETWORK)
+        return base.temperature if trained is not None and trained.student else 1.0
 
     def _sample(
         self,

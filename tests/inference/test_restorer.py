@@ -326,3 +326,13 @@ def test_a_call_passes_through_the_engine_and_not_through_the_graph(restorer):
         sys.setprofile(None)
     assert "codes.models.diffusion.engine" in called
     assert not [name for name in called if name.startswith(("codes.graph", "codes.recipe", "codes.data.imagefolder"))]
+
+
+def test_one_step_is_the_mean_from_full_noise_unless_a_temperature_is_given(restorer):
+    image = picture()
+    one = restorer(image, STRENGTHS, steps=1)
+    assert np.array_equal(one, restorer(image, STRENGTHS, steps="trailing1", temperature=1.0))
+    assert not np.array_equal(one, restorer(image, STRENGTHS, steps="trailing1"))
+    cool = restorer(image, STRENGTHS, steps="trailing1", temperature=0.2)
+    assert np.array_equal(cool, restorer(image, STRENGTHS, steps=1, temperature=0.2))
+    assert np.array_equal(cool, restorer(image, STRENGTHS, steps=1, options={"temperature": 0.2}))
