@@ -31,7 +31,7 @@ from codes.utils.files import atomic_write
 Picture = npt.NDArray[np.uint8]
 STRENGTHS = (0.2, 0.5)  # JPEG and blur of the input
 DEMO_SIDE, DIAL_SIDE = 224, 168  # pixels of a part
-DEMO_PARTS = ((16, 120), (300, 250))  # y, x: face and badge of the held-out photograph
+DEMO_PARTS = ((16, 120), (284, 64))  # y, x: face and badge of the held-out photograph
 DIAL_PART = (32, 144)
 LABEL_HEIGHT = 16
 MEAN = {"steps": 1}
