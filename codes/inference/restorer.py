@@ -18,7 +18,7 @@ from ..images.colour_fix import ColourFix, fix_colours
 from ..images.files import to_rgb, to_tensor
 from ..images.objects import ImageObject, take_apart
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, network_of, read_metadata
-from ..models.diffusion.checkpoints.shipped import weights_file
+from ..models.diffusion.checkpoints.shipped import shipped_names, weights_file
 from ..models.diffusion.engine import Request
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions, build_process
@@ -109,8 +109,8 @@ class Restorer:
         device: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps. precision: fp32, bf16 or fp16.
         tile: side in output pixels; None is the size of training, 0 never tiles. tile_overlap: None is a quarter of it.
         corruptions, scale: those of training, for older files that do not record them. estimator: a checkpoint of
-        recipes/diffusion/train_strengths.yml, which reads strengths that are `auto`. Raises ConfigError, one line, for
-        what does not fit or contradicts the record: strengths would reach inputs that mean something else.
+        train_strengths.yml, or the name of one that comes with the project; it reads strengths that are `auto`. Raises
+        ConfigError, one line, for what does not fit or contradicts the record: strengths would mean something else.
         """
         path = Path(path).expanduser()
         metadata = read_metadata(path)
@@ -136,7 +136,9 @@ class Restorer:
             device=device,
             precision=precision,
             options=_changed(DEFAULTS, tiling),
-            estimator=None if estimator is None else StrengthReader.from_checkpoint(estimator, _device(device)),
+            estimator=None
+            if estimator is None
+            else StrengthReader.from_checkpoint(weights_file(estimator), _device(device)),
         )
 
     def estimate(self, image: Any, auto_default: float = 0.2) -> dict[str, float]:
@@ -146,7 +148,7 @@ class Restorer:
         """
         if self.estimator is None:
             raise ConfigError("this Restorer has no estimator; load it with estimator=FILE")
-        known = [name for name in self.corruptions or () if name in self.estimator.names]
+        known = self._read_names
         told = strength_tensor(
             dict.fromkeys(known, "auto"), self.num_strengths, self.corruptions, take_apart(image), auto_default,
             self.estimator,
@@ -154,6 +156,12 @@ class Restorer:
         return (
             {name: float(told[0, (self.corruptions or ()).index(name)]) for name in known} if told is not None else {}
         )
+
+    @property
+    def _read_names(self) -> list[str]:
+        """The corruptions of the network whose strengths the estimator knows."""
+        names = () if self.estimator is None else self.estimator.names
+        return [name for name in self.corruptions or () if name in names]
 
     @classmethod
     def from_pretrained(
@@ -165,14 +173,18 @@ class Restorer:
         tile: int | None = None,
         tile_overlap: int | None = None,
         tile_batch_size: int = 4,
+        estimator: str | Path | None = None,
     ) -> Self:
         """Load weights by the name under which they come with the project, "tessera-photo-2x", or a file or folder.
 
-        The other arguments are those of `from_checkpoint`. Raises ConfigError with the names that there are.
+        estimator: None is the one that comes with the project, for weights that come with it and whose corruptions it
+        knows. The other arguments are those of `from_checkpoint`. Raises ConfigError with the names that there are.
         """
+        if estimator is None and str(named) in shipped_names():
+            estimator = _shipped_estimator(weights_file(named))
         return cls.from_checkpoint(
             weights_file(named), device, precision=precision, tile=tile, tile_overlap=tile_overlap,
-            tile_batch_size=tile_batch_size,
+            tile_batch_size=tile_batch_size, estimator=estimator,
         )  # fmt: skip
 
     def __call__(
@@ -197,7 +209,7 @@ class Restorer:
         """Restore one image; the result is of the same kind, `scale` times the size.
 
         image: NumPy (H, W) or (H, W, 1..4), a tensor (1..4, H, W), uint8, uint16 or floats in [0, 1]; or a Pillow
-        image of any mode. strengths: see `strength_tensor`; None is 0 for all: the image is taken as clean.
+        image of any mode. strengths: see `strength_tensor`; None is auto for what the estimator knows, else 0.
         steps, sampler, eta, stop_at_snr, temperature, blend: None leaves them as in `options`; math.inf as stop_at_snr
         stops nowhere. steps: a spacing of recipes or a count (8: "karras8"; 1, the mean: "trailing1" at temperature 1).
         temperature: 0 is most faithful, 1 a sample. blend: the share of the mean in the result.
@@ -215,7 +227,8 @@ class Restorer:
             "sampler": sampler, "eta": eta, "stop_at_snr": stop_at_snr, "temperature": temperature, "blend": blend,
         }  # fmt: skip
         sampling = self._sampling(options, steps, {key: value for key, value in short.items() if value is not None})
-        factor = strength_tensor(strengths, self.num_strengths, self.corruptions, taken, auto_default, self.estimator)
+        given = dict.fromkeys(self._read_names, "auto") if strengths is None and self.estimator else strengths
+        factor = strength_tensor(given, self.num_strengths, self.corruptions, taken, auto_default, self.estimator)
         images = [to_tensor(image, True) for image in _colours_and_alpha(taken)]
         which = None if sampling.noise_type == "fixed" else 0 if name is None else name
         restored = self._sample(images, factor, sampling, image_seed(seed, which, sample), progress)
@@ -311,6 +324,18 @@ def _changed(base: SamplingOptions, changes: Mapping[str, Any]) -> SamplingOptio
 
 def _in_one_line(issues: Sequence[Issue]) -> str:
     return "; ".join(f"options: {'.'.join(map(str, issue.path))}: {issue.message}" for issue in issues)
+
+
+def _shipped_estimator(weights: Path) -> Path | None:
+    """The estimator among the weights that come with the project that knows the corruptions of a restorer."""
+    restorer = read_metadata(weights)
+    wanted = frozenset(() if restorer is None else restorer.corruptions or ())
+    for name in shipped_names():
+        record = read_metadata(weights_file(name))
+        estimates = record is not None and record.which_model == "strength_estimator"
+        if record is not None and estimates and wanted and wanted <= frozenset(record.corruptions or ()):
+            return weights_file(name)
+    return None
 
 
 def _num_strengths(network: DiffusionNetwork) -> int:

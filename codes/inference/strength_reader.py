@@ -116,7 +116,7 @@ class StrengthReader:
         cells = (-(-height // CELL), -(-width // CELL))
         count = len(self.names)
         strength, precision = torch.zeros(1, count, *cells), torch.zeros(1, count, *cells)
-        pooled, seen = torch.zeros(1, self.network.head.in_channels, 1, 1), 0
+        pooled, seen = torch.zeros(1, self.network.num_features, 1, 1), 0
         for y0, y1, x0, x1 in blocks:
             features = self._features(rgb, y0, y1, x0, x1)
             rows, columns = (slice(a // CELL, -(-b // CELL)) for a, b in ((y0, y1), (x0, x1)))

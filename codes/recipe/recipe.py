@@ -194,11 +194,14 @@ class Recipe(Options):
     datasets: dict[FilePart, Annotated[DatasetOptions, OneOf(DATASETS, "mode")]] = Field(
         {}, description="The data, by phase."
     )
-    networks: dict[FilePart, NetworkSection] = Field(
-        {}, description="The networks; a test run can take them from the checkpoint."
+    networks: Annotated[dict[FilePart, NetworkSection], WITHOUT_EMPTY] = Field(
+        {},
+        description="The networks; a test run can take them from the checkpoint. `name: ~` takes one of `base:` away.",
     )
     path: PathOptions = Field(PathOptions(), description="Where weights come from.")
-    steps: dict[FilePart, StepOptions] = Field({}, description="The graph: what happens to a batch, in order.")
+    steps: Annotated[dict[FilePart, StepOptions], WITHOUT_EMPTY] = Field(
+        {}, description="The graph: what happens to a batch, in order; `name: ~` takes one of a `base:` away."
+    )
     train: Annotated[TrainOptions | None, TRAINING_ONLY] = Field(
         None, description="The training loop; absent in inference recipes."
     )

@@ -52,7 +52,10 @@ class LineName:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of WIDTH x HEIGHT pixels; its lines lie between `left`, `right`, `top` and `bottom`."""
+    """A chart of WIDTH x HEIGHT pixels; its lines lie between `left`, `right`, `top` and `bottom`.
+
+    `read`: where on the x axis the strength lies that was read from the image.
+    """
 
     title: str
     x_title: str
@@ -61,6 +64,7 @@ class Chart:
     lines: Sequence[Line]
     names_title: str
     names: Sequence[LineName]
+    read: Tick | None = None
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -120,7 +124,16 @@ def _chart(result: SweepResult, metric: str) -> Chart | None:
         lines,
         result.axes[others[0]].name if len(others) == 1 else "",
         _names(lines),
+        _read(result.axes, horizontal, x),
     )
+
+
+def _read(axes: Sequence[SweptAxis], horizontal: _Horizontal, x: _Scale) -> Tick | None:
+    """The strength that was read, where the chart runs along it and reaches that far."""
+    axis = None if horizontal.along is None else axes[horizontal.along]
+    if axis is None or axis.read is None or not x.low <= axis.read <= x.high:
+        return None
+    return Tick(x(axis.read), f"read: {axis.read:.2f}")
 
 
 def _horizontal(axes: Sequence[SweptAxis]) -> _Horizontal:

@@ -32,7 +32,9 @@ def sweep_grid(result: SweepResult) -> Pixels:
     scale = min(1.0, math.sqrt(LARGEST_PIXELS / (count * first.shape[0] * first.shape[1])))
     lines = [("", [_reference(result, label, scale) for label in result.references])]
     lines += [(label, [_captioned(result, cell, scale) for cell in cells]) for label, cells in _lines(result)]
-    return _drawn(lines, f"{result.title}   {result.facts['Input']}".replace("×", "x"))
+    read = ", ".join(f"{axis.name} {axis.read:.2f}" for axis in result.axes if axis.read is not None)
+    heading = f"{result.title}   {result.facts['Input']}" + (f"   read from the image: {read}" if read else "")
+    return _drawn(lines, heading.replace("×", "x"))
 
 
 def _lines(result: SweepResult) -> Iterator[tuple[str, Sequence[SweptCell]]]:

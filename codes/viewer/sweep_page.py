@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..images.files import probe_image
 from .layers import BICUBIC, TRUTH
 from .sweep_chart import charts
-from .sweep_result import SweepResult
+from .sweep_result import SweepResult, SweptAxis
 from .templates import write_page
 from .text import MetricCell, link, style_of
 
@@ -45,7 +47,7 @@ def _metric_names(result: SweepResult) -> list[str]:
 def _data(result: SweepResult, folder: Path) -> dict[str, Any]:
     """What the script works with."""
     return {
-        "axes": [{"name": axis.name, "values": axis.texts} for axis in result.axes],
+        "axes": [_axis(axis) for axis in result.axes],
         "cells": [
             {
                 "file": link(cell.file, folder),
@@ -61,6 +63,16 @@ def _data(result: SweepResult, folder: Path) -> dict[str, Any]:
         "metrics": [{"name": name, "title": style_of(name).title} for name in _metric_names(result)],
         "labels": {"result": RESULT, "pinned": PINNED, "input": BICUBIC},
     }
+
+
+def _axis(axis: SweptAxis) -> dict[str, Any]:
+    """`read`: the strength that was read; `mark`: where it lies among the values, 0 the first, 1 the second."""
+    if axis.read is None:
+        return {"name": axis.name, "values": axis.texts}
+    values = [float(value) for value in axis.values]  # type: ignore[arg-type]  # a strength is a number
+    order = np.argsort(values)
+    mark = float(np.interp(axis.read, np.array(values)[order], order))
+    return {"name": axis.name, "values": axis.texts, "read": f"{axis.read:.2f}", "mark": mark}
 
 
 def _texts(metrics: Mapping[str, float]) -> dict[str, str]:

@@ -14,13 +14,14 @@ class SweptAxis:
     """One thing that was varied.
 
     `texts`: its values as a recipe writes them. `kind`: a strength is a number that a chart may run along; more steps
-    take more time.
+    take more time. `read`: of a strength, what was read from the image, which pages mark.
     """
 
     name: str
     values: Sequence[Value]
     texts: Sequence[str]
     kind: AxisKind = "other"
+    read: float | None = None
 
     def label(self, place: int) -> str:
         """`jpeg 0.25`."""

@@ -272,3 +272,22 @@ def test_random_corruptions_come_before_the_fixed_ones_as_in_dl_art_school():
     applied, _ = names(made, (0.3, 0.6))
     assert [name for name, _ in applied] == ["saturation", "gaussian_blur", "jpeg"]
     assert applied[1:] == [("gaussian_blur", float(np.float32(0.3))), ("jpeg", float(np.float32(0.6)))]
+
+
+def test_clean_probability_leaves_corruptions_out_and_tells_0():
+    made = pipeline("jpeg", "gaussian_blur", clean_probability=0.3)
+    drawn = np.stack([made.strengths(numpy_generator(seed)) for seed in range(600)])
+    assert drawn.dtype == np.float32
+    np.testing.assert_allclose((drawn == 0).mean(0), 0.3, atol=0.06)
+    both = (drawn == 0).all(1).mean()
+    assert both == pytest.approx(0.09, abs=0.04)  # each by itself
+    small = resize_area(picture(0, HEIGHT, WIDTH), HEIGHT // 2, WIDTH // 2)
+    assert np.array_equal(low_res(made, (0, 0)), small)
+    assert np.array_equal(low_res(made, (0, 0.9)), by_hand(small, ("gaussian_blur", 0.9)))
+    weakest = low_res(pipeline("jpeg", "gaussian_blur"), (0, 0.9))
+    assert np.array_equal(weakest, by_hand(small, ("jpeg", 0), ("gaussian_blur", 0.9)))
+
+
+def test_without_clean_probability_nothing_else_is_drawn():
+    plain, none = pipeline("jpeg", "gaussian_blur"), pipeline("jpeg", "gaussian_blur", clean_probability=0)
+    assert np.array_equal(plain.strengths(numpy_generator(3)), none.strengths(numpy_generator(3)))

@@ -27,7 +27,7 @@ def network() -> StrengthEstimator:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = StrengthEstimator(StrengthEstimatorOptions(num_corruptions=len(NAMES), model_channels=8))
-        torch.nn.init.normal_(made.head.weight, std=3.0)
+        torch.nn.init.normal_(made.head[-1].weight, std=3.0)
     made.distance_moments.copy_(torch.tensor([0.0, 1e6]))
     return made.eval()
 
@@ -121,6 +121,7 @@ def test_the_library_reads_every_strength_by_name(here: Path) -> None:
         assert told[name] == pytest.approx(expected.estimate(name, 0.2).strength, abs=1e-6)
     by_itself = subject(picture, "auto", steps="trailing1")
     np.testing.assert_array_equal(by_itself, subject(picture, told, steps="trailing1"))
+    np.testing.assert_array_equal(subject(picture, steps="trailing1"), by_itself)  # None reads what can be read
     with pytest.raises(ConfigError, match="no estimator"):
         Restorer.from_checkpoint(file).estimate(picture)
 
@@ -131,3 +132,9 @@ def test_a_network_of_another_kind_is_refused(experiment: Path) -> None:
         StrengthReader.from_checkpoint(file, CPU)
     with pytest.raises(ConfigError, match="names 1 corruptions"):
         StrengthReader(network(), ("jpeg",), CPU)
+
+
+def test_weights_that_come_with_the_project_bring_their_estimator() -> None:
+    subject = Restorer.from_pretrained("tessera-photo-2x-fast", "cpu")
+    assert subject.estimator is not None
+    assert set(subject.estimator.names) >= set(subject.corruptions or ())

@@ -101,6 +101,26 @@ def test_a_cell_is_what_a_test_run_gives(run, tmp_path):
         np.testing.assert_array_equal(cell(tmp_path / "out", jpeg=strength), expected)
 
 
+def test_what_auto_read_is_marked(trained, monkeypatch, tmp_path):
+    monkeypatch.chdir(trained)
+    Image.open("small.png").save(tmp_path / "saved.jpg", quality=20)  # jpeg strength 0.5 saves at that quality
+    recipe = changed(RECIPE, ("datasets.test.fixed_parameters.corruption_entropy", ["auto", 0.5]))
+    (tmp_path / "auto.yml").write_text(recipe)
+    arguments = ("-opt", tmp_path / "auto.yml", "--image", tmp_path / "saved.jpg", "--output", tmp_path / "out")
+    code, said = command(sweep_command.main, *arguments, "--axis", "gaussian_blur", "0,1", "--axis", "jpeg", "0,0.25,1")
+    assert code == 0, said
+    blur, jpeg = result_of(tmp_path / "out")["axes"]
+    assert "read" not in blur
+    assert jpeg["read"] == pytest.approx(0.5, abs=0.03)
+    assert result_of(tmp_path / "out")["strengths read"].startswith(f"jpeg {jpeg['read']:.2f}")
+    page = (tmp_path / "out" / "index.html").read_text()
+    data = json.loads(re.search(r'<script type="application/json" id="sweep-data">(.*?)</script>', page, re.S)[1])
+    # between 0.25, the second value, and 1, the third
+    assert data["axes"][1]["mark"] == pytest.approx(1 + (jpeg["read"] - 0.25) / 0.75)
+    assert f"read: {jpeg['read']:.2f}" in page
+    assert 'class="read"' in page
+
+
 def test_steps_and_samplers_are_timed_and_charted(run, tmp_path):
     code, said = run("--axis", "steps", "1,2,4", "--axis", "sampler", "ancestral,ddim,dpm_solver_pp")
     assert code == 0, said

@@ -19,8 +19,7 @@ NETWORK = {
     "image_size": 32, "model_channels": 16, "channel_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2],
     "num_head_channels": 8,
 }  # fmt: skip
-
-STARTS = ("train_sr", "train_sr_regression", "train_restore_1x")  # what the inference recipes restore with
+STARTS = ("train_sr", "train_sr_regression", "train_restore_1x", "train_web")  # what the inference recipes restore with
 ESTIMATOR = {"image_size": 32, "model_channels": 8}
 
 
@@ -33,15 +32,19 @@ def shrunk(file):
     data = load_source(file).data
     sets = ["device=cpu", "precision=fp32"]
     for name, network in data.get("networks", {}).items():
+        if network is None:  # a part of its base that it does without
+            continue
         small = ESTIMATOR if network.get("which_model_G") == "strength_estimator" else NETWORK
         sets += [f"networks.{name}.args.{key}={value}" for key, value in small.items()]
         if name in {key.removeprefix("pretrain_model_") for key in data.get("path") or {}}:
             sets.append(f"path.pretrain_model_{name}=~")  # those weights are for the network at full size
     for step, part in data.get("steps", {}).items():
+        if part is None:
+            continue
         cuts = [name for name, node in part["injectors"].items() if node and node.get("type") == "crop"]
         sets += [f"steps.{step}.injectors.{name}.size=16" for name in cuts]  # of lq, half of target_size
     for name, evaluator in data.get("eval", {}).get("evaluators", {}).items():
-        if evaluator is None:  # a part of its base that it does without
+        if evaluator is None:
             continue
         here = f"eval.evaluators.{name}"
         sets += [f"{here}.dataset.paths=photos/a.png", f"{here}.max_images=1"]
@@ -101,7 +104,7 @@ def test_a_training_recipe_trains(file):
     assert "Traceback" not in said
     root = Path("experiments") / data["name"]
     for network, section in data["networks"].items():
-        if not section.get("trainable", True):
+        if section is None or not section.get("trainable", True):
             continue
         assert (root / "models" / f"2_{network}_ema.safetensors").is_file()
     assert (root / "training_state" / "2.state").is_file()

@@ -43,6 +43,12 @@ class CorruptionOptions(Options):
         description="Chance of an item to be corrupted, resized (the corruption `resize` at a drawn strength) and "
         "corrupted again with the same fixed strengths and new random corruptions.",
     )
+    clean_probability: Annotated[Probability, CORRUPTS] = Field(
+        0.0,
+        description="Chance of each fixed corruption to be left out of an item, its strength then told as 0, for "
+        "networks that must know clean images. Above 0, a strength of exactly 0 means left out; otherwise it is the "
+        "weakest (of `jpeg`: quality 30), as in DLAS.",
+    )
     corruption_blur_scale: Annotated[float, CORRUPTS] = Field(
         1.0, ge=0.0, description="Multiplies the widths of all blurs (pixels of the image that is corrupted)."
     )

@@ -37,10 +37,13 @@ class CorruptionPipeline:
         self._resize = CORRUPTIONS.get("resize")(settings)
 
     def strengths(self, rng: np.random.Generator) -> np.ndarray:
-        """float32 (K,): a drawn strength for each fixed corruption, in listed order; its own where it has only one."""
+        """float32 (K,): a drawn strength for each fixed corruption, in listed order; its own where it has only one, and
+        0 where `clean_probability` leaves it out."""
         drawn = draw_strengths(len(self.fixed), rng, self.options.cosine_bias)
         own = [corruption.fixed_strength for corruption in self.fixed]
-        return np.array([d if o is None else o for d, o in zip(drawn, own, strict=True)], np.float32)
+        strengths = np.array([d if o is None else o for d, o in zip(drawn, own, strict=True)], np.float32)
+        chance = self.options.clean_probability
+        return np.where(rng.random(len(strengths)) < chance, np.float32(0), strengths) if chance else strengths
 
     def low_res(self, hq: np.ndarray, scale: int, entropy: np.ndarray, generator: Generators) -> np.ndarray:
         """float32 (H / scale, W / scale, 3) from hq, float32 (H, W, 3) in [0, 1], with the fixed corruptions at the
@@ -70,6 +73,7 @@ class CorruptionPipeline:
         fixed = [
             Use(corruption, strength, f"{prefix}corrupt {index}")
             for index, (corruption, strength) in enumerate(zip(self.fixed, strengths, strict=True))
+            if strength > 0 or not self.options.clean_probability
         ]
         uses = [*self._picked(generator, prefix), *fixed]
         if self.options.corruption_order == "physical":

@@ -144,7 +144,7 @@ class Sweep:
             shown = quantise(image)
             write_image(file, shown)
             references[label] = Reference(file, self._measured(to_float(shown)) if label == BICUBIC else {})
-        axes = [_swept(axis) for axis in self.axes]
+        axes = [_swept(axis, self.subject.read_strengths.get(axis.name)) for axis in self.axes]
         return SweepResult(self.request.image.name, axes, finished, references, self._facts(), self.options)
 
     def _measured(self, image: np.ndarray) -> dict[str, float]:
@@ -158,9 +158,11 @@ class Sweep:
         crop = self.request.crop
         plan = self.subject.plan
         where = "" if crop is None else f", from row {crop[0]}, column {crop[1]}"
+        read = ", ".join(f"{name} {strength:.2f}" for name, strength in self.subject.read_strengths.items())
         return {
             "Image": f"{self.request.image}",
             "Input": f"{width} × {height} pixels{where}; enlarged {self.subject.scale} times",
+            **({"Strengths read": f"{read} (of the whole image, where the recipe says auto)"} if read else {}),
             "Weights": "\n".join(map(str, plan.use.weights.values())),
             "Device": f"{plan.use.device} ({plan.use.precision})",
             "Seed": "varied"
@@ -169,17 +171,21 @@ class Sweep:
         }
 
 
-def _swept(axis: Axis) -> SweptAxis:
-    """An axis as the pages take it."""
+def _swept(axis: Axis, read: float | None) -> SweptAxis:
+    """An axis as the pages take it; `read`: the strength that was read from the image."""
     kind: AxisKind = "strength" if axis.kind == "strength" else "steps" if axis.field == STEPS_FIELD else "other"
-    return SweptAxis(axis.name, axis.values, [value_text(value) for value in axis.values], kind)
+    texts = [value_text(value) for value in axis.values]
+    return SweptAxis(axis.name, axis.values, texts, kind, read if kind == "strength" else None)
 
 
 def numbers(result: SweepResult, root: Path) -> dict[str, Any]:
     """sweep.json: axes, and the values, file below `root`, seconds and metrics of every cell; infinity is null."""
     return {
         "image": result.facts["Image"],
-        "axes": [{"name": axis.name, "values": list(axis.values)} for axis in result.axes],
+        "axes": [
+            {"name": axis.name, "values": list(axis.values), **({} if axis.read is None else {"read": axis.read})}
+            for axis in result.axes
+        ],
         "cells": [
             {
                 "values": {axis.name: axis.values[at] for axis, at in zip(result.axes, cell.at, strict=True)},

@@ -127,6 +127,15 @@ class Subject:
         return {**self.state, "corruption_entropy": strengths}
 
     @property
+    def read_strengths(self) -> dict[str, float]:
+        """Corruption -> the strength in [0, 1] that `auto` read from the whole image; none where it is a map."""
+        given = self.state.get("corruption_entropy")
+        if given is None or given.ndim != 2:
+            return {}
+        asked = self.plan.recipe.datasets[self.phase].known_entropy or ()
+        return {self.corruptions[index]: float(given[0, index]) for index, value in enumerate(asked) if value == "auto"}
+
+    @property
     def corruptions(self) -> list[str]:
         """Names of the strengths, in their order."""
         return list(self.plan.recipe.datasets[self.phase].corruption_names)

@@ -62,11 +62,21 @@ class Axes {
   slider(nav, axis, index) {
     const last = axis.values.length - 1;
     const oninput = () => this.changed((this.used = index));
-    const input = make("input", { type: "range", min: 0, max: last, step: 1, value: 0, oninput });
+    const value = Math.round(axis.mark ?? 0);
+    const input = make("input", { type: "range", min: 0, max: last, step: 1, value, oninput });
     input.addEventListener("focus", () => (this.used = index));
     const output = make("output");
-    nav.append(make("label", {}, make("span", { textContent: axis.name }), input, output));
+    const track = make("span", { className: "track" }, input);
+    if (axis.mark !== undefined) track.append(this.mark(axis, last));
+    nav.append(make("label", {}, make("span", { textContent: axis.name }), track, output));
     return input;
+  }
+
+  /** A tick under the slider where the strength lies that was read from the image. */
+  mark(axis, last) {
+    const tick = make("span", { className: "read", textContent: `read: ${axis.read}` });
+    tick.style.setProperty("--at", last ? axis.mark / last : 0);
+    return tick;
   }
 
   makeChoosable(element) {
@@ -121,7 +131,7 @@ class Axes {
   changed() {
     this.inputs.forEach((input, index) => {
       const text = sweep.axes[index].values[input.value];
-      input.nextElementSibling.textContent = text;
+      input.closest("label").querySelector("output").textContent = text;
       input.setAttribute("aria-valuetext", text);
     });
     this.comparison.setCell(this.cell);

@@ -3,10 +3,13 @@ import torch
 
 from codes.models.diffusion.checkpoints.metadata import build
 from codes.models.diffusion.networks.strength_estimator import (
+    GRID_FEATURES,
+    HARMONICS,
     MOST_PRECISION,
     LocalStrengths,
     StrengthEstimator,
     StrengthEstimatorOptions,
+    block_grid,
 )
 
 BATCH, CORRUPTIONS, HEIGHT, WIDTH = 2, 5, 40, 56
@@ -76,3 +79,34 @@ def test_the_default_size_is_under_a_million_parameters() -> None:
     with torch.device("meta"):
         made = StrengthEstimator(StrengthEstimatorOptions(num_corruptions=CORRUPTIONS))
     assert sum(parameter.numel() for parameter in made.parameters()) < 1_000_000
+
+
+def blocks(period: int, begin: int, height: int = 240, width: int = 328) -> torch.Tensor:
+    """(BATCH, 3, height, width): blocks of one colour each, the first border at `begin`."""
+    shape = (BATCH, 3, height // period + 2, width // period + 2)
+    colours = torch.rand(shape, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    large = colours.repeat_interleave(period, 2).repeat_interleave(period, 3)
+    start = -begin % period
+    return large[..., start : start + height, start : start + width]
+
+
+def test_a_grid_of_blocks_is_found_wherever_it_begins_and_no_other_period() -> None:
+    ratios = slice(2 * (HARMONICS + 1), 2 * (HARMONICS + 1) + 2)  # of the first harmonic along rows
+    eight, moved, seven = (block_grid(blocks(*which)) for which in ((8, 0), (8, 3), (7, 0)))
+    assert eight.shape == (BATCH, GRID_FEATURES, 30, 41)
+    inside = (slice(None), ratios, slice(6, -6), slice(6, -6))  # an edge is reflected, and breaks the grid
+    # all first differences lie on one column of eight, so every harmonic is as large as their mean
+    torch.testing.assert_close(
+        eight[inside][:, 0], torch.full_like(eight[inside][:, 0], 30.0).asinh(), atol=0.1, rtol=0
+    )
+    torch.testing.assert_close(moved[inside].mean(), eight[inside].mean(), atol=0.1, rtol=0)
+    assert float(seven[inside].mean()) < float(eight[inside].mean()) - 1.5
+
+
+def test_a_blurred_grid_is_still_told_from_a_plain_image() -> None:
+    blurred, plain = blocks(8, 5), images(240, 328)
+    for _ in range(3):
+        blurred, plain = (torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1) for x in (blurred, plain))
+    ratios = slice(2 * (HARMONICS + 1), 2 * (HARMONICS + 1) + 2)
+    inside = (slice(None), ratios, slice(6, -6), slice(6, -6))
+    assert float(block_grid(blurred)[inside].mean()) > float(block_grid(plain)[inside].mean()) + 1

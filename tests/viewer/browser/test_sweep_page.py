@@ -21,7 +21,7 @@ from codes.viewer.sweep_result import Reference, SweepResult, SweptAxis, SweptCe
 pytestmark = MARKS
 HEIGHT, WIDTH = 90, 150
 AXES = (
-    SweptAxis("jpeg", (0.0, 0.5, 1.0), ("0", "0.5", "1"), "strength"),
+    SweptAxis("jpeg", (0.0, 0.5, 1.0), ("0", "0.5", "1"), "strength", read=0.2),
     SweptAxis("eta", (0.0, 0.25, 0.5, 1.0), ("0", "0.25", "0.5", "1")),
 )
 BACKGROUNDS = {BICUBIC: (0, 0, 200), TRUTH: (0, 0, 90)}
@@ -87,6 +87,14 @@ def test_the_picture_follows_the_sliders(page: Any) -> None:
     assert [output.text for output in page.find_elements(By.CSS_SELECTOR, ".axes output")] == ["0.5", "1"]
     assert one(page, ".badge.right").text == "result: jpeg 0.5, eta 1"
     wait_for(page, BACKGROUNDS[BICUBIC], at=0.2)
+
+
+def test_the_strength_that_was_read_has_a_tick_under_its_slider(page: Any) -> None:
+    (tick,) = page.find_elements(By.CSS_SELECTOR, ".axes .read")
+    assert tick.text == "read: 0.20"
+    track = page.find_elements(By.CSS_SELECTOR, ".axes input")[0].rect
+    at = tick.rect["x"] + tick.rect["width"] / 2
+    assert at == pytest.approx(track["x"] + 8 + 0.2 * (track["width"] - 16), abs=2)  # of 0, 0.5 and 1
 
 
 def test_arrows_walk_over_the_axes_and_brackets_work_anywhere(page: Any) -> None:
