@@ -18,9 +18,9 @@ class DatasetOptions(Options):
     mode: str = Field("imagefolder", description="Which kind of dataset: its registered name.")
     rgb_n1_to_1: bool = Field(False, description="Images in [-1, 1] instead of [0, 1]; hq and lq alike.")
     target_size: int | None = Field(
-        None, ge=1, description="Side of the square hq in pixels. Nothing: whole images (not in training)."
+        None, ge=1, le=65536, description="Side of the square hq in pixels. Nothing: whole images (not in training)."
     )
-    scale: int = Field(1, ge=1, description="hq side / lq side.")
+    scale: int = Field(1, ge=1, le=1024, description="hq side / lq side.")
     n_workers: Annotated[int, SPEED_ONLY] = Field(
         2, ge=0, le=1024, description="Processes that prepare batches; 0 prepares them in the main process."
     )

@@ -36,11 +36,13 @@ class ImageOptions(DatasetOptions):
     )
     tiles_per_image: Positive = Field(
         1,
+        le=1_000_000,
         description="With `tile: random`: tiles in a row from one decoded image; more is faster on large photographs.",
     )
     min_tile_std: float = Field(
         0.0,
         ge=0.0,
+        le=127.5,
         description="With `tile: random`: draw again (up to 8 times) while the gray values (0..255) of a tile deviate "
         "by less than this, so that skies and walls do not fill the batches; the liveliest one is taken. 0 is off.",
     )
@@ -70,7 +72,7 @@ class ImageOptions(DatasetOptions):
         False, description="Never mirror images; otherwise half of the training items are."
     )
     cache_megabytes: Annotated[int, SPEED_ONLY] = Field(
-        256, ge=0, description="Memory a worker may fill with decoded images; changes the speed only."
+        256, ge=0, le=1_000_000, description="Memory a worker may fill with decoded images; changes the speed only."
     )
     index: Annotated[bool, SPEED_ONLY] = Field(
         True,

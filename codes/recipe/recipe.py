@@ -157,7 +157,7 @@ class Recipe(Options):
     )
     model: Literal["extensibletrainer"] = Field("extensibletrainer", description="The trainer; there is one.")
     plugins: tuple[UserPath, ...] = Field((), description="Python files of your own to import, relative to the recipe.")
-    scale: int = Field(1, ge=1, description="Upsampling factor from lq to hq; datasets inherit it.")
+    scale: int = Field(1, ge=1, le=1024, description="Upsampling factor from lq to hq; datasets inherit it.")
     gpu_ids: Annotated[tuple[int, ...] | None, SPEED_ONLY] = Field(
         None, description="The CUDA device to use without a launcher: the first of these."
     )

@@ -107,6 +107,10 @@ def test_samplers_that_draw_nothing_but_their_start_are_not_blamed():
         ("train.gen_lr_steps=[20, 10]", "train.gen_lr_steps: must ascend from 1, found [20, 10]"),
         ("steps.generator.optimizer_params.lr=1e30", "optimizer_params.lr: expected less than or equal to 1000"),
         ("datasets.train.n_workers=1000000000", "datasets.train.n_workers: expected less than or equal to 1024"),
+        ("datasets.train.target_size=100000000", "datasets.train.target_size: expected less than or equal to 65536"),
+        ("datasets.train.tiles_per_image=1000000000", "tiles_per_image: expected less than or equal to 1000000"),
+        ("datasets.train.min_tile_std=200", "datasets.train.min_tile_std: expected less than or equal to 127.5"),
+        ("scale=10000000000", "scale: expected less than or equal to 1024"),
     ],
 )
 def test_nonsense_is_refused(tmp_path, monkeypatch, override, said):

@@ -31,7 +31,7 @@ class TiledOptions(InjectorOptions, TilingOptions):
     output_batch_size: int | None = Field(
         None, ge=1, description="At most this many images of a batch are made; ~ makes all."
     )
-    output_scale_factor: int = Field(1, ge=1, description="Output pixels per pixel of low_res.")
+    output_scale_factor: int = Field(1, ge=1, le=1024, description="Output pixels per pixel of low_res.")
     model_input_keys: dict[str, str] = Field({}, description="Network argument -> state key, e.g. low_res: hq.")
     undo_n1_to_1: bool = Field(False, description="Write the result in [0, 1] instead of [-1, 1].")
     out: FilePart = Field(description="State key of the images that are made, (B, C, H, W).")

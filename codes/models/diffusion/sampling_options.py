@@ -34,13 +34,17 @@ class TilingOptions(Options):
     tile: int | None = Field(
         None,
         ge=0,
+        le=1_000_000,
         description="Tile side in output pixels; ~: the training size (image_size); 0 never tiles.",
     )
     tile_overlap: Annotated[int | None, NotWith("tile", 0)] = Field(
-        None, ge=0, description="Overlap of neighbouring tiles in output pixels; ~ is a quarter of the tile."
+        None,
+        ge=0,
+        le=1_000_000,
+        description="Overlap of neighbouring tiles in output pixels; ~ is a quarter of the tile.",
     )
     tile_batch_size: Annotated[int, SPEED_ONLY] = Field(
-        4, ge=1, description="Tiles that the device works on at once; halves by itself when memory runs out."
+        4, ge=1, le=65536, description="Tiles that the device works on at once; halves by itself when memory runs out."
     )
     canvas: Annotated[Literal["ram", "disk"], SPEED_ONLY] = Field(
         "ram",
