@@ -15,7 +15,7 @@ from .graph_checks import all_nodes, graph_issues
 from .log_checks import log_issues
 from .networks import describe_networks
 from .recipe import PRETRAIN, Recipe
-from .record_checks import record_issues
+from .record_checks import record_issues, trained_with_issues
 
 NOT_TRAINING = {
     "output": "says how test.py writes its results; a training recipe writes none, so remove this section",
@@ -43,6 +43,7 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
     if "train" in recipe.datasets:
         issues += _size_issues(recipe, networks)
     issues += _evaluator_issues(recipe, networks)
+    issues += trained_with_issues(recipe)
     issues += _sampling_step_issues(recipe, networks)
     if recipe.eval.evaluators and recipe.train and recipe.train.val_freq is None:
         issues.append(Issue(("train", "val_freq"), "missing; without it eval.evaluators would never run"))

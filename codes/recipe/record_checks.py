@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..config.yaml_source import Issue, KeyPath
+from ..evaluation.evaluators.base import EvaluatorOptions
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata
 from ..models.diffusion.process_options import BetaScheduleOptions, DiffusionArgs
 from .graph_checks import all_nodes
@@ -25,6 +26,38 @@ def record_issues(recipe: Recipe, records: Mapping[str, CheckpointMetadata]) -> 
                 yield from _scale_issues(path, node, name, records[name])
                 yield from _process_issues(path, node, records[name])
                 yield from _strength_issues(recipe, node, records[name])
+    yield from held_out_issues(recipe.eval.evaluators, records)
+
+
+def held_out_issues(
+    evaluators: Mapping[str, EvaluatorOptions], records: Mapping[str, CheckpointMetadata]
+) -> Iterator[Issue]:
+    """Evaluators whose data tell a network other strengths than its checkpoint records, or in another order."""
+    trained = {name: (tuple(record.corruptions or ()), record.place) for name, record in records.items()}
+    yield from _held_out_issues(evaluators, trained)
+
+
+def trained_with_issues(recipe: Recipe) -> Iterator[Issue]:
+    """Evaluators of a training whose data tell the trained networks other strengths than the training does."""
+    data = recipe.datasets.get("train")
+    learned = tuple(data.corruption_names) if data else ()
+    trained = {name: (learned, "datasets.train") for step in recipe.steps.values() for name in step.trained}
+    yield from _held_out_issues(recipe.eval.evaluators, trained)
+
+
+def _held_out_issues(
+    evaluators: Mapping[str, EvaluatorOptions], trained: Mapping[str, tuple[tuple[str, ...], str]]
+) -> Iterator[Issue]:
+    """`trained`: network -> the names of its strengths, and what says so."""
+    for name, evaluator in evaluators.items():
+        listed = tuple(getattr(evaluator.held_out, "fixed_corruptions", ()))
+        learned, place = trained.get(evaluator.for_network, ((), ""))
+        if listed and learned and listed != learned:
+            message = (
+                f"are [{', '.join(listed)}], but {evaluator.for_network} is told [{', '.join(learned)}] by {place}; "
+                "write them so, in this order"
+            )
+            yield Issue(("eval", "evaluators", name, "dataset", "fixed_corruptions"), message)
 
 
 def _networks_of(node: Any) -> tuple[str, ...]:

@@ -166,7 +166,7 @@ def test_weights_say_how_often_a_folder_comes_each_epoch(tmp_path):
     assert len(halves) > 1
 
 
-def test_random_corruptions_follow_the_fixed_ones(photographs):
+def test_random_corruptions_change_the_low_resolution_alone(photographs):
     changes = {"random_corruptions": ("noise", "none"), "num_corrupts_per_image": 1, "disable_flip": True}
     plain, noisy = dataset(photographs, disable_flip=True), dataset(photographs, **changes)
     touched = 0
@@ -174,7 +174,9 @@ def test_random_corruptions_follow_the_fixed_ones(photographs):
         first, second = plain.item(position), noisy.item(position)
         assert torch.equal(first["hq"], second["hq"])
         assert torch.equal(first["corruption_entropy"], second["corruption_entropy"])
-        assert (first["lq"] - second["lq"]).abs().max() <= 6.01 / 255
+        # Noise of at most 6 levels, of which the JPEG behind it makes a little more in single pixels.
+        assert (first["lq"] - second["lq"]).abs().max() <= 16 / 255
+        assert (first["lq"] - second["lq"]).abs().mean() <= 4 / 255
         touched += not torch.equal(first["lq"], second["lq"])
         assert same(second, noisy.item(position))
     assert 4 <= touched <= 20

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -145,12 +146,14 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def save_trained(experiment: str, *, averaged: bool = True, iteration: int = 5) -> Path:
-    """A checkpoint as a training run leaves it, below the working directory."""
+def save_trained(
+    experiment: str, *, averaged: bool = True, iteration: int = 5, data: Mapping[str, Any] | None = None
+) -> Path:
+    """A checkpoint as a training run on this data leaves it, below the working directory."""
     network, kind = diffusion_network(), "ema" if averaged else "raw"
     file = (
         Path("experiments") / experiment / "models" / f"{iteration}_generator{'_ema' if averaged else ''}.safetensors"
     )
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(file, network.state_dict(), CheckpointMetadata.of(network, kind, iteration, PROCESS))  # type: ignore[arg-type]
+    save_checkpoint(file, network.state_dict(), CheckpointMetadata.of(network, kind, iteration, PROCESS, data))  # type: ignore[arg-type]
     return file

@@ -60,6 +60,16 @@ def test_weights_that_are_not_averaged_have_to_be_named(here: Path, capsys: pyte
     assert "weights (not averaged)" in capsys.readouterr().err
 
 
+def test_strengths_in_another_order_than_the_checkpoint_records_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save_trained("tiny", data={"scale": 2, "corruptions": ["gaussian_blur", "jpeg"]})
+    assert evaluate.main(["-opt", str(recipe(here))]) == 2
+    said = capsys.readouterr().err
+    assert "eval.evaluators.held_out.dataset.fixed_corruptions: are [jpeg, gaussian_blur]" in said
+    assert f"is told [gaussian_blur, jpeg] by checkpoint {file}" in said
+
+
 def test_what_a_recipe_lacks_is_an_error_at_the_start(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = recipe(here)
     assert evaluate.main(["-opt", str(file)]) == 2

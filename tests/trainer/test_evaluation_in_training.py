@@ -12,7 +12,7 @@ from codes import train
 from codes.evaluation.evaluators.base import Evaluation
 from codes.images.files import read_image
 from codes.trainer.trainer import Trainer
-from codes.utils.errors import DataError, TesseraError
+from codes.utils.errors import ConfigError, DataError, TesseraError
 
 COND = {"low_res": "lq", "corruption_factor": "corruption_entropy"}
 
@@ -115,3 +115,10 @@ def test_an_evaluation_that_never_worked_ends_the_run_with_everything_saved(here
         trainer.run()
     assert caught.value.exit_code == 1
     assert trainer.experiment.state(1).exists()
+
+
+def test_held_out_data_with_strengths_in_another_order_are_refused(here: Path) -> None:
+    given = evaluators(here, str(scripted(here / "features.pt", ForFeatures())))
+    given["fidelity"]["dataset"] = {**given["fidelity"]["dataset"], "fixed_corruptions": ["gaussian_blur", "jpeg"]}
+    with pytest.raises(ConfigError, match=r"fidelity\.dataset\.fixed_corruptions: are \[gaussian_blur, jpeg\]"):
+        make_trainer(recipe(here, given, "swapped"))

@@ -8,6 +8,7 @@ from ...images.files import write_image
 from ...models.diffusion.checkpoints.metadata import read_metadata
 from ...recipe.networks import holds_averages
 from ...recipe.recipe import Recipe
+from ...recipe.record_checks import held_out_issues
 from ...runtime.run_lock import RunLock
 from ...utils.console import get_logger
 from ...utils.errors import ConfigError
@@ -90,6 +91,7 @@ def _check(options: Mapping[str, EvaluatorOptions], use: Run, source: Source) ->
         for name, section in options.items()
         for issue in section.problems(use.networks)
     ]
+    issues += held_out_issues(options, use.records)
     for name, section in options.items():
         file = use.weights[section.for_network]
         if holds_averages(file, read_metadata(file)) and not section.measures_ema:
