@@ -40,7 +40,8 @@ from codes.data import ImageFolderDataset, ImageFolderOptions
 from codes.evaluation import effnet_lite0
 from codes.evaluation.effnet_lite0 import EffnetLite0
 from codes.evaluation.metrics import fidelity, mean_fidelity
-from codes.graph.injectors.regression import RegressionEngine, RegressionOptions
+from codes.graph.graph import StepContext
+from codes.graph.injectors.regression import RegressionInjector, RegressionOptions
 from codes.images.files import find_images, quantise, resize_bicubic, to_rgb
 from codes.models.diffusion.checkpoints.metadata import load_into, network_of, read_metadata
 from codes.models.diffusion.checkpoints.shipped import weights_file
@@ -154,8 +155,8 @@ def one_pass(file: Path, arithmetic: Arithmetic) -> Restore:
          "tile": arithmetic.tile}
     )  # fmt: skip
     device = torch.device("cpu")
-    process = options.build_process(None, "g")
-    engine = RegressionEngine(network, process, options, device, autocast_for(device, arithmetic.precision))
+    context = StepContext({"g": network}, device, 0, (0,), autocast_for(device, arithmetic.precision))
+    engine = RegressionInjector(options).engine(context)
 
     def restore(low_res: torch.Tensor, strengths: tuple[float, ...]) -> np.ndarray:
         cond = {"low_res": low_res[None], "corruption_factor": torch.tensor([strengths])}
