@@ -22,7 +22,7 @@ def arguments(tmp_path: Path) -> list[str]:
     for number, (height, width) in enumerate(((48, 64), (64, 36))):
         write_image(images / f"{number}.png", picture(height, width, seed=number))
     plain = network({"out_channels": 3})
-    save_checkpoint(tmp_path / "plain.safetensors", plain.state_dict(), CheckpointMetadata.of(plain, "ema", 5, None))
+    save_checkpoint(tmp_path / "plain.safetensors", plain.state_dict(), CheckpointMetadata.of(plain, "ema", 5, {}))
     weights = write_weights(tmp_path / "diffusion.safetensors", KNOWN)
     given = ["--images", images, "--weights", weights, "--regression", tmp_path / "plain.safetensors"]
     settings = ["--spacings", "karras2", "karras2+0.5", "--once", "trailing1", "4/ancestral", "--temperatures", "0.3"]
