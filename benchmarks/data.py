@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.networks import processor
 from codes.config.yaml_source import load_source
 from codes.data import CORRUPTIONS, ImageFolderDataset, ImageFolderOptions, TrainLoader
+from codes.data.eight_bit import EightBit
 from codes.data.tiles import TileSettings, cut_folders
 from codes.images.files import read_samples, resize_area, to_float, to_tensor, write_image
 from codes.recipe.networks import build_network
@@ -61,9 +62,9 @@ def prepare(folder: Path, photographs: int) -> tuple[Path, Path]:
     return originals, tiles
 
 
-def dataset(folder: Path, tiles_per_image: int, cache_megabytes: int) -> ImageFolderDataset:
+def dataset(folder: Path, tiles_per_image: int | None, cache_megabytes: int, batch: int = 1) -> ImageFolderDataset:
     options = ImageFolderOptions(
-        paths=str(folder), target_size=256, scale=2, tile="random", rgb_n1_to_1=True, batch_size=1, index=False,
+        paths=str(folder), target_size=256, scale=2, tile="random", rgb_n1_to_1=True, batch_size=batch, index=False,
         fixed_corruptions=("jpeg", "gaussian_blur"), tiles_per_image=tiles_per_image, cache_megabytes=cache_megabytes,
     )  # fmt: skip
     return ImageFolderDataset(options, seed=0, shuffle=True)
@@ -78,7 +79,7 @@ def rates(variants: dict[str, ImageFolderDataset], items: int, repeats: int) -> 
                 data.item(position)
     for turn in range(repeats + 1):
         for name, data in variants.items():
-            count = items if data.image_options.tiles_per_image > 1 or "tiles" in name else max(items // 24, 2)
+            count = items if data.image_options.tiles_per_image != 1 or "tiles" in name else max(items // 24, 2)
             start = time.process_time()
             for position in range(turn * count, (turn + 1) * count):
                 data.item(position)
@@ -95,6 +96,9 @@ def stages(original: Path, tile: Path) -> dict[str, Callable[[], object]]:
     small = resize_area(hq, 128, 128)
     jpeg, blur = (CORRUPTIONS.get(name)() for name in ("jpeg", "gaussian_blur"))
     rng = numpy_generator(0)
+    tiles, blurred = (
+        to_tensor(image, True).expand(BATCH, -1, -1, -1).contiguous() for image in (hq, blur(small, 0.3, rng))
+    )
     return {
         "24 MP JPEG: ours": lambda: read_samples(original),
         "24 MP JPEG: Pillow": lambda: np.array(Image.open(original).convert("RGB")),
@@ -106,6 +110,8 @@ def stages(original: Path, tile: Path) -> dict[str, Callable[[], object]]:
         "halved by area": lambda: resize_area(hq, 128, 128),
         "JPEG, 128 px": lambda: jpeg(small, 0.3, rng),
         "blur, 128 px": lambda: blur(small, 0.3, rng),
+        f"{BATCH} tiles in 8 bits": lambda: EightBit.of(tiles, True),
+        f"{BATCH} low resolutions, which 8 bits do not hold": lambda: EightBit.of(blurred, True),
         "two tensors": lambda: (to_tensor(hq, True), to_tensor(small, True)),
         "five generators": lambda: [numpy_generator(0, "data", 0, 0, number) for number in range(5)],
     }
@@ -178,6 +184,7 @@ def run(folder: Path, chosen: argparse.Namespace) -> None:
         "cut tiles, decoded for each item": dataset(tiles, 1, 0),
         "cut tiles, all in the cache": dataset(tiles, 1, 1024),
         **{f"24 MP originals, tiles_per_image {n}": dataset(originals, n, 0) for n in TILES_PER_IMAGE},
+        f"24 MP originals, as chosen, in batches of {BATCH}": dataset(originals, None, 0, BATCH),
     }
     say(heading("items per second of one core"))
     for name, values in rates(variants, chosen.items, chosen.repeats).items():
@@ -186,9 +193,10 @@ def run(folder: Path, chosen: argparse.Namespace) -> None:
     for name, call in stages(originals / "0.jpg", min(tiles.glob("*.png"))).items():
         say(row(name, milliseconds(call, chosen.repeats), 3))
     say(heading(f"loader, batches of {BATCH}, items per second"))
-    for workers, tiles_per_image in itertools.product(chosen.workers, (None, 16)):
-        source = "cut tiles" if tiles_per_image is None else f"24 MP originals, tiles_per_image {tiles_per_image}"
-        data = dataset(tiles if tiles_per_image is None else originals, tiles_per_image or 1, 0)
+    for workers, (source, folder_of, many) in itertools.product(
+        chosen.workers, (("cut tiles", tiles, 1), ("24 MP originals, as chosen", originals, None))
+    ):
+        data = dataset(folder_of, many, 0, BATCH)
         values = [loader_rate(data, workers, chosen.items // BATCH) for _ in range(3)]
         say(row(f"{source}, {workers} workers", values))
     if chosen.step:

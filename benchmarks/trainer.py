@@ -43,6 +43,7 @@ from codes.recipe.recipe import read_recipe
 from codes.runtime.devices import Ranks, to_device
 from codes.trainer.logs.run_log import RunLog
 from codes.trainer.logs.writers import JsonLines, TensorBoard
+from codes.trainer.results import Results, Unread, files_in
 from codes.trainer.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,6 +130,7 @@ def whole_loop(trainer: Trainer) -> Callable[[int], None]:
     root = trainer.experiment.root
     writers = [JsonLines(root / "log.jsonl", 0), TensorBoard(root / "tb_logger", 0, "benchmark")]
     log = RunLog(root, 0, 10**6, trainer.recipe.logger.print_freq, trainer.options.batch_size, writers)
+    results = Results(log, trainer.parts.steps, trainer.ranks, 50, lambda: None)
     batches: Iterator[Any] = trainer._batches()
 
     def run(count: int) -> None:
@@ -136,9 +138,12 @@ def whole_loop(trainer: Trainer) -> Callable[[int], None]:
             start = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - start
-            result = trainer._iterate(batch)
-            log.record(trainer.iteration, result, time.monotonic() - start, waited, trainer._seen_by_injectors(log))
-            trainer._after(log, result)
+            launched = trainer._iterate(batch)
+            seconds = time.monotonic() - start
+            results.add(
+                Unread(trainer.iteration, launched, files_in(batch), seconds, waited), log.due(trainer.iteration)
+            )
+            trainer._after(log, launched)
 
     return run
 

@@ -1,5 +1,6 @@
 """What all datasets of image files share: the order of an epoch, decoding, tiles, and files that are damaged."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ from .image_options import ImageOptions
 from .sample_cache import SampleCache
 from .samples import held_out_photograph, sample_photographs
 from .scan import Scan, scan
+from .spread import Spread, spread_for
 from .windows import centre_corner, random_corner, window
 
 logger = get_logger(__name__)
@@ -26,11 +28,14 @@ Generators = Callable[[str], np.random.Generator]
 
 @dataclass(frozen=True)
 class Drawn:
-    """What an item is made of: the number of its file, its decoded images and the generators of its purposes."""
+    """What an item is made of: the number of its file, its decoded images (with `tile: random` what is cut from them)
+    and the generators of its purposes. `whole`: the images before, if they were decoded just now.
+    """
 
     number: int
     images: tuple[np.ndarray, ...]
     generator: Generators
+    whole: tuple[np.ndarray, ...] = ()
 
 
 class ImageDataset:
@@ -58,8 +63,12 @@ class ImageDataset:
         # An image that is shrunk anyway may be decoded smaller; twice the target leaves the averaging its say.
         shrunk = 2 * options.target_size if options.tile == "none" and options.target_size else None
         self._cache = SampleCache(options.cache_megabytes * 2**20, options.max_pixels, options.alpha, shrunk)
-        self._order: tuple[int, np.ndarray] | None = None
-        self._length = len(self._epoch_order(0)) * options.tiles_per_image
+        self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._spread = Spread()
+        self._waiting: dict[int, tuple[int, tuple[np.ndarray, ...]]] = {}  # ordinal of a tile -> file, what was cut
+        photographs = len(self._epoch_order(0))
+        self._spread = self._spread_of(photographs)
+        self._length = photographs * self._spread.tiles
         self._require_enough()
 
     @property
@@ -83,8 +92,7 @@ class ImageDataset:
 
     def wanted(self, position: int) -> Path:
         """The file that the item of a position is made of, unless it turns out to be damaged."""
-        epoch, index = divmod(position, self._length)
-        return self.files[int(self._epoch_order(epoch)[index // self.image_options.tiles_per_image])]
+        return self.files[self._number(self._spread.ordinal(position))]
 
     def __len__(self) -> int:
         return self._length
@@ -122,15 +130,46 @@ class ImageDataset:
         With `shuffle` a file that cannot be decoded is replaced by the next readable one; without it DataError is
         raised, since restoring another image in its place would be wrong.
         """
-        epoch, index = divmod(position, self._length)
-        wanted = int(self._epoch_order(epoch)[index // self.image_options.tiles_per_image])
-        number, images = self._readable(wanted)
-        return Drawn(number, images, partial(numpy_generator, self.seed, "data", epoch, index))
+        ordinal = self._spread.ordinal(position)
+        generator = self._generator(ordinal)
+        if ordinal in self._waiting:
+            return Drawn(*self._waiting.pop(ordinal), generator)
+        number, whole = self._readable(self._number(ordinal))
+        self._cut_others(number, whole, position, ordinal)
+        return Drawn(number, self._windows(whole, generator), generator, whole)
+
+    def _number(self, ordinal: int) -> int:
+        """The number of the file that a tile is cut from."""
+        epoch, index = divmod(ordinal, self._length)
+        return int(self._epoch_order(epoch)[index // self._spread.tiles])
+
+    def _generator(self, ordinal: int) -> Generators:
+        return partial(numpy_generator, self.seed, "data", *divmod(ordinal, self._length))
+
+    def _cut_others(self, number: int, whole: tuple[np.ndarray, ...], position: int, ordinal: int) -> None:
+        """The other tiles of a photograph are cut while it is there, and wait for their positions."""
+        for kept in [kept for kept in self._waiting if self._spread.position(kept) < position]:
+            del self._waiting[kept]  # another worker had the batch that it belongs to
+        tiles = self._spread.tiles
+        for later in range(ordinal + 1, ordinal - ordinal % tiles + tiles):
+            cut = self._windows(whole, self._generator(later))
+            self._waiting[later] = number, tuple(part.copy() for part in cut)  # not the whole photograph
+
+    def _windows(self, images: tuple[np.ndarray, ...], generator: Generators) -> tuple[np.ndarray, ...]:
+        """What is cut from the images of a file with `tile: random`; else the images."""
+        options, samples = self.image_options, images[0]
+        if options.tile != "random":
+            return images
+        if options.square:
+            side = min(samples.shape[:2])
+            samples = window(samples, *centre_corner(samples, side), side)
+        side = self._cut_side(samples, generator)
+        return (window(samples, *random_corner(samples, side, generator("tile"), options.min_tile_std), side),)
 
     def _hq(self, samples: np.ndarray, generator: Generators) -> np.ndarray:
-        """float32 (H, W, 3): the tile, the resized square or the whole image, perhaps mirrored."""
+        """float32 (H, W, 3) of what `_draw` gave: the tile, the resized square or the whole image, perhaps mirrored."""
         options = self.image_options
-        if options.square:
+        if options.square and options.tile != "random":
             side = min(samples.shape[:2])
             samples = window(samples, *centre_corner(samples, side), side)
         if options.target_size is None:
@@ -138,9 +177,6 @@ class ImageDataset:
         size = options.target_size
         if options.tile == "center":
             samples = window(samples, *centre_corner(samples, size), size)
-        elif options.tile == "random":
-            side = self._cut_side(samples, generator)
-            samples = window(samples, *random_corner(samples, side, generator("tile"), options.min_tile_std), side)
         hq = to_float(samples)
         if hq.shape[:2] != (size, size):
             hq = resize_area(hq, size, size)
@@ -172,6 +208,15 @@ class ImageDataset:
         reasons = {source: reason_of(error, source) for source in sources}
         path = next((source for source, reason in reasons.items() if reason != str(error)), sources[0])
         return path, reasons[path]
+
+    def _spread_of(self, photographs: int) -> Spread:
+        """Outside of training every photograph gives its tiles in a row."""
+        options = self.image_options
+        if not self.shuffle or options.tile != "random" or options.target_size is None:
+            return Spread(options.tiles_per_image or 1)
+        pixels = float(np.mean([info.height * info.width for info in self.infos]))
+        side = round(options.target_size * options.shrink[1])
+        return spread_for(options.tiles_per_image, photographs, pixels, side, options.batch_size)
 
     def _scan_folders(self) -> Scan:
         options = self.image_options
@@ -211,8 +256,8 @@ class ImageDataset:
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         """int64 file numbers of one epoch. A folder of weight 1.5 comes once, and a drawn half of it once more."""
-        if self._order is not None and self._order[0] == epoch:
-            return self._order[1]
+        if epoch in self._orders:
+            return self._orders[epoch]
         rng = numpy_generator(self.seed, "data", epoch, "order")
         parts = []
         for folder, weight in zip(self._scan.folders, self._weights, strict=True):
@@ -220,8 +265,11 @@ class ImageDataset:
             extra = round((weight - int(weight)) * len(numbers))
             parts += [np.tile(numbers, int(weight)), np.sort(rng.permutation(numbers)[:extra])]
         order = np.concatenate(parts)
-        self._order = (epoch, rng.permutation(order) if self.shuffle else order)
-        return self._order[1]
+        self._orders[epoch] = rng.permutation(order) if self.shuffle else order
+        # Photographs of neighbouring tracks may belong to different epochs, of few photographs to many.
+        while len(self._orders) > 2 + 2 * self._spread.tracks // len(order):
+            self._orders.popitem(last=False)
+        return self._orders[epoch]
 
     def _readable(self, wanted: int) -> tuple[int, tuple[np.ndarray, ...]]:
         """The number and the images of the wanted file, or of the next readable one."""

@@ -34,10 +34,11 @@ class ImageOptions(DatasetOptions):
         description="How a larger image becomes target_size: `none` resizes it by area (DLAS), `random` cuts a random "
         "tile at full resolution (training on large photographs), `center` the middle one.",
     )
-    tiles_per_image: Positive = Field(
-        1,
-        le=1_000_000,
-        description="With `tile: random`: tiles in a row from one decoded image; more is faster on large photographs.",
+    tiles_per_image: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None,
+        description="With `tile: random`: tiles from one decoded image, spread over the following batches, so that a "
+        "batch still shows as many images as it has tiles. Nothing: 1 for images of fewer pixels than 32 tiles have, "
+        "more for larger ones (16 from about 17 megapixels at 256 px), so that decoding stays cheap.",
     )
     min_tile_std: float = Field(
         0.0,
@@ -108,7 +109,7 @@ class ImageOptions(DatasetOptions):
         """Everything about these options that does not fit together."""
         if self.target_size is None and self.tile != "none":
             yield Issue(("tile",), f"{self.tile} needs target_size, the side of the tile in pixels")
-        if self.tiles_per_image > 1 and self.tile != "random":
+        if (self.tiles_per_image or 1) > 1 and self.tile != "random":
             yield Issue(("tiles_per_image",), f"{self.tiles_per_image} tiles of one image need tile: random")
         if self.min_tile_std and self.tile != "random":
             yield Issue(("min_tile_std",), f"{self.min_tile_std:g} needs tile: random, where tiles are drawn")

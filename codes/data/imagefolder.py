@@ -67,8 +67,9 @@ class ImageFolderDataset(ImageDataset):
         item = self._record(drawn.number)
         n1_to_1 = self.options.rgb_n1_to_1
         if self.options.skip_lq:
-            resized = self._resizes(drawn.images[0])
-            shown = quantise(hq) if resized else drawn.images[0]
+            whole = (drawn.whole or drawn.images)[0]
+            resized = self._resizes(whole)
+            shown = quantise(hq) if resized else whole
             known = self._known(self.files[drawn.number], shown, hq, resized)
             item |= {"hq": to_tensor(hq, n1_to_1), "corruption_entropy": torch.from_numpy(known)}
             return item

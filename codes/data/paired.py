@@ -18,7 +18,7 @@ from ..utils.errors import DataError
 from .base import Item, Rejected, named
 from .companions import stem_below
 from .datasets import DATASETS
-from .image_dataset import Drawn, ImageDataset
+from .image_dataset import Drawn, Generators, ImageDataset
 from .image_options import ImageOptions
 from .scan import Scan, scan
 from .windows import centre_corner, random_corner
@@ -119,17 +119,28 @@ class PairedDataset(ImageDataset):
     def _cut(self, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
         """float32 hq and lq of the same place."""
         options, (hq, lq) = self.options, drawn.images
-        top, left, (height, width) = 0, 0, lq.shape[:2]
-        if options.target_size is not None:
-            height = width = options.target_size // options.scale
-            if options.tile == "center":
-                top, left = centre_corner(lq, width)
-            else:
-                top, left = random_corner(lq, width, drawn.generator("tile"), options.min_tile_std)
-        small = to_float(lq[top : top + height, left : left + width])
-        top, left, height, width = (value * options.scale for value in (top, left, height, width))
-        large = to_float(hq[top : top + height, left : left + width])
+        if options.target_size is not None and options.tile == "center":
+            side = options.target_size // options.scale
+            hq, lq = self._pair(hq, lq, *centre_corner(lq, side), side, side)
+        elif options.target_size is None:
+            hq, lq = self._pair(hq, lq, 0, 0, *lq.shape[:2])
+        large, small = to_float(hq), to_float(lq)
         return (large[:, ::-1], small[:, ::-1]) if self._flipped(drawn.generator) else (large, small)
+
+    def _pair(
+        self, hq: np.ndarray, lq: np.ndarray, top: int, left: int, height: int, width: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What lies at a place of the lq, and the same place of the hq."""
+        small = lq[top : top + height, left : left + width]
+        top, left, height, width = (value * self.options.scale for value in (top, left, height, width))
+        return hq[top : top + height, left : left + width], small
+
+    def _windows(self, images: tuple[np.ndarray, ...], generator: Generators) -> tuple[np.ndarray, ...]:
+        options, (hq, lq) = self.options, images
+        if options.tile != "random" or options.target_size is None:
+            return images
+        side = options.target_size // options.scale
+        return self._pair(hq, lq, *random_corner(lq, side, generator("tile"), options.min_tile_std), side, side)
 
     def _sources(self, number: int) -> tuple[Path, ...]:
         file = self.files[number]

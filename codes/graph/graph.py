@@ -5,7 +5,7 @@ write-once. What is read and written follows from the options alone, so a wrong 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from ..config.fingerprint import TRAINING_ONLY
 from ..config.options import Options, nested
 from ..config.registry import Registry, nearest
 from ..config.yaml_source import Issue, KeyPath
+from ..data.eight_bit import EightBit
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions
 from ..utils.philox import normal_values
@@ -142,9 +143,14 @@ class LossOptions(Timing, NodeOptions):
 
 
 class Injector(ABC):
-    """Reads keys of the state and returns new ones."""
+    """Reads keys of the state and returns new ones.
+
+    The tensors that it reads lie on the run's device, wherever they were written; what it writes may lie anywhere. A
+    Canvas is no tensor and stays where it is.
+    """
 
     Options: ClassVar[type[InjectorOptions]]
+    on_device: ClassVar[bool] = True  # False: takes tensors from anywhere, and places what it needs itself
 
     @abstractmethod
     def __call__(self, state: State, context: StepContext) -> dict[str, Any]:
@@ -175,7 +181,7 @@ class Injector(ABC):
 
 
 class Loss(ABC):
-    """Reads keys of the state and returns one number a sample."""
+    """Reads keys of the state, on the run's device, and returns one number a sample."""
 
     Options: ClassVar[type[LossOptions]]
 
@@ -189,11 +195,20 @@ LOSSES: Registry[Any] = Registry("loss")
 
 
 class Graph:
-    """The injectors and losses of one step, in the order of the recipe."""
+    """The injectors and losses of one step, in the order of the recipe.
 
-    def __init__(self, injectors: Mapping[str, Injector], losses: Mapping[str, tuple[float, Loss]]) -> None:
+    `reads`: ("injectors" or "losses", name) -> the state keys that it reads; one that is not named reads any.
+    """
+
+    def __init__(
+        self,
+        injectors: Mapping[str, Injector],
+        losses: Mapping[str, tuple[float, Loss]],
+        reads: Mapping[tuple[str, str], Collection[str]] | None = None,
+    ) -> None:
         self.injectors = dict(injectors)
         self.losses = dict(losses)
+        self.reads = dict(reads or {})
 
     def inject(self, state: State, context: StepContext) -> dict[str, Any]:
         """The state after all injectors."""
@@ -203,6 +218,9 @@ class Graph:
         """The states after all injectors, each with its own context; they may share work, but no result."""
         results = [dict(state) for state in states]
         for name, injector in self.injectors.items():
+            if injector.on_device:
+                for result, context in zip(results, contexts, strict=True):
+                    result.update(self._moved(result, ("injectors", name), context.device))
             for result, added in zip(results, injector.many(results, contexts), strict=True):
                 for key, value in added.items():
                     if key in result:
@@ -215,12 +233,18 @@ class Graph:
         total: Tensor | None = None
         parts: dict[str, Tensor] = {}
         for name, (weight, loss) in self.losses.items():
+            state = {**state, **self._moved(state, ("losses", name), context.device)}
             value = loss(state, context)
             assert value.ndim == 1, f"loss {name} must return one number a sample, found shape {tuple(value.shape)}"
             parts[name] = value.detach()
             total = weight * value if total is None else total + weight * value
         assert total is not None, "a training step needs a loss"
         return total, parts
+
+    def _moved(self, state: State, reader: tuple[str, str], device: torch.device) -> dict[str, Tensor]:
+        """The tensors that a part of the graph reads and that lie elsewhere, on the device."""
+        read = ((key, state.get(key)) for key in self.reads.get(reader, state))
+        return {key: v.to(device) for key, v in read if isinstance(v, Tensor) and v.device.type != device.type}
 
 
 def check_keys(
@@ -258,5 +282,6 @@ def check_keys(
 def rows(state: State, start: int, stop: int) -> dict[str, Any]:
     """Rows start..stop of every tensor and list of a batch."""
     return {
-        key: value[start:stop] if isinstance(value, Tensor | list | tuple) else value for key, value in state.items()
+        key: value[start:stop] if isinstance(value, Tensor | EightBit | list | tuple) else value
+        for key, value in state.items()
     }

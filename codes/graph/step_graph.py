@@ -33,6 +33,7 @@ class WithoutGradient(Injector):
 
     def __init__(self, injector: Injector) -> None:
         self.injector = injector
+        self.on_device = injector.on_device  # type: ignore[misc]  # that of the class it stands for
 
     @torch.no_grad()
     def __call__(self, state: State, context: StepContext) -> dict[str, Any]:
@@ -71,6 +72,10 @@ class StepGraph:
         self.options = options
         self.injectors = {name: build_injector(node) for name, node in options.injectors.items()}
         self.losses: dict[str, Loss] = {name: LOSSES.get(node.type)(node) for name, node in options.losses.items()}
+        self._reads: dict[tuple[str, str], Collection[str]] = {
+            **{("injectors", name): node.reads().values() for name, node in options.injectors.items()},
+            **{("losses", name): node.reads().values() for name, node in options.losses.items()},
+        }
 
     def at(self, iteration: int | None, present: Collection[str]) -> Graph:
         """The graph of an iteration, with the losses' weights there; of an evaluation or a test run with None.
@@ -83,4 +88,4 @@ class StepGraph:
             for name, node in self.options.losses.items()
             if iteration is not None and node.due(iteration)
         }
-        return Graph({name: self.injectors[name] for name in names}, losses)
+        return Graph({name: self.injectors[name] for name in names}, losses, self._reads)

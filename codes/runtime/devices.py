@@ -153,9 +153,16 @@ def any_over_ranks(flag: bool, device: torch.device, ranks: Ranks) -> bool:
     """Whether the flag is set on any rank; every rank must ask, and none goes on before all have."""
     if ranks.world_size == 1:
         return flag
-    total = _exchangeable(torch.tensor(float(flag), device=device))
-    dist.all_reduce(total)
-    return bool(total > 0)
+    return bool(flag_over_ranks(flag, device, ranks) > 0)
+
+
+def flag_over_ranks(flag: bool, device: torch.device, ranks: Ranks) -> Tensor:
+    """(1,): on how many ranks the flag is set; every rank must ask. The host does not wait for a GPU to know it."""
+    total = torch.full((1,), float(flag), device=device)  # nothing is copied, as a number of the host would be
+    if ranks.world_size > 1:
+        total = _exchangeable(total)
+        dist.all_reduce(total)
+    return total
 
 
 def gather_over_ranks(value: Tensor, ranks: Ranks) -> Tensor:

@@ -49,6 +49,11 @@ def build_optimizer(networks: Sequence[nn.Module], name: str, params: OptimizerP
     return ZeroRedundancyOptimizer(groups, OPTIMIZERS[name], **arguments)
 
 
+def fused_on_device(optimizer: Optimizer) -> bool:
+    """Whether the optimiser works on the device in one kernel, which can leave an update out by itself."""
+    return all(group.get("fused") for group in optimizer.param_groups)
+
+
 def consolidate(optimizer: Optimizer) -> None:
     """Bring the shares of a sharded optimiser's state together on rank 0; every rank must call it."""
     if hasattr(optimizer, "consolidate_state_dict"):
@@ -89,8 +94,21 @@ class Ema(Generic[Network]):
         return min(self.rate, (1 + updates) / (10 + updates)) if self.warmup else self.rate
 
     @torch.no_grad()
-    def update(self, network: Network, updates: int) -> None:
+    def update(self, network: Network, updates: int, changed: torch.Tensor | bool = True) -> None:
+        """Take in the parameters after update number `updates`, unless it was left out.
+
+        Where only the device knows that yet (`changed` is a tensor), it decides.
+        """
         trained = [parameter.detach() for parameter in network.parameters()]
-        torch._foreach_lerp_(self._parameters, trained, 1.0 - self.rate_at(updates))
+        weight = 1.0 - self.rate_at(updates)
+        if changed is False:
+            return
+        if isinstance(changed, torch.Tensor) or self._parameters[0].is_cuda:
+            # One formula for a device, whether it is the first to know or not, so that a resume is exact.
+            steps = torch._foreach_sub(trained, self._parameters)
+            torch._foreach_mul_(steps, weight * changed.float() if isinstance(changed, torch.Tensor) else weight)
+            torch._foreach_add_(self._parameters, steps)
+        else:
+            torch._foreach_lerp_(self._parameters, trained, weight)
         for copied, current in zip(self._buffers, network.buffers(), strict=True):
-            copied.copy_(current)
+            copied.copy_(torch.where(changed, current, copied) if isinstance(changed, torch.Tensor) else current)

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ..config.yaml_source import Source
-from ..data.datasets import DATASETS
+from ..data.datasets import DATASETS, how_to_hurry
 from ..data.loader import Batch, TrainLoader
 from ..evaluation.evaluators.base import Evaluation, Evaluator, build_evaluators
 from ..graph.graph import StepContext
@@ -24,11 +25,12 @@ from ..runtime.devices import (
     autocast_for,
     choose_device,
     copy_from_first,
+    flag_over_ranks,
     precision_in_use,
-    sum_over_ranks,
 )
 from ..runtime.experiment import Experiment
 from ..runtime.interrupt import StopRequest
+from ..runtime.readback import Readback
 from ..runtime.run_lock import RunLock
 from ..utils.console import format_seconds, get_logger, log_to_file, stop_logging_to
 from ..utils.errors import ConfigError, Interrupted, TakenOver, TesseraError
@@ -36,14 +38,14 @@ from .logs.run_log import RunLog
 from .logs.writers import JsonLines, LogWriter, TensorBoard, Wandb
 from .optim import Ema
 from .power_ema import PowerEma
+from .results import Results, Unread, files_in
 from .saving.checkpoint_saver import CheckpointSaver
 from .saving.resuming import find_states, is_own, resume_first_whole
 from .saving.saving import Parts, processes_of, remove_leftovers
 from .saving.snapshots import drop_after
-from .training_step import StepResult, TrainingStep, run_iteration
+from .training_step import Launched, TrainingStep, run_iteration
 
 logger = get_logger(__name__)
-MOST_NAMES = 8  # of a batch's files in one line
 WAIT_FOR_OTHERS = 10.0  # seconds
 
 
@@ -88,8 +90,9 @@ class Trainer:
         self.saver = CheckpointSaver(self.experiment, recipe, self.parts, ranks)
         if state is not None:
             self.saver.resumed(self.iteration, own=is_own(self.experiment, state))
-        self.skipped_in_a_row = 0
         self._began_at = self.iteration
+        self._results: Results | None = None  # of the iterations, while it runs
+        self._asked: Readback | None = None  # whether a rank was asked to stop
         self._measured: set[str] = set()  # the evaluators that have worked in this process
         if ranks.first and self.iteration < self.train.niter:
             self.experiment.record(source)
@@ -134,9 +137,12 @@ class Trainer:
             return
         handler = log_to_file(self.experiment.root / "train.log") if self.ranks.first else None
         log = self._open_log()
+        self._results = Results(
+            log, self.parts.steps, self.ranks, self.train.max_skipped_in_a_row, lambda: self._save(final=True)
+        )
         try:
             with StopRequest() as stop:
-                self._loop(log, stop)
+                self._loop(log, self._results, stop)
         finally:
             log.close()
             if handler:
@@ -157,7 +163,7 @@ class Trainer:
             logger.info("train.shard_optimizer: one process alone has nothing to share out")
         return RunLog(
             self.experiment.root, self.iteration, self.train.niter, self.recipe.logger.print_freq,
-            self.options.batch_size, self._writers(), self.device,
+            self.options.batch_size, self._writers(), self.device, how_to_hurry(self.options),
         )  # fmt: skip
 
     def _writers(self) -> list[LogWriter]:
@@ -171,7 +177,7 @@ class Trainer:
             writers.append(TensorBoard(root / "tb_logger", self.iteration, self.source.to_yaml()))
         return writers
 
-    def _loop(self, log: RunLog, stop: StopRequest) -> None:
+    def _loop(self, log: RunLog, results: Results, stop: StopRequest) -> None:
         begin = time.monotonic()
         # Closing ends the workers, which ignore the signals that a job manager sends to every process.
         with closing(self._batches(stop)) as batches:
@@ -181,13 +187,12 @@ class Trainer:
                 with self._nothing_lost():
                     batch = next(batches)
                 waited = time.monotonic() - start
-                result = self._iterate(batch)
+                launched = self._iterate(batch)
                 seconds = time.monotonic() - start
                 pause = time.monotonic()
-                log.record(self.iteration, result, seconds, waited, self._seen_by_injectors(log))
-                if result.skipped:
-                    self._skip(log, batch)
-                self._after(log, result)
+                unread = Unread(self.iteration, replace(launched, state={}), files_in(batch), seconds, waited)
+                results.add(unread, self._must_know(log))
+                self._after(log, launched)
                 log.exclude(time.monotonic() - pause)
                 self._leave_if_asked(stop)
         duration = format_seconds(time.monotonic() - begin)
@@ -198,10 +203,18 @@ class Trainer:
 
         All ranks stop after the same iteration, or those that go on would wait for the others for ever.
         """
-        if any_over_ranks(stop.requested, self.device, self.ranks) and self.iteration < self.train.niter:
+        if self._any_asked(stop.requested) and self.iteration < self.train.niter:
             self._save(final=True)
             any_over_ranks(True, self.device, self.ranks)  # none leaves before rank 0 has saved
             raise Interrupted(self._stopped())
+
+    def _any_asked(self, here: bool) -> bool:
+        """Whether any rank was asked to stop; several on GPUs say so of the iteration before, which is there by now."""
+        if self.ranks.world_size == 1:
+            return here
+        before, self._asked = self._asked, Readback(flag_over_ranks(here, self.device, self.ranks))
+        told = before if self._asked.late else self._asked
+        return told is not None and told.read()[0] > 0
 
     def _stopped(self) -> str:
         return f"stopped at iteration {self.iteration} of {self.train.niter}; saved, continue with --auto_resume"
@@ -223,6 +236,7 @@ class Trainer:
             ranks.rank,
             ranks.world_size,
             pin_memory=self.device.type == "cuda",
+            eight_bit=options.rgb_n1_to_1 if self.device.type == "cuda" else None,
             patience=options.loader_timeout,
             while_waiting=while_waiting,
         )
@@ -242,63 +256,37 @@ class Trainer:
             processes=processes_of(self.recipe),
         )
 
-    def _iterate(self, batch: Batch) -> StepResult:
+    def _iterate(self, batch: Batch) -> Launched:
         iteration = self.iteration + 1
         with self._nothing_lost():
-            result = run_iteration(
+            launched = run_iteration(
                 self.parts.steps, batch, self.context(), iteration, self.train.mega_batch_factor, self.ranks
             )
         self.iteration = iteration
         self.samples += self.options.batch_size
+        changed = launched.changed()
         for name, average in self.parts.averages.items():
-            if name in result.updated:
-                average.update(self.parts.networks[name], iteration - self.recipe.first_iteration)
+            if name in changed:
+                average.update(self.parts.networks[name], iteration - self.recipe.first_iteration, changed[name])
         for name, profiles in self.parts.profiles.items():
             for profile in profiles.values():  # of every iteration: their weights follow from its number alone
                 profile.update(self.parts.networks[name], iteration - self.recipe.first_iteration)
-        self.skipped_in_a_row = self.skipped_in_a_row + 1 if result.skipped else 0
-        return result
+        return launched
 
-    def _skip(self, log: RunLog, batch: Batch) -> None:
-        """Tell of an update that was skipped; raise TesseraError, with everything saved, after too many in a row."""
-        names = [str(path) for key in ("HQ_path", "LQ_path") for path in batch.get(key, [])]
-        names = list(dict.fromkeys(names))
-        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        logger.warning(
-            "iteration %d: gradient or loss not finite, update skipped (batch: %s%s)",
-            self.iteration, ", ".join(names[:MOST_NAMES]) or "without file names", more,
-        )  # fmt: skip
-        log.note(self.iteration, {"skipped_files": names})
-        if self.skipped_in_a_row >= self.train.max_skipped_in_a_row:
-            self._save(final=True)
-            raise TesseraError(
-                f"{self.skipped_in_a_row} updates in a row were not finite; everything is saved. "
-                "Lower the learning rate, set clip_grad_eps, or use precision: fp32 or bf16"
-            )
+    def _must_know(self, log: RunLog) -> bool:
+        """Whether what follows this iteration needs its numbers: a line of the log, a checkpoint, an evaluation."""
+        settings, at = self.recipe.logger, self.iteration
+        often = (settings.save_checkpoint_freq, self.train.val_freq)
+        return log.due(at) or at == self.train.niter or any(every and at % every == 0 for every in often)
 
-    def _seen_by_injectors(self, log: RunLog) -> dict[str, float]:
-        """At the end of a window of the log: what injectors counted in it on all ranks, as means."""
-        if not log.due(self.iteration):
-            return {}
-        means: dict[str, float] = {}
-        for injector in (one for step in self.parts.steps for one in step.graph.injectors.values()):
-            sums = injector.log_values()
-            sum_over_ranks(list(sums.values()), self.ranks)
-            for name, (total, count) in ((name, pair.tolist()) for name, pair in sums.items()):
-                if count:
-                    means[name] = total / count
-            for name, weights in injector.log_distributions().items():
-                log.distribution(self.iteration, name, weights)
-        return means
-
-    def _after(self, log: RunLog, result: StepResult) -> None:
+    def _after(self, log: RunLog, launched: Launched) -> None:
         """What happens between iterations, on rank 0: checkpoints first, since nothing after them can lose them."""
         settings, last = self.recipe.logger, self.iteration == self.train.niter
         if self.iteration % settings.save_checkpoint_freq == 0 or last:
             self._save(final=last)
         self.saver.snapshot(self.iteration, last)
         if self.ranks.first and settings.visuals and (self.iteration % settings.visual_debug_rate == 0 or last):
-            log.visuals(self.iteration, result.state, settings.visuals, settings.reverse_n1_to_1)
+            log.visuals(self.iteration, launched.state, settings.visuals, settings.reverse_n1_to_1)
         due = self.train.val_freq and (self.iteration % self.train.val_freq == 0 or last)
         if due and self.ranks.first:
             self._evaluate(log)
@@ -364,6 +352,8 @@ class Trainer:
 
     def _save(self, final: bool) -> None:
         self._still_ours()
+        if self._results is not None:
+            self._results.read()
         self.saver.save(self.iteration, self.samples, final)
 
     def _still_ours(self) -> None:

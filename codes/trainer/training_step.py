@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..data.eight_bit import EightBit
 from ..graph.graph import Graph, StepContext, rows
 from ..graph.step_graph import StepGraph
 from ..graph.step_options import StepOptions
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..recipe.recipe import Recipe
 from ..runtime.devices import Ranks, gather_over_ranks, several_ranks, sum_over_ranks, to_device
+from ..runtime.readback import Readback
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.rng import torch_globals_at
-from .optim import build_optimizer, learning_rate
+from .buckets import GradientBuckets
+from .optim import build_optimizer, fused_on_device, learning_rate
 
 logger = get_logger(__name__)
 
@@ -36,6 +39,63 @@ class StepResult:
     skipped: bool = False
     updated: set[str] = field(default_factory=set)  # the networks that were changed
     state: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Applied:
+    """What one step did: its losses over the global batch and the norm of its gradient, perhaps still on their way.
+
+    `finite`: whether the update was made: known to the host, or (0-dimensional) to the device alone.
+    """
+
+    trained: Sequence[str]  # networks
+    names: Sequence[str]  # of the losses
+    numbers: Readback  # the losses, the norm
+    rate: float
+    finite: Tensor | bool = True
+
+    def read(self) -> tuple[dict[str, float], float, bool]:
+        """The losses, the norm, and whether all is finite."""
+        *values, norm = self.numbers.read()
+        losses = dict(zip(self.names, values, strict=True))
+        return losses, norm, math.isfinite(norm) and math.isfinite(losses["total"])
+
+
+@dataclass
+class Launched:
+    """An iteration whose work the device has been given; its numbers may still be on their way."""
+
+    applied: dict[str, Applied] = field(default_factory=dict)  # by step, in the order in which they ran
+    prefixed: bool = False  # whether losses carry the names of their steps
+    state: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def late(self) -> bool:
+        """Whether reading may wait for the device."""
+        return any(one.numbers.late for one in self.applied.values())
+
+    def changed(self) -> dict[str, Tensor | bool]:
+        """Every network that a step trained -> whether it was changed, as far as the host knows it by now."""
+        changes: dict[str, Tensor | bool] = {}
+        for one in self.applied.values():
+            for name in one.trained:
+                before = changes.get(name, False)
+                changes[name] = one.finite if isinstance(before, bool) and not before else before | one.finite
+        return changes
+
+    def read(self) -> StepResult:
+        """The numbers, waiting for those that are not there yet."""
+        result = StepResult(state=self.state)
+        for step, one in self.applied.items():
+            losses, norm, finite = one.read()
+            prefix = f"{step}/" if self.prefixed else ""
+            result.losses |= {f"{prefix}{name}": value for name, value in losses.items()}
+            result.gradient_norm = max(result.gradient_norm, norm)
+            result.learning_rate = one.rate
+            result.learning_rates |= {step: one.rate} if prefix else {}
+            result.skipped |= not finite
+            result.updated |= set(one.trained) if finite else set()
+        return result
 
 
 class TrainingStep:
@@ -65,6 +125,8 @@ class TrainingStep:
             for network in networks.values()
             for module in network.modules()
         )
+        self.buckets = GradientBuckets(self.parameters)
+        self._applied = False  # until then the optimiser has no moments, and the device cannot leave an update out
         scaled = device.type == "cuda" and recipe.arithmetic == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.applied_at = -1  # the last iteration that changed what it trains
@@ -111,11 +173,11 @@ class TrainingStep:
         with torch_globals_at(context.device, context.seed, "dropout", self.name, context.positions[0]):
             yield
 
-    def apply(self, iteration: int, ranks: Ranks, sums: Mapping[str, Tensor]) -> StepResult:
-        """Sum over the ranks, unscale, check, clip and apply the gradient, unless it or a loss is not finite.
+    def apply(self, iteration: int, sums: Mapping[str, Tensor]) -> Applied:
+        """Unscale, check, clip and apply the gradient, summed over the ranks, unless it or a loss is not finite.
 
-        `sums` are the losses over the global batch. They are read from the device with the norm of the gradient, at
-        once: each read waits for everything that the device still has to do.
+        `sums` are the losses over the global batch. The host learns them with the norm of the gradient, by one copy
+        that it need not wait for where the device itself leaves the update out.
         """
         assert self.recipe.train is not None
         rate = learning_rate(self.options.optimizer_params.lr, iteration, self.recipe.train)
@@ -124,19 +186,35 @@ class TrainingStep:
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        sum_over_ranks([p.grad for p in self.parameters if p.grad is not None], ranks)
         self.scaler.unscale_(self.optimizer)
         limit = self.options.clip_grad_eps or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit)
-        *values, length = torch.stack([*(value.float() for value in sums.values()), norm.float()]).tolist()
-        losses = dict(zip(sums, values, strict=True))
-        finite = math.isfinite(length) and math.isfinite(losses["total"])
-        if finite:  # not by the scaler, which would read again what is known, and step where only the norm overflowed
-            self.applied_at = iteration
-            self.optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit).float()
+        numbers = Readback(torch.stack([*(value.float() for value in sums.values()), norm]))
+        applied = Applied(self.options.trained, list(sums), numbers, rate)
+        applied.finite = self._update(iteration, applied, torch.isfinite(norm) & torch.isfinite(sums["total"]))
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(losses=losses, gradient_norm=length, learning_rate=rate, skipped=not finite)
+        return applied
+
+    def _update(self, iteration: int, applied: Applied, finite: Tensor) -> Tensor | bool:
+        """Apply the gradient if it is finite; whether it was, known on the device alone where that can tell by itself.
+
+        Not by the scaler, which would read again what is known, and step where only the norm overflowed.
+        """
+        if applied.numbers.late and self._applied and fused_on_device(self.optimizer):
+            self.applied_at = iteration  # or not: the device knows, and what is saved then is whole either way
+            # torch's fused optimisers leave parameters, moments and counts of steps alone where this is not 0.
+            self.optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+            return finite
+        if not applied.read()[-1]:
+            return False
+        if hasattr(self.optimizer, "found_inf"):
+            del self.optimizer.found_inf
+        self.applied_at = iteration
+        self.optimizer.step()
+        self._applied = True
+        return True
 
 
 def run_iteration(
@@ -146,7 +224,7 @@ def run_iteration(
     iteration: int,
     parts: int,
     ranks: Ranks,
-) -> StepResult:
+) -> Launched:
     """Run all steps on one batch (this rank's share of it), split into `parts` whose gradients add up.
 
     Every part is weighted by its number of samples, so an uneven split still gives the gradient of the full batch.
@@ -155,8 +233,8 @@ def run_iteration(
     global_batch = size * ranks.world_size
     bounds = [round(size * index / parts) for index in range(parts + 1)]
     spans = [(a, b) for a, b in pairwise(bounds) if b > a]
-    states = [{key: to_device(value, context.device) for key, value in rows(batch, a, b).items()} for a, b in spans]
-    result = StepResult()
+    states = [{key: _placed(value, context.device) for key, value in rows(batch, a, b).items()} for a, b in spans]
+    launched = Launched(prefixed=len(steps) > 1)
     ran: set[str] = set()
     for step in steps:
         present = {*states[0], *ran}
@@ -165,20 +243,19 @@ def run_iteration(
         ran.add(step.name)
         step.optimizer.zero_grad(set_to_none=True)
         graph = step.graph.at(iteration, present)
-        states, sums = _accumulate(step, graph, states, spans, context, global_batch)
+        states, sums = _accumulate(step, graph, states, spans, context, global_batch, ranks)
+        step.buckets.finish()  # before any other exchange, since ranks may differ in how many went out by themselves
         sum_over_ranks(list(sums.values()), ranks)
-        applied = step.apply(iteration, ranks, sums)
-        prefix = f"{step.name}/" if len(steps) > 1 else ""
-        result.losses |= {f"{prefix}{name}": value for name, value in applied.losses.items()}
-        result.gradient_norm = max(result.gradient_norm, applied.gradient_norm)
-        result.learning_rate = applied.learning_rate
-        result.learning_rates |= {step.name: applied.learning_rate} if prefix else {}
-        result.skipped |= applied.skipped
-        result.updated |= set() if applied.skipped else set(step.options.trained)
+        launched.applied[step.name] = step.apply(iteration, sums)
         for injector in step.graph.injectors.values():
             injector.end_iteration(partial(gather_over_ranks, ranks=ranks))
-    result.state = states[0]
-    return result
+    launched.state = states[0]
+    return launched
+
+
+def _placed(value: Any, device: torch.device) -> Any:
+    """A part of a batch on the device, where 8-bit images become what they stand for."""
+    return value.images(to_device(value.levels, device)) if isinstance(value, EightBit) else to_device(value, device)
 
 
 def _accumulate(
@@ -188,12 +265,15 @@ def _accumulate(
     spans: Sequence[tuple[int, int]],
     context: StepContext,
     global_batch: int,
+    ranks: Ranks,
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """Send all parts of the batch through a step, their gradients added up: (their states, the losses over all)."""
     after: list[dict[str, Any]] = []
     sums: dict[str, Tensor] = {}
     for state, (a, b) in zip(states, spans, strict=True):
         part = replace(context, positions=context.positions[a:b])
+        if (a, b) == spans[-1]:
+            step.buckets.begin(ranks)
         state_after, losses = step.backward(graph, state, part, global_batch)
         after.append(state_after)
         sums = {name: sums[name] + value if name in sums else value for name, value in losses.items()}

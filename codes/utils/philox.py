@@ -25,6 +25,10 @@ CHUNK = 2**15  # counters at once on a CPU: what is computed between them stays 
 Word = int | Tensor
 
 
+def lacks_float64(device: torch.device) -> bool:
+    return device.type == "mps"
+
+
 def philox4x32(counter: Sequence[Tensor], key: tuple[Word, Word]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four random words of each counter: int64 tensors of one shape that hold numbers from 0 to 2^32 - 1.
 
@@ -52,7 +56,7 @@ def normal_planes(
     `rows` and `columns` are [start, stop) of an unbounded plane; coordinates may be negative. Values depend on (seed,
     channel, row, column) alone. Every counter gives four values: those of channels 4 g to 4 g + 3 of a pixel.
     """
-    worker = torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
+    worker = torch.device("cpu") if lacks_float64(device) else device
     height, width = rows[1] - rows[0], columns[1] - columns[0]
     field = torch.empty((len(seeds), channels, height, width), dtype=torch.float32, device=worker)
     keys = torch.tensor([[seed & WORD, seed >> 32 & WORD] for seed in seeds], dtype=torch.int64).to(

@@ -143,14 +143,6 @@ def test_without_tiles_the_centre_square_is_resized_by_area(tmp_path):
     np.testing.assert_allclose(to_rgb(squeezed.item(0)["hq"], n1_to_1=False), expected, atol=1e-5)
 
 
-def test_several_tiles_come_from_one_image_in_a_row(photographs):
-    data = dataset(photographs, tiles_per_image=3)
-    assert len(data) == 18
-    names = [data.item(position)["HQ_path"] for position in range(18)]
-    assert all(len(set(names[start : start + 3])) == 1 for start in range(0, 18, 3))
-    assert len(set(names)) == 6
-
-
 def test_weights_say_how_often_a_folder_comes_each_epoch(tmp_path):
     fill(tmp_path / "a", 4)
     fill(tmp_path / "b", 4)

@@ -1,12 +1,11 @@
 """Batches do not depend on workers, ranks or where a run was resumed."""
 
 import hashlib
-import itertools
 import pickle
 
 import pytest
 import torch
-from data_helpers import damage, dataset, fill
+from data_helpers import damage, dataset, fill, first
 
 from codes.data import TrainLoader, collate
 from codes.utils.errors import ConfigError, DataError
@@ -25,10 +24,6 @@ def fingerprint(batch):
         value = batch[key]
         digest.update(value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value).encode())
     return digest.hexdigest()
-
-
-def first(loader, count):
-    return list(itertools.islice(loader, count))
 
 
 def test_batches_are_stacked_items_of_consecutive_positions(data):

@@ -1,6 +1,5 @@
 """Data workers that die, hang or have no shared memory: a message in time, never a wait without end."""
 
-import itertools
 import multiprocessing
 import os
 import signal
@@ -8,7 +7,7 @@ import time
 
 import pytest
 import torch
-from data_helpers import dataset, fill
+from data_helpers import dataset, fill, first
 
 from codes.data import TrainLoader
 from codes.utils.errors import TesseraError
@@ -33,10 +32,6 @@ class Misbehaving:
 def data(tmp_path):
     fill(tmp_path / "in", 7)
     return dataset(tmp_path / "in")
-
-
-def first(loader, count):
-    return list(itertools.islice(loader, count))
 
 
 def kill(number):

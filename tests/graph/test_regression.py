@@ -143,7 +143,7 @@ def test_a_plain_restorer_learns_from_yaml(tmp_path: Path, monkeypatch: pytest.M
     batches = trainer._batches()
     gains = []
     for _ in range(20):
-        losses = trainer._iterate(next(batches)).losses
+        losses = trainer._iterate(next(batches)).read().losses
         gains.append(losses["bicubic"] - losses["image"])
     assert abs(gains[0]) < 0.1 * losses["bicubic"]  # it starts from the upsampled image
     assert min(gains[-5:]) > max(gains[0], 0.0)

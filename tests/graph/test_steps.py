@@ -54,7 +54,7 @@ def trainer_of(data: dict[str, Any], auto_resume: bool = False) -> Trainer:
 
 def iterate(trainer: Trainer, count: int) -> list[Any]:
     batches = trainer._batches()
-    return [trainer._iterate(next(batches)) for _ in range(count)]
+    return [trainer._iterate(next(batches)).read() for _ in range(count)]
 
 
 def snapshot(trainer: Trainer, network: str) -> dict[str, torch.Tensor]:
@@ -73,7 +73,7 @@ def test_a_step_that_does_not_run_leaves_network_optimiser_and_average_alone(fol
     batches = trainer._batches()
     for iteration in range(1, 5):
         before = snapshot(trainer, "b")
-        result = trainer._iterate(next(batches))
+        result = trainer._iterate(next(batches)).read()
         after = snapshot(trainer, "b")
         ran = iteration % 2 == 0
         assert ("second/l1" in result.losses) is ran
@@ -159,7 +159,9 @@ def test_two_steps_of_one_network_average_it_once_an_iteration(folder: Path, mon
     calls: list[int] = []
     average = trainer.parts.averages["a"]
     whole = average.update
-    monkeypatch.setattr(average, "update", lambda network, updates: (calls.append(updates), whole(network, updates)))
+    monkeypatch.setattr(
+        average, "update", lambda network, updates, changed: (calls.append(updates), whole(network, updates, changed))
+    )
     results = iterate(trainer, 2)
     assert calls == [1, 2]
     assert set(results[0].losses) == {"first/l1", "first/total", "second/l1", "second/total"}

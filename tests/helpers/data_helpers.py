@@ -1,11 +1,13 @@
 """Images and options for the data tests."""
 
+import itertools
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from codes.data import ImageFolderDataset, ImageFolderOptions
+from codes.data.loader import Batch, TrainLoader
 from codes.images.files import write_image
 
 
@@ -43,6 +45,11 @@ def dataset(
     folder: Path | tuple[Path, ...], *, seed: int = 5, shuffle: bool = True, **changes: object
 ) -> ImageFolderDataset:
     return ImageFolderDataset(options(folder, **changes), seed=seed, shuffle=shuffle)
+
+
+def first(loader: TrainLoader, count: int) -> list[Batch]:
+    """The first batches."""
+    return list(itertools.islice(loader, count))
 
 
 def damage(path: Path) -> None:

@@ -53,7 +53,7 @@ def _compiled(compiler: str, source: Path, built: Path) -> Path:
 def scenario(library: Path, tmp_path_factory: pytest.TempPathFactory):
     """Runs scenarios/NAME.py in the module's folder, with arguments; what it printed as JSON in its last line."""
     folder = tmp_path_factory.mktemp("card")
-    path = os.pathsep.join([str(ROOT), str(HERE / "scenarios")])
+    path = os.pathsep.join([str(ROOT), str(HERE / "scenarios"), str(ROOT / "tests" / "helpers")])
     environment = {**os.environ, "SIMULATED_CARD": str(library), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
     def run(name: str, *arguments: str, processes: int = 1, **more: str) -> dict:

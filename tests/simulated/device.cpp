@@ -26,7 +26,7 @@ using c10::SymIntArrayRef;
 
 namespace {
 
-enum Count { TO_DEVICE, TO_DEVICE_BLOCKING, TO_HOST, READS, LAUNCHES, CASTS, IN_USE, PEAK, COUNTS };
+enum Count { TO_DEVICE, TO_DEVICE_BLOCKING, TO_HOST, TO_HOST_BLOCKING, READS, LAUNCHES, CASTS, IN_USE, PEAK, COUNTS };
 std::atomic<int64_t> counts[COUNTS];
 std::atomic<int64_t> most_bytes{0};  // 0: no limit
 std::atomic<bool> counting{true};
@@ -34,6 +34,7 @@ std::atomic<bool> counting{true};
 void count(Count what) {
   if (counting) ++counts[what];
 }
+std::atomic<bool> no_doubles{false};  // as on MPS
 
 const c10::Device CARD(c10::kCUDA, 0);
 const c10::DispatchKeySet CARD_KEYS(c10::DispatchKey::CUDA);
@@ -65,6 +66,10 @@ struct CardMemory final : c10::Allocator {
 };
 CardMemory memory;
 
+void refuse_doubles(at::ScalarType type) {
+  TORCH_CHECK_TYPE(!no_doubles || type != at::kDouble, "this device has no float64 (simulated, as MPS)");
+}
+
 // The same memory, seen by the CPU's kernels.
 Tensor seen_by_host(const Tensor& tensor) {
   if (!tensor.defined() || !tensor.is_cuda()) return tensor;
@@ -78,6 +83,7 @@ Tensor seen_by_host(const Tensor& tensor) {
 
 Tensor on_card(const Tensor& host) {
   if (!host.defined()) return host;
+  refuse_doubles(host.scalar_type());
   Tensor made =
       at::detail::empty_strided_generic(host.sizes(), host.strides(), &memory, CARD_KEYS, host.scalar_type());
   c10::impl::ExcludeDispatchKeyGuard without_autograd(c10::autograd_dispatch_keyset);
@@ -89,11 +95,13 @@ Tensor on_card(const Tensor& host) {
 
 Tensor empty(IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
              std::optional<at::Device>, std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  refuse_doubles(c10::dtype_or_default(dtype));
   return at::detail::empty_generic(size, &memory, CARD_KEYS, c10::dtype_or_default(dtype), format);
 }
 
 Tensor empty_strided(IntArrayRef size, IntArrayRef stride, std::optional<at::ScalarType> dtype,
                      std::optional<at::Layout>, std::optional<at::Device>, std::optional<bool>) {
+  refuse_doubles(c10::dtype_or_default(dtype));
   return at::detail::empty_strided_generic(size, stride, &memory, CARD_KEYS, c10::dtype_or_default(dtype));
 }
 
@@ -150,6 +158,7 @@ Tensor& copy(Tensor& self, const Tensor& source, bool non_blocking) {
     if (!non_blocking) count(TO_DEVICE_BLOCKING);
   } else {
     count(TO_HOST);
+    if (!non_blocking) count(TO_HOST_BLOCKING);
   }
   Tensor target = seen_by_host(self);
   target.copy_(seen_by_host(source));
@@ -312,5 +321,7 @@ extern "C" void simulated_one_launch(int begins) {
   counting = !begins;
   if (begins) ++counts[LAUNCHES];
 }
+
+extern "C" void simulated_doubles(int allowed) { no_doubles = !allowed; }
 
 extern "C" void simulated_limit(int64_t bytes) { most_bytes = bytes; }

@@ -11,16 +11,26 @@ def trained(scenario):
     return scenario("training", "precision=bf16")
 
 
-def test_training_evaluates_saves_and_resumes_on_the_device(trained) -> None:
-    assert trained["codes"] == [0, 0]
-    assert len(trained["costs"]) == 5
+def test_training_evaluates_saves_resumes_and_is_evaluated_on_the_device(trained) -> None:
+    assert trained["codes"] == [0, 0, 0]
+    assert len(trained["costs"]) == 8
 
 
-def test_an_iteration_reads_the_device_once_and_never_waits_for_a_copy_to_it(trained) -> None:
-    for cost in trained["costs"][1:3] + trained["costs"][4:]:  # the first of a process fills its tables
+def test_an_iteration_is_read_once_and_late_and_never_waits_for_a_copy_either_way(trained) -> None:
+    costs = trained["costs"]
+    for cost in (costs[2], costs[5]):  # not the first of a process, which fills its tables, nor one that is shown
         assert cost["reads"] == 0
         assert cost["to_host"] == 1
+        assert cost["to_host_blocking"] == 0
         assert cost["to_device_blocking"] == 0
+
+
+def test_losses_that_decide_the_next_timesteps_are_the_one_read_that_waits(scenario) -> None:
+    kind = "steps.generator.injectors.diffusion.sampler_type=loss-second-moment"
+    done = scenario("training", "name=second_moment", "precision=bf16", "eval.evaluators={}", kind)
+    assert done["codes"] == [0, 0]
+    cost = done["costs"][5]
+    assert (cost["reads"], cost["to_host_blocking"], cost["to_device_blocking"]) == (0, 1, 0)
 
 
 def test_half_precision_with_a_gradient_scaler(scenario) -> None:

@@ -143,3 +143,17 @@ def test_every_step_shows_the_rate_of_its_last_update(tmp_path: Path) -> None:
     log.record(3, StepResult(), 0.5, 0.1)  # no step ran
     (row,) = lines(tmp_path)
     assert (row["learning_rate"], row["learning_rate/a"], row["learning_rate/b"]) == (0.0, 0.0, 0.25)
+
+
+def test_waiting_for_data_is_told_once_with_what_to_do_and_not_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(
+        "codes.trainer.logs.run_log.logger.warning", lambda text, *values: warnings.append(text % values)
+    )
+    log = RunLog(tmp_path, 0, 9, 2, batch_size=4, remedy="raise n_workers")
+    for iteration, waited in enumerate([0.9, 0.9, 0.05, 0.1, 0.4, 0.2, 0.9, 0.9], start=1):
+        log.record(iteration, result(1.0), seconds=1.0, waited=waited)
+        assert len(warnings) == (1 if iteration >= 6 else 0)
+    assert warnings == ["training waits for data 30 % of the time; raise n_workers"]

@@ -42,7 +42,7 @@ def gradients(trainer: Trainer, parts: int, ranks: Ranks = ALONE) -> tuple[dict[
         {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
     )
     batch = next(trainer._batches())
-    return by_name, run_iteration(trainer.parts.steps, batch, trainer.context(), 1, parts, ranks)
+    return by_name, run_iteration(trainer.parts.steps, batch, trainer.context(), 1, parts, ranks).read()
 
 
 @pytest.mark.parametrize("parts", [2, 3, 4])
@@ -66,6 +66,7 @@ def test_accumulated_gradient_equals_that_of_the_full_batch(folder: Path, parts:
 
 def test_the_shares_of_two_ranks_add_up_to_the_gradient_of_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codes.trainer.training_step.sum_over_ranks", lambda values, ranks: None)  # noqa: ARG005
+    monkeypatch.setattr("codes.trainer.buckets.GradientBuckets.begin", lambda self, ranks: None)  # noqa: ARG005
     monkeypatch.setattr("codes.trainer.training_step.gather_over_ranks", lambda value, ranks: value)  # noqa: ARG005
     shares: list[dict[str, torch.Tensor]] = []
     losses: list[dict[str, float]] = []
@@ -119,21 +120,20 @@ def test_a_gradient_that_is_not_finite_skips_the_update(folder: Path) -> None:
     network, average = trainer.parts.networks["generator"], trainer.parts.averages["generator"].network
     before = [value.clone() for value in (*network.state_dict().values(), *average.state_dict().values())]
     moments = [state["step"].clone() for state in trainer.parts.steps[0].optimizer.state.values()]
-    result = trainer._iterate(next(batches))
+    result = trainer._iterate(next(batches)).read()
     assert result.skipped
     after = [*network.state_dict().values(), *average.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert [state["step"] for state in trainer.parts.steps[0].optimizer.state.values()] == moments
-    assert (trainer.iteration, trainer.samples, trainer.skipped_in_a_row) == (2, 8, 1)
-    assert not trainer._iterate(next(batches)).skipped
-    assert trainer.skipped_in_a_row == 0
+    assert (trainer.iteration, trainer.samples) == (2, 8)
+    assert not trainer._iterate(next(batches)).read().skipped
     assert all(bool(torch.isfinite(value).all()) for value in network.parameters())
 
 
 def test_a_skipped_update_is_told_with_the_files_of_its_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
-    monkeypatch.setattr("codes.trainer.trainer.logger.warning", lambda text, *values: warnings.append(text % values))
-    monkeypatch.setattr("codes.trainer.trainer.MOST_NAMES", 1)
+    monkeypatch.setattr("codes.trainer.results.logger.warning", lambda text, *values: warnings.append(text % values))
+    monkeypatch.setattr("codes.trainer.results.MOST_NAMES", 1)
     trainer = trainer_of(folder)
     poison(trainer, {2})
     trainer.run()
@@ -176,7 +176,7 @@ def test_several_steps_train_their_own_networks(folder: Path) -> None:
         name: {key: value.clone() for key, value in network.state_dict().items()}
         for name, network in trainer.parts.networks.items()
     }
-    result = trainer._iterate(next(trainer._batches()))
+    result = trainer._iterate(next(trainer._batches())).read()
     kinds = ("mse", "vb", "total")
     assert set(result.losses) == {f"{step}/{kind}" for step in ("generator", "second") for kind in kinds}
     assert {"x_start", "x_start2"} <= set(result.state)

@@ -2,7 +2,6 @@
 
 from typing import Any, Self
 
-import torch
 from pydantic import Field, model_validator
 
 from ...config.options import nested
@@ -49,6 +48,6 @@ class AddNoiseInjector(Injector):
         image = image_of(state, options.in_key, f"add_noise {options.out}")
         low, high = options.limits
         drawn = low + (high - low) * context.uniform(f"amplitude of {options.out}")
-        amplitude = drawn.to(device=image.device, dtype=torch.float32)[:, None, None, None]
+        amplitude = drawn.float().to(image.device, non_blocking=True)[:, None, None, None]
         noise = context.normal(f"add_noise {options.out}", image)
         return {options.out: image + amplitude * noise}

@@ -155,7 +155,8 @@ class DistillationInjector(Injector):
 
     def _noise(self, like: Tensor, context: StepContext) -> Tensor:
         """Noise at the temperature of each sample, which follow from its position alone."""
-        temperature = (context.uniform("temperature") * self.options.temperature_max).to(like.device, like.dtype)
+        drawn = context.uniform("temperature") * self.options.temperature_max
+        temperature = drawn.to(like.dtype).to(like.device, non_blocking=True)  # some devices have no float64
         return temperature.view(-1, 1, 1, 1) * context.normal("noise", like)
 
     @torch.no_grad()

@@ -141,7 +141,7 @@ class PadInjector(Injector):
         for dim in (-2, -1):
             before, after = self._amounts(image.shape[dim], dim)
             positions = reflected(-before, image.shape[dim] + after, image.shape[dim])
-            image = image.index_select(dim, torch.from_numpy(positions).to(image.device))
+            image = image.index_select(dim, torch.from_numpy(positions).to(image.device, non_blocking=True))
         return {self.options.out: image}
 
     def _amounts(self, length: int, dim: int) -> tuple[int, int]:

@@ -49,6 +49,7 @@ class DirectInjector(Injector):
     """The same values under other keys, whatever they are."""
 
     Options = DirectOptions
+    on_device = False
 
     def __init__(self, options: DirectOptions) -> None:
         self.options = options

@@ -114,6 +114,7 @@ class TiledInjector(Injector):
 
     Options: ClassVar[type[TiledOptions]]
     options: TiledOptions
+    on_device = False  # only tiles of its images go there
 
     @abstractmethod
     def engine(self, context: StepContext) -> Engine:

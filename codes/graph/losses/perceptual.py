@@ -77,12 +77,14 @@ class PerceptualLoss(Loss):
         self.options = options
         self.network = _load(Path(options.network))
         self.device = torch.device("cpu")
+        self.mean, self.std = (torch.tensor(values)[:, None, None] for values in (options.mean, options.std))
         self._try_out()
 
     def __call__(self, state: State, context: StepContext) -> Tensor:
         image, target = pair_of(state, self.options, "perceptual")
         if self.device != context.device:
             self.network.to(context.device)
+            self.mean, self.std = self.mean.to(context.device), self.std.to(context.device)
             self.device = context.device
         features = self._features(image)
         with torch.no_grad():
@@ -102,8 +104,7 @@ class PerceptualLoss(Loss):
         """The layers that are compared, of images as the state holds them."""
         options = self.options
         unit = (image + 1) / 2 if options.rgb_n1_to_1 else image
-        mean, std = (unit.new_tensor(values)[:, None, None] for values in (options.mean, options.std))
-        output = self.network((unit - mean) / std, **options.arguments)
+        output = self.network((unit - self.mean) / self.std, **options.arguments)
         layers = [output] if isinstance(output, Tensor) else list(output)
         return [layers[index] for index in options.layers] if options.layers else layers
 

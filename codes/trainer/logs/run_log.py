@@ -21,11 +21,15 @@ from .writers import Guard, LogWriter
 
 logger = get_logger(__name__)
 MOST_VISUALS = 8
+STARVED = 0.2  # share of the time spent waiting for data
 MOST_BINS = 64  # of a histogram over timesteps
 
 
 class RunLog:
-    """Collects iterations and shows their means every `print_freq`; without writers it only speaks."""
+    """Collects iterations and shows their means every `print_freq`; without writers it only speaks.
+
+    `remedy`: what is to be said once when training waits for its data, after the first window, in which it always does.
+    """
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class RunLog:
         batch_size: int,
         writers: Iterable[LogWriter] = (),
         device: torch.device | None = None,
+        remedy: str = "",
     ) -> None:
         self.root = root
         self.niter = niter
@@ -43,6 +48,8 @@ class RunLog:
         self.batch_size = batch_size
         self.writers = list(writers)
         self.device = device or torch.device("cpu")
+        self.remedy = remedy
+        self._windows = 0
         self.bar = TrainingBar(start, niter)
         self._pictures = Guard("pictures")
         self._first = start
@@ -107,10 +114,17 @@ class RunLog:
             iteration, self.niter, losses, norm, lr, speed, speed * self.batch_size, 100 * wait, memory,
             self._time_left(iteration), extra,
         )  # fmt: skip
+        self._tell_of_waiting(wait)
         self._window.clear()
         self._sums.clear()
         self._counts.clear()
         self._skipped = 0
+
+    def _tell_of_waiting(self, share: float) -> None:
+        self._windows += 1
+        if share > STARVED and self._windows > 1 and self.remedy:
+            logger.warning("training waits for data %.0f %% of the time; %s", 100 * share, self.remedy)
+            self.remedy = ""
 
     def _time_left(self, iteration: int) -> str:
         done = max(iteration - self._first, 1)
@@ -133,7 +147,7 @@ class RunLog:
 
     def distribution(self, iteration: int, tag: str, weights: Tensor) -> None:
         """Weights (N,), positive in sum, as a histogram of at most MOST_BINS bins over their places."""
-        bins = torch.tensor_split(weights.detach().double().cpu(), min(MOST_BINS, len(weights)))
+        bins = torch.tensor_split(weights.detach().cpu().double(), min(MOST_BINS, len(weights)))
         joined = torch.stack([part.sum() for part in bins]).numpy()
         for writer in self.writers:
             writer.distribution(iteration, tag, joined)

@@ -15,7 +15,9 @@ _library = ctypes.CDLL(os.environ["SIMULATED_CARD"], mode=ctypes.RTLD_GLOBAL)
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
-NAMES = ("to_device", "to_device_blocking", "to_host", "reads", "launches", "casts", "in_use", "peak")
+NAMES = (
+    "to_device", "to_device_blocking", "to_host", "to_host_blocking", "reads", "launches", "casts", "in_use", "peak",
+)  # fmt: skip
 
 
 def counts(reset: bool = True) -> SimpleNamespace:
@@ -31,11 +33,32 @@ def limit(size: int) -> None:
     _library.simulated_limit(ctypes.c_int64(size))
 
 
+def doubles(allowed: bool) -> None:
+    """Whether the card knows float64, as CUDA does and MPS does not."""
+    _library.simulated_doubles(int(allowed))
+
+
 class _HostGenerator(torch.Generator):
     """A generator of the card draws on the host."""
 
     def __new__(cls, device: Any = "cpu") -> Any:
         return super().__new__(cls, "cpu" if torch.device(device).type == "cuda" else device)
+
+
+class Event:
+    """A point in the work of the device. Everything is done at once here; how often the host waits is counted."""
+
+    waits = 0
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.recorded = False
+
+    def record(self, *_: Any) -> None:
+        self.recorded = True
+
+    def synchronize(self) -> None:
+        assert self.recorded, "an event that was never recorded"
+        Event.waits += 1
 
 
 class _NoDevice:
@@ -72,6 +95,7 @@ def _install() -> None:
     card.memory_allocated = lambda *_: counts(reset=False).in_use
     card.mem_get_info = lambda *_: (2**34 - counts(reset=False).in_use, 2**34)
     card.device = _NoDevice
+    card.Event = Event
     torch._utils._get_available_device_type = lambda: "cuda"
     F.scaled_dot_product_attention = _attention
     torch.Generator = _HostGenerator

@@ -1,0 +1,136 @@
+"""A device that works ahead of the host: what is not finite, stops and resumes, on the simulated card. Prints JSON."""
+
+import simulated_card as card  # isort: skip - before torch
+
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from trainer_helpers import different, everything, fill, make_trainer, recipe_data, write_recipe
+
+from codes.trainer.results import Results
+from codes.trainer.trainer import Trainer
+from codes.utils.errors import TesseraError
+
+FOLDER = fill(Path("im"))
+
+
+def trainer_of(name: str, *sets: str, resume: bool = False, **changes: Any) -> Trainer:
+    recipe = write_recipe(Path(f"{name}.yml"), recipe_data(FOLDER, {"device": "cuda", "name": name, **changes}))
+    return make_trainer(recipe, *sets, auto_resume=resume)
+
+
+def spoil(trainer: Trainer, iterations: set[int], value: float = float("nan")) -> None:
+    """Fill one gradient with a value in the given iterations."""
+
+    def hook(gradient: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(gradient, value) if trainer.iteration + 1 in iterations else gradient
+
+    next(trainer.parts.networks["generator"].parameters()).register_hook(hook)
+
+
+def watched(trainer: Trainer, look: Callable[[], Any]) -> list[Any]:
+    """What `look` sees when an iteration has been launched."""
+    seen, iterate = [], trainer._iterate
+
+    def iterated(batch: Any) -> Any:
+        launched = iterate(batch)
+        seen.append(look())
+        return launched
+
+    trainer._iterate = iterated
+    return seen
+
+
+def log_of(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path("experiments", name, "log.jsonl").read_text().splitlines()]
+
+
+def skipped() -> dict[str, Any]:
+    """Iteration 3 of 5 is not finite; the host learns it during iteration 4."""
+    trainer = trainer_of("skipped", "train.niter=5")
+    spoil(trainer, {3})
+    states = watched(trainer, lambda: everything(trainer))
+    told: list[tuple[int, int]] = []
+    skip = Results._skip
+    Results._skip = lambda self, one: (told.append((one.iteration, trainer.iteration)), skip(self, one))[1]
+    trainer.run()
+    Results._skip = skip
+    changed = [len(different(before, after)) for before, after in itertools.pairwise(states)]
+    lines = log_of("skipped")
+    return {
+        "told": told,
+        "changed": changed,
+        "named": [line["iteration"] for line in lines if "skipped_files" in line],
+        "skipped": [line["skipped"] for line in lines if "skipped" in line],
+    }
+
+
+def resumed(optimizer: str) -> list[str]:
+    """What differs between a run of 6 iterations and one that was stopped after 4; iteration 2 is not finite."""
+    changes = {"steps": {"generator": {"optimizer": optimizer}}}
+    whole = trainer_of(f"whole_{optimizer}", "train.niter=6", **changes)
+    first = trainer_of(f"cut_{optimizer}", "train.niter=4", **changes)
+    for trainer in (whole, first):
+        spoil(trainer, {2})
+        trainer.run()
+    second = trainer_of(f"cut_{optimizer}", "train.niter=6", resume=True, **changes)
+    second.run()
+    return different(everything(whole), everything(second))
+
+
+def overflowed() -> dict[str, Any]:
+    """Finite gradients whose norm is not: no update, and the scale of fp16 is not to blame."""
+    trainer = trainer_of("overflowed", "train.niter=3", "precision=fp16")
+    spoil(trainer, {2, 3}, 1e38)
+    trainer.parts.steps[0].scaler = scaler = torch.amp.GradScaler("cuda", init_scale=1.0)
+    states = watched(trainer, lambda: (everything(trainer), scaler.get_scale()))
+    trainer.run()
+    return {
+        "changed": [len(different(before[0], after[0])) for before, after in itertools.pairwise(states)],
+        "scales": [scale for _, scale in states],
+    }
+
+
+def hopeless() -> dict[str, Any]:
+    trainer = trainer_of("hopeless", "train.niter=50", "train.max_skipped_in_a_row=3")
+    spoil(trainer, set(range(50)))
+    try:
+        trainer.run()
+    except TesseraError as error:
+        return {
+            "said": str(error),
+            "iteration": trainer.iteration,
+            "saved": trainer.experiment.state(trainer.iteration).is_file(),
+        }
+    return {"said": ""}
+
+
+def against_cpu() -> list[float]:
+    """The mean and the largest difference of the averaged weights after 4 iterations from those of the CPU."""
+    sets = ("train.niter=4", "precision=fp32")
+    both = [trainer_of(f"on_{device}", *sets, f"device={device}") for device in ("cuda", "cpu")]
+    for trainer in both:
+        trainer.run()
+    ours, theirs = ({key: value.cpu() for key, value in everything(one).items()} for one in both)
+    apart = torch.cat([(ours[key] - theirs[key]).abs().flatten() for key in theirs if key.startswith("ema")])
+    return [float(apart.mean()), float(apart.max())]
+
+
+def main() -> None:
+    done = {
+        "skipped": skipped(),
+        "resumed": {name: resumed(name) for name in ("adamw", "sgd", "adagrad", "adamax")},
+        "overflowed": overflowed(),
+        "hopeless": hopeless(),
+        "against_cpu": against_cpu(),
+    }
+    card.counts()
+    sys.stdout.write("\n" + json.dumps(done) + "\n")
+
+
+main()
