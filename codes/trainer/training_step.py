@@ -202,7 +202,7 @@ class TrainingStep:
         Not by the scaler, which would read again what is known, and step where only the norm overflowed.
         """
         if applied.numbers.late and self._applied and fused_on_device(self.optimizer):
-            self.applied_at = iteration  # or not: the device knows, and what is saved then is whole either way
+            self.applied_at = iteration  # as far as the host knows
             # torch's fused optimisers leave parameters, moments and counts of steps alone where this is not 0.
             self.optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]
             self.optimizer.step()
