@@ -45,20 +45,19 @@ class _HostGenerator(torch.Generator):
         return super().__new__(cls, "cpu" if torch.device(device).type == "cuda" else device)
 
 
-class Event:
-    """A point in the work of the device. Everything is done at once here; how often the host waits is counted."""
+class _Stream:
+    """A stream that is always idle, and an event that has always happened: copies here are done when they return."""
 
-    waits = 0
+    def __init__(self, *_: Any, **__: Any) -> None: ...
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self.recorded = False
+    def __enter__(self) -> None: ...
 
-    def record(self, *_: Any) -> None:
-        self.recorded = True
+    def __exit__(self, *_: Any) -> bool:
+        return False
 
-    def synchronize(self) -> None:
-        assert self.recorded, "an event that was never recorded"
-        Event.waits += 1
+    def _nothing(self, *_: Any) -> None: ...
+
+    wait_stream = wait_event = synchronize = record = _nothing
 
 
 class _NoDevice:
@@ -95,7 +94,10 @@ def _install() -> None:
     card.memory_allocated = lambda *_: counts(reset=False).in_use
     card.mem_get_info = lambda *_: (2**34 - counts(reset=False).in_use, 2**34)
     card.device = _NoDevice
-    card.Event = Event
+    card.memory_reserved = card.memory_allocated
+    card.Stream = card.Event = _Stream
+    card.current_stream, card.stream = _Stream, _Stream
+    torch.Tensor.record_stream = lambda *_: None
     torch._utils._get_available_device_type = lambda: "cuda"
     F.scaled_dot_product_attention = _attention
     torch.Generator = _HostGenerator
