@@ -35,6 +35,7 @@ class Traits:
     bit_depth: int
     exif: bytes | None
     icc: bytes | None
+    dpi: tuple[float, float] | None
 
 
 @DATASETS.register("imagefolder")
@@ -206,7 +207,7 @@ class ImageFolderDataset(ImageDataset):
 
 
 def _traits(picture: Picture, alpha: np.ndarray | None) -> Traits:
-    return Traits(alpha, picture.gray, picture.bit_depth, picture.exif, picture.icc)
+    return Traits(alpha, picture.gray, picture.bit_depth, picture.exif, picture.icc, picture.dpi)
 
 
 def visible_colours(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:

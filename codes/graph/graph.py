@@ -48,6 +48,8 @@ class StepContext:
     on_event: Callable[[str], None] | None = None  # told of what the user should know, one line each
     sample: int = 0  # which of several samples of the same image this is: another number, another noise
     scratch: Path | None = None  # a folder of this state alone, for canvases on disk and for what an interruption keeps
+    corruptions: Mapping[str, Sequence[str]] = field(default_factory=dict)  # network -> what its strengths stand for
+    passes: Mapping[str, int] = field(default_factory=dict)  # `out` of a sampling injector -> how often it restores
 
     def normal(self, purpose: str, like: Tensor) -> Tensor:
         """Standard normal noise of the shape of `like` (B, ...): row b depends on (seed, purpose, sample b) alone.

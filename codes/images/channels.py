@@ -12,6 +12,8 @@ from torch import Tensor
 from .bands import Rows
 from .canvas import Canvas
 from .files import open_writer, quantise, resample, to_float
+from .output_size import Framing
+from .resampling import Resampled
 
 SPREAD_GAIN = 4.0  # gray levels of a spread picture for one level of standard deviation
 MARGIN = 4  # low-resolution pixels around a band, more than bicubic interpolation reads
@@ -93,10 +95,6 @@ class Bicubic:
     def channels(self) -> int:
         return int(self.small.shape[2])
 
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.small.shape[0] * self.scale, self.small.shape[1] * self.scale
-
     def rows(self, y0: int, y1: int) -> Tensor:
         top, bottom = max(y0 // self.scale - MARGIN, 0), -(-y1 // self.scale) + MARGIN
         part = self.small[top:bottom]
@@ -105,9 +103,19 @@ class Bicubic:
         start = y0 - top * self.scale
         return torch.from_numpy(large[start : start + y1 - y0].transpose(2, 0, 1))
 
-    def pixels(self, y0: int, y1: int) -> np.ndarray:
-        """uint8 (y1 - y0, W, C)."""
-        return quantise(self.rows(y0, y1).permute(1, 2, 0).numpy())
+
+def enlarged(small: Rows, framing: Framing) -> Channels:
+    """A small image (h, w, C) by bicubic interpolation, as `framing` shows it."""
+    height, width = small.shape[:2]
+    scale = framing.height // height
+    if scale and framing == Framing(height * scale, width * scale):
+        return Bicubic(small, scale)
+    return Resampled(Bicubic(small, 1), height, width, framing, "bicubic")
+
+
+def pixels_of(picture: Channels, y0: int, y1: int, bit_depth: int = 8) -> np.ndarray:
+    """Integer samples (y1 - y0, W, C) of some rows."""
+    return quantise(picture.rows(y0, y1).permute(1, 2, 0).numpy(), bit_depth)
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,7 @@ class FileOptions:
     quality: int
     exif: bytes | None
     icc: bytes | None
+    dpi: tuple[float, float] | None = None
 
 
 def write_channels(path: Path, parts: Sequence[Channels], options: FileOptions, band_rows: int) -> None:
@@ -127,7 +136,7 @@ def write_channels(path: Path, parts: Sequence[Channels], options: FileOptions, 
     channels = sum(part.channels for part in parts)
     with open_writer(
         path, options.height, options.width, channels,
-        bit_depth=options.bit_depth, quality=options.quality, exif=options.exif, icc=options.icc,
+        bit_depth=options.bit_depth, quality=options.quality, exif=options.exif, icc=options.icc, dpi=options.dpi,
     ) as writer:  # fmt: skip
         for y0 in range(0, options.height, band_rows):
             y1 = min(y0 + band_rows, options.height)

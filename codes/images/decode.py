@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..utils.errors import DataError, TesseraError
 from . import endings
-from .exif import fitted_exif
+from .exif import density_of, fitted_exif
 from .headers import TURNED, Header, opened
 from .layers import Refused
 from .pixels import quantise, to_float
@@ -44,7 +44,8 @@ class Picture:
     `rgb` float32 (H, W, 3) in [0, 1], sRGB, upright; `alpha` float32 (H, W) in [0, 1] or None (not premultiplied);
     `gray`: the file has one colour channel; `bit_depth` 8 or 16: the depth that `rgb` really has; `exif` and `icc` are
     bytes that fit `rgb` and can go to `write_image` as they are (orientation reset; the profile describes sRGB, None
-    where the file had none); `format` is Pillow's name ("JPEG", "PNG", ...).
+    where the file had none); `format` is Pillow's name ("JPEG", "PNG", ...); `dpi`: dots an inch (across, down), where
+    the file says them.
     """
 
     rgb: np.ndarray
@@ -54,6 +55,7 @@ class Picture:
     exif: bytes | None
     icc: bytes | None
     format: str
+    dpi: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class _Decoded:
     exif: bytes | None
     icc: bytes | None
     format: str
+    dpi: tuple[float, float] | None
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -90,6 +93,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         exif=decoded.exif,
         icc=decoded.icc,
         format=decoded.format,
+        dpi=decoded.dpi,
     )
 
 
@@ -238,7 +242,8 @@ def _decode(path: Path, max_pixels: int, shortest_side: int | None = None, *, fl
             profile = embedded_profile(header, data)
             exif = fitted_exif(header.image.getexif() if header.image else header.exif, *size)
             samples, icc = to_srgb(colours, layers.alpha, profile, path)
-            return _Decoded(samples, layers.colours == 1, exif, icc, header.format)
+            dpi = density_of(header.image.info) if header.image else None
+            return _Decoded(samples, layers.colours == 1, exif, icc, header.format, dpi)
 
 
 def to_srgb(samples: np.ndarray, alpha: bool, profile: bytes | None, path: Path) -> tuple[np.ndarray, bytes | None]:

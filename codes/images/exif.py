@@ -1,18 +1,32 @@
 """EXIF that fits the pixels it is stored with. Use it through `utils.images`."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import ExifTags, Image
 
 ORIENTATION = 0x0112
 _POINTERS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+MOST_DENSITY = 1e6  # dots an inch; what says more is damaged
 _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xA002, 0xA003
 # Tags that say how a file stores its pixels (TIFF 6.0: sizes, strips, tiles, compression, colour) or that hold other
 # kinds of metadata (XMP, IPTC, Photoshop, ICC): in a TIFF they lie among the EXIF tags and are wrong in another file.
 _OF_THE_FILE = frozenset(
     (*range(254, 267), 269, 273, *range(277, 282), *range(284, 294), 297, 301, *range(317, 348), *range(512, 534))
 ) | frozenset((700, 33723, 34377, 34675, 37724))
+
+
+def density_of(info: Mapping[str | tuple[int, int], Any]) -> tuple[float, float] | None:
+    """Dots an inch (across, down) as Pillow's `info` has them from JFIF, pHYs or TIFF's tags; None where none are said.
+
+    They say how large a picture is printed, and nothing of its pixels: a result keeps them.
+    """
+    try:
+        across, down = (float(value) for value in info["dpi"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (across, down) if min(across, down) > 0 and max(across, down) < MOST_DENSITY else None
 
 
 def fitted_exif(source: Image.Exif | bytes, height: int, width: int) -> bytes | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .pixels import quantise, to_float
+from .transfer import srgb_of
 
 _SLACK = 1e-3  # how far floats may leave [0, 1], as resampling makes them do
 _ROWS = 2**20  # samples that are worked on at once in floats
@@ -101,7 +102,5 @@ def lab_to_rgb(lab: np.ndarray) -> np.ndarray:
         y = (part[..., 0] + 16) / 116
         steps = np.stack([y + part[..., 1] / 500, y, y - part[..., 2] / 200], axis=-1)
         xyz = _D50 * np.where(steps > 6 / 29, steps**3, 3 * (6 / 29) ** 2 * (steps - 4 / 29))
-        linear = np.clip(xyz @ _XYZ_TO_SRGB.T, 0.0, 1.0)
-        curve = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-        result[top : top + rows] = np.rint(curve * 65535)
+        result[top : top + rows] = np.rint(srgb_of(np.clip(xyz @ _XYZ_TO_SRGB.T, 0.0, 1.0)) * 65535)
     return result

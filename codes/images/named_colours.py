@@ -11,6 +11,7 @@ import imagecodecs
 import numpy as np
 
 from .layers import Refused
+from .transfer import linear_of
 
 _WHITE = (0.3127, 0.3290)  # D65, that of all primaries below
 _BT709 = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
@@ -52,8 +53,7 @@ def png_profile(info: Mapping[Any, Any], data: bytes) -> bytes | None:
 @lru_cache(maxsize=64)
 def _profile(primaries: tuple[float, ...], white: tuple[float, ...], gamma: float | None) -> bytes | None:
     """With the curve of sRGB (IEC 61966-2-1) where there is no gamma; None for primaries that span no colours."""
-    x = np.linspace(0.0, 1.0, 4096)
-    curve = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4) if gamma is None else None
+    curve = linear_of(np.linspace(0.0, 1.0, 4096)) if gamma is None else None
     table = None if curve is None else np.rint(curve * 65535).astype(np.uint16)
     try:
         made = imagecodecs.cms_profile(

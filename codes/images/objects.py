@@ -15,7 +15,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from ..utils.errors import DataError
 from .decode import table_of, to_srgb
-from .exif import fitted_exif
+from .exif import density_of, fitted_exif
 from .layers import Refused
 from .pixels import quantise, to_float
 from .profiles import fitted_icc
@@ -128,10 +128,10 @@ def _of_pillow(image: Image.Image) -> ImageObject:
     try:
         image = _second_view(image)
         table = _jpeg_table(image)  # before the pixels: it shows that they are still the file's
-        exif = image.getexif()
+        exif, dpi = image.getexif(), density_of(image.info)
         upright = ImageOps.exif_transpose(image)  # a copy, so that nothing below changes the caller's image
         if upright.mode.startswith(("I", "F")):
-            return _of_deep_gray(upright, exif)
+            return _of_deep_gray(upright, exif, dpi)
         layers = pillow_layers(upright)
         converted, icc = to_srgb(layers.samples, layers.alpha, upright.info.get("icc_profile"), _NOWHERE)
     except (MemoryError, KeyboardInterrupt):
@@ -149,12 +149,12 @@ def _of_pillow(image: Image.Image) -> ImageObject:
         whole = colour if opacity is None else np.concatenate([colour, opacity[..., None]], axis=2)
         samples = quantise(whole)
         result = Image.fromarray(samples[..., 0] if whole.shape[2] == 1 else samples)
-        return _with_info(result, fitted_icc(icc, gray) if icc else None, exif)
+        return _with_info(result, fitted_icc(icc, gray) if icc else None, exif, dpi)
 
     return ImageObject(taken.rgb, taken.alpha, gray, 8, table, rebuild)
 
 
-def _of_deep_gray(image: Image.Image, exif: Image.Exif) -> ImageObject:
+def _of_deep_gray(image: Image.Image, exif: Image.Exif, dpi: tuple[float, float] | None) -> ImageObject:
     """Gray of more than 8 bits: I;16 and I hold 0 to 65535 (as Pillow opens 16-bit files), F holds [0, 1]."""
     samples = np.asarray(image)
     if image.mode == "F":
@@ -168,13 +168,13 @@ def _of_deep_gray(image: Image.Image, exif: Image.Exif) -> ImageObject:
     def rebuild(restored: np.ndarray, opacity: np.ndarray | None) -> Image.Image:
         array = taken.rebuild(restored, opacity)
         assert isinstance(array, np.ndarray)
-        return _with_info(Image.fromarray(array.astype(kind)), image.info.get("icc_profile"), exif)
+        return _with_info(Image.fromarray(array.astype(kind)), image.info.get("icc_profile"), exif, dpi)
 
     return ImageObject(taken.rgb, None, True, 16, None, rebuild)
 
 
-def _with_info(image: Image.Image, icc: bytes | None, exif: Image.Exif) -> Image.Image:
-    known = {"icc_profile": icc, "exif": fitted_exif(exif, image.height, image.width)}
+def _with_info(image: Image.Image, icc: bytes | None, exif: Image.Exif, dpi: tuple[float, float] | None) -> Image.Image:
+    known = {"icc_profile": icc, "exif": fitted_exif(exif, image.height, image.width), "dpi": dpi}
     image.info |= {key: value for key, value in known.items() if value}
     return image
 

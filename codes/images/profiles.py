@@ -10,6 +10,7 @@ from PIL import ImageCms
 
 from ..utils.console import get_logger, warn_once
 from .layers import inks_to_rgb
+from .transfer import linear_of
 
 logger = get_logger(__name__)
 
@@ -33,7 +34,7 @@ def srgb_profile() -> bytes:
 def gray_profile() -> bytes:
     """A profile (ICC.1:2001-04, 2.4) of gray with the tone curve of sRGB, IEC 61966-2-1. Pillow can make none."""
     x = np.linspace(0.0, 1.0, _CURVE_POINTS)
-    curve = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    curve = linear_of(x)
     name = b"Gray with the sRGB curve\0"
     tags = {
         b"cprt": b"text\0\0\0\0No copyright\0",

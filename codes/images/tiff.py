@@ -13,7 +13,8 @@ from .exif import little_endian
 
 _STRIP_BYTES = 2**20  # of samples
 _LARGEST_CLASSIC = 2**32 - 2**27  # bytes of samples; what compression adds to noise, and the directory, fit above
-_SHORT, _LONG, _UNDEFINED, _LONG8 = 3, 4, 7, 16
+_SHORT, _LONG, _RATIONAL, _UNDEFINED, _LONG8 = 3, 4, 5, 7, 16
+_ACROSS, _DOWN, _UNIT = 282, 283, 296  # dots, of which unit 2 is an inch
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _DIRECTORIES = (34665, 34853, 40965)  # tags of EXIF that point to a directory: Exif, GPS, Interop
 
@@ -58,11 +59,13 @@ class TiffStrips:
             if self.filled == self.rows_per_strip:
                 self._strip()
 
-    def finish(self, exif: bytes | None, icc: bytes | None) -> None:
-        """Write the last strip and the directory."""
+    def finish(self, exif: bytes | None, icc: bytes | None, dpi: tuple[float, float] | None = None) -> None:
+        """Write the last strip and the directory; `dpi` (across, down), where `exif` says none."""
         if self.filled:
             self._strip()
         tags = [*self._tags(), *(_exif_tags(exif) if exif is not None else ())]
+        if dpi is not None and _ACROSS not in {tag.number for tag in tags}:
+            tags += [_rational(_ACROSS, dpi[0]), _rational(_DOWN, dpi[1]), _numbers(_UNIT, _SHORT, 2)]
         if icc is not None:
             tags.append(_Tag(34675, _UNDEFINED, len(icc), icc))
         self._align()
@@ -107,6 +110,10 @@ class TiffStrips:
 def _numbers(number: int, kind: int, *values: int) -> _Tag:
     code = {_SHORT: "H", _LONG: "I", _LONG8: "Q"}[kind]
     return _Tag(number, kind, len(values), struct.pack(f"<{len(values)}{code}", *values))
+
+
+def _rational(number: int, value: float) -> _Tag:
+    return _Tag(number, _RATIONAL, 1, struct.pack("<II", round(value * 1000), 1000))
 
 
 def _exif_tags(exif: bytes) -> tuple[_Tag, ...]:

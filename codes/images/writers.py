@@ -30,6 +30,7 @@ _PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels
 _STEP_BYTES = 4 * 2**20  # of samples handled at once
 _LARGEST_JPEG_EXIF = 65533
 _LARGEST_IDAT = 2**20
+METRES_AN_INCH = 0.0254
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Layout:
     quality: int
     exif: bytes | None
     icc: bytes | None
+    dpi: tuple[float, float] | None = None  # across, down
 
     @property
     def dtype(self) -> np.dtype:
@@ -109,6 +111,9 @@ class PngRows(RowWriter):
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", layout.width, layout.height, layout.bit_depth, colour, 0, 0, 0))
         if layout.icc is not None:
             self._chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(layout.icc))
+        if layout.dpi is not None:
+            across, down = (round(dots / METRES_AN_INCH) for dots in layout.dpi)
+            self._chunk(b"pHYs", struct.pack(">IIB", across, down, 1))
         if layout.exif is not None:
             self._chunk(b"eXIf", layout.exif.removeprefix(b"Exif\0\0"))
 
@@ -148,7 +153,7 @@ class TiffRows(RowWriter):
         self.strips.write(rows)
 
     def _end(self) -> None:
-        self.strips.finish(self.layout.exif, self.layout.icc)
+        self.strips.finish(self.layout.exif, self.layout.icc, self.layout.dpi)
 
 
 class WholeRows(RowWriter):
@@ -167,6 +172,7 @@ class WholeRows(RowWriter):
         options: dict[str, Any] = {"quality": quality}
         if self.name == "JPEG":
             options |= {"subsampling": 0 if quality >= 90 else 2}
+            options |= {} if self.layout.dpi is None else {"dpi": tuple(round(dots) for dots in self.layout.dpi)}
         else:
             options |= {"lossless": quality == 100, "exact": True}
         given = {"exif": self.layout.exif, "icc_profile": self.layout.icc}
@@ -186,14 +192,16 @@ def open_writer(
     quality: int = 95,
     exif: bytes | None = None,
     icc: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
 ) -> Iterator[RowWriter]:
     """Write an image of (height, width) row by row as PNG, JPEG, WebP or TIFF by the suffix: yields its RowWriter.
 
     `channels`: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha; gray becomes RGB in WebP, and gray with alpha in a
     TIFF of 16 bits, because nothing else is read by most programs. `bit_depth` 16 is for PNG and TIFF. `quality` 1..100
     for JPEG and WebP (100: lossless WebP). `exif` and `icc` as `read_image` gives them; what they say about the pixels
-    is corrected: orientation, size, gray or RGB. PNG and TIFF need the memory of a few rows, JPEG and WebP 1 byte a
-    sample. The file appears, whole, when the block ends; after an exception or with rows missing (ValueError) it does
+    is corrected: orientation, size, gray or RGB. `dpi` (across, down) is kept by all but WebP, which has no place for
+    it outside of EXIF. PNG and TIFF need the memory of a few rows, JPEG and WebP 1 byte a sample. The file appears,
+    whole, when the block ends; after an exception or with rows missing (ValueError) it does
     not. Raises DataError for what the format cannot hold.
     """
     path = Path(path)
@@ -210,6 +218,7 @@ def open_writer(
         quality=quality,
         exif=None if exif is None else _checked_exif(path, name, fitted_exif(exif, height, width)),
         icc=None if icc is None else fitted_icc(icc, stored < 3),
+        dpi=dpi,
     )
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         writer = _writer(name, file, layout)

@@ -13,10 +13,13 @@ from torch import Tensor
 
 from ..config.options import issues_of
 from ..config.yaml_source import Issue
+from ..data.corruptions.deviation import tolerance_of
 from ..images.canvas import RamCanvas
 from ..images.colour_fix import ColourFix, fix_colours
-from ..images.files import to_rgb, to_tensor
+from ..images.enforced import LEAST
+from ..images.files import to_tensor
 from ..images.objects import ImageObject, take_apart
+from ..images.output_size import Framing
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, network_of, read_metadata
 from ..models.diffusion.checkpoints.shipped import shipped_names, weights_file
 from ..models.diffusion.engine import Request
@@ -29,6 +32,7 @@ from ..runtime.devices import Precision, choose_device
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.rng import image_seed, torch_globals_at
+from .restorer_sizes import ResultSize
 from .restorer_strengths import Strengths, strength_tensor
 from .run import Run
 from .strength_reader import StrengthReader
@@ -199,6 +203,9 @@ class Restorer:
         temperature: float | None = None,
         blend: float | None = None,
         options: SamplingOptions | Mapping[str, Any] | None = None,
+        scale: float | None = None,
+        size: str | tuple[int, int] | None = None,
+        output: Mapping[str, Any] | None = None,
         color_fix: ColourFix = "none",
         seed: int = 0,
         name: str | None = None,
@@ -206,7 +213,7 @@ class Restorer:
         auto_default: float = 0.2,
         progress: Progress | None = None,
     ) -> T:
-        """Restore one image; the result is of the same kind, `scale` times the size.
+        """Restore one image; the result is of the same kind, as large as the network makes it or as is asked for.
 
         image: NumPy (H, W) or (H, W, 1..4), a tensor (1..4, H, W), uint8, uint16 or floats in [0, 1]; or a Pillow
         image of any mode. strengths: see `strength_tensor`; None is auto for what the estimator knows, else 0.
@@ -214,28 +221,27 @@ class Restorer:
         stops nowhere. steps: a spacing of recipes or a count (8: "karras8"; 1, the mean: "trailing1" at temperature 1).
         temperature: 0 is most faithful, 1 a sample. blend: the share of the mean in the result.
         options: keys of the sampling injector that change `self.options`, or SamplingOptions in their place.
+        scale: pixels of the result per pixel of the image, any number. size: (height, width), or "WIDTHxHEIGHT".
+        output: size_mode, megapixels, resampling, linear_light, as in the section `output` of recipes.
         color_fix: none, mean, wavelet or lowfreq: colours taken from the input, see `fix_colours`.
         seed, name, sample: the noise depends on them; with the recipe's seed, the file's path below its input
         folder and the number of the sample from 0 it is that of `tessera-test`.
         progress: called with (tiles done, tiles in all); what it raises ends the call and reaches the caller.
         Raises TypeError or ValueError for an unsuitable image or strength, ConfigError for options.
         """
-        if color_fix not in get_args(ColourFix):
-            raise ConfigError(f"color_fix: expected one of {', '.join(get_args(ColourFix))}, found {color_fix!r}")
+        _check_colour_fix(color_fix)
         taken = take_apart(image)
-        short = {
-            "sampler": sampler, "eta": eta, "stop_at_snr": stop_at_snr, "temperature": temperature, "blend": blend,
-        }  # fmt: skip
+        wanted = ResultSize.asked(scale, size, output, taken, self.scale)
+        short = {"sampler": sampler, "eta": eta, "stop_at_snr": stop_at_snr, "temperature": temperature, "blend": blend}
         sampling = self._sampling(options, steps, {key: value for key, value in short.items() if value is not None})
         given = dict.fromkeys(self._read_names, "auto") if strengths is None and self.estimator else strengths
         factor = strength_tensor(given, self.num_strengths, self.corruptions, taken, auto_default, self.estimator)
         images = [to_tensor(image, True) for image in _colours_and_alpha(taken)]
         which = None if sampling.noise_type == "fixed" else 0 if name is None else name
-        restored = self._sample(images, factor, sampling, image_seed(seed, which, sample), progress)
-        if color_fix != "none":
-            fix_colours(RamCanvas(restored[0]), images[0], color_fix)
-        rgb, *alpha = (to_rgb(tensor, True) for tensor in restored)
-        return cast(T, taken.rebuild(rgb, _alpha(taken, self.scale, alpha)))
+        restored = self._sample(images, factor, sampling, image_seed(seed, which, sample), wanted.passes, progress)
+        fix_colours(RamCanvas(restored[0]), images[0], color_fix)
+        rgb, *alpha = wanted.shown(restored, sampling.wrapped)
+        return cast(T, taken.rebuild(rgb, _alpha(taken, wanted.framing, alpha)))
 
     def _sampling(
         self,
@@ -266,18 +272,32 @@ class Restorer:
         trained = self.run.processes.get(NETWORK)
         return base.temperature if trained is not None and trained.student else 1.0
 
+    def _tolerance(self, image: Tensor, factor: Tensor | None, sampling: SamplingOptions) -> Tensor | float:
+        if sampling.consistency == "none":
+            return LEAST
+        told = None if factor is None else factor[0]
+        return tolerance_of(image, told, self.corruptions, sampling.consistency_tolerance)
+
     def _sample(
         self,
         images: Sequence[Tensor],
         factor: Tensor | None,
         sampling: SamplingOptions,
         seed: int,
+        passes: int,
         progress: Progress | None,
     ) -> list[Tensor]:
         """Restore images (3, h, w) in [-1, 1] under the same strengths and noise: (3, H, W)."""
         told = {} if factor is None else {"corruption_factor": factor}
         requests = [
-            Request({"low_res": image[None], **told}, image.shape[-2] * self.scale, image.shape[-1] * self.scale, seed)
+            Request(
+                {"low_res": image[None], **told},
+                image.shape[-2] * self.scale,
+                image.shape[-1] * self.scale,
+                seed,
+                passes=passes,
+                tolerance=self._tolerance(image, factor, sampling),
+            )
             for image in images
         ]
         engine = self.run.engine(NETWORK, sampling)
@@ -292,6 +312,11 @@ class Restorer:
         return [canvas.rows(0, canvas.height) for canvas in canvases]
 
 
+def _check_colour_fix(kind: str) -> None:
+    if kind not in get_args(ColourFix):
+        raise ConfigError(f"color_fix: expected one of {', '.join(get_args(ColourFix))}, found {kind!r}")
+
+
 def _colours_and_alpha(image: ImageObject) -> list[np.ndarray]:
     """What is restored of an image, float32 (H, W, 3): its colours and, where it varies, its transparency as gray."""
     if image.alpha is None or np.ptp(image.alpha) == 0:
@@ -299,13 +324,13 @@ def _colours_and_alpha(image: ImageObject) -> list[np.ndarray]:
     return [image.rgb, np.repeat(image.alpha[..., None], 3, axis=2)]
 
 
-def _alpha(image: ImageObject, scale: int, restored: Sequence[np.ndarray]) -> np.ndarray | None:
+def _alpha(image: ImageObject, framing: Framing, restored: Sequence[np.ndarray]) -> np.ndarray | None:
     """float32 (H, W): the restored transparency, (H, W, 3), or that which is the same everywhere."""
     if restored:
         return restored[0].mean(axis=2)
     if image.alpha is None:
         return None
-    return np.full([side * scale for side in image.alpha.shape], image.alpha.flat[0])
+    return np.full(framing.size, image.alpha.flat[0])
 
 
 def _changed(base: SamplingOptions, changes: Mapping[str, Any]) -> SamplingOptions:

@@ -104,6 +104,7 @@ class Run:
         on_step: OnStep | None = None,
         sample: int = 0,
         scratch: Path | None = None,
+        passes: Mapping[str, int] | None = None,
     ) -> StepContext:
         """What injectors and evaluators are given for one state: of these positions, and of this sample of them."""
         return StepContext(
@@ -117,6 +118,8 @@ class Run:
             on_event=logger.warning,
             sample=sample,
             scratch=scratch,
+            passes=passes or {},
+            corruptions={name: record.corruptions for name, record in self.records.items() if record.corruptions},
         )
 
 

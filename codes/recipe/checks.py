@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from ..config.yaml_source import Issue, KeyPath, Source
 from ..data.datasets import DatasetOptions
+from ..data.image_options import ImageOptions
 from ..evaluation.evaluators.restoring import ImagesOptions
 from ..graph.injectors.gaussian_diffusion import GaussianDiffusionOptions
 from ..graph.step_options import StepOptions
@@ -98,6 +99,12 @@ def _output_issues(recipe: Recipe) -> Iterator[Issue]:
         if node.tiled
     }
     written = sorted(node.out for node in nodes.values())
+    least = recipe.output.least_pixels
+    for phase, dataset in recipe.datasets.items():
+        if isinstance(dataset, ImageOptions) and least > dataset.max_pixels:
+            way = "size" if recipe.output.size else "megapixels"
+            message = f"{least / 1e6:.1f} megapixels are more than datasets.{phase}.max_pixels, {dataset.max_pixels}"
+            yield Issue(("output", way), message)
     outputs = recipe.eval.output_state
     for key in (outputs,) if isinstance(outputs, str) else outputs or ():
         if key not in written:

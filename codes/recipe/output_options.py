@@ -6,15 +6,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ..config.fingerprint import CHOICE_ONLY
-from ..config.options import Options, nested
+from ..config.options import nested
 from ..config.yaml_source import Issue
 from ..images.colour_fix import ColourFix
+from ..images.output_size import SizeOptions
 from ..utils.names import problem_with_part
 
 Written = Literal["samples", "mean", "spread"]
 
 
-class OutputOptions(Options):
+class OutputOptions(SizeOptions):
     """Files, formats and what is done to an image before it is written.
 
     Depth, transparency, gray and metadata are those of the input where the file is the input (`skip_lq: true`).

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from codes.images.canvas import RamCanvas
+from codes.images.reflection import reflected
 from codes.models.diffusion.denoiser import Denoiser
 from codes.models.diffusion.noise import INITIAL_STEP, NoiseField
 from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import Moment, Sampler
-from codes.models.diffusion.tiling.plan import TilePlan, reflect_indices
+from codes.models.diffusion.tiling.plan import TilePlan
 from codes.models.diffusion.tiling.runner import Band, TileRunner, View
 
 
@@ -178,6 +179,6 @@ def reflect_pad(image: Tensor, height: int, width: int) -> Tensor:
 
     Works from 1x1 on, unlike torch's reflect padding, which asks for less padding than image. Crop [:h, :w] undoes it.
     """
-    rows = torch.from_numpy(reflect_indices(image.shape[-2], height)).to(image.device)
-    columns = torch.from_numpy(reflect_indices(image.shape[-1], width)).to(image.device)
+    rows = torch.from_numpy(reflected(0, height, image.shape[-2])).to(image.device)
+    columns = torch.from_numpy(reflected(0, width, image.shape[-1])).to(image.device)
     return image.index_select(-2, rows).index_select(-1, columns)

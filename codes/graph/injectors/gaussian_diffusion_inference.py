@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from ...config.options import nested
 from ...config.yaml_source import Issue
+from ...data.corruptions.deviation import tolerance_of
 from ...models.diffusion.engine import Engine
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.process_options import ProcessOptions
@@ -97,6 +99,8 @@ class GaussianDiffusionInferenceOptions(TiledOptions, SamplingOptions):
             if "low_res" in network.cond_names and not self.restores:
                 message = "missing; this network restores images (low_res: lq, or low_res: hq with skip_lq)"
                 issues[Issue(("model_input_keys", "low_res"), message)] = None
+        if self.consistency != "none" and not self.restores:
+            issues[Issue(("consistency",), "keeps a result to its low_res, and there is none; remove it")] = None
         if self.guidance_scale != 1.0 and not {"y", "low_res"} & set(self.model_input_keys):
             message = "guidance has nothing to leave out: the network is told no class; set model_input_keys: {y: y}"
             issues[Issue(("guidance_scale",), message)] = None
@@ -129,6 +133,13 @@ class GaussianDiffusionInferenceInjector(TiledInjector):
 
     def __init__(self, options: GaussianDiffusionInferenceOptions) -> None:
         self.options: GaussianDiffusionInferenceOptions = options
+
+    def tolerance(self, cond: Mapping[str, Tensor], context: StepContext) -> Tensor | float:
+        if self.options.consistency == "none" or "low_res" not in cond:
+            return super().tolerance(cond, context)
+        names = context.corruptions.get(self.options.generators[0])
+        told = cond.get("corruption_factor")
+        return tolerance_of(cond["low_res"].float(), told, names, self.options.consistency_tolerance)
 
     def engine(self, context: StepContext) -> Engine:
         """The network with the process it was trained under, respaced."""

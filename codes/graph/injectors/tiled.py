@@ -11,6 +11,7 @@ from torch import Tensor
 from ...config.options import FilePart
 from ...config.yaml_source import KeyPath
 from ...images.canvas import Canvas
+from ...images.enforced import LEAST
 from ...models.diffusion.engine import Engine, Request
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.sampling_options import TilingOptions
@@ -145,6 +146,10 @@ class TiledInjector(Injector):
         canvases = iter(restored)
         return [{options.out: self._joined([next(canvases) for _ in some])} for some in requests]
 
+    def tolerance(self, cond: Mapping[str, Tensor], context: StepContext) -> Tensor | float:  # noqa: ARG002
+        """How far the image made from this conditioning, of one sample, may lie from low_res in the low frequencies."""
+        return LEAST
+
     def _requests(self, state: State, context: StepContext, engine: Engine) -> list[Request]:
         """One for each image of a state."""
         options = self.options
@@ -165,6 +170,8 @@ class TiledInjector(Injector):
             Request(
                 {name: value[row : row + 1] for name, value in cond.items()}, height, width, seed,
                 scratch / str(row) if scratch and count > 1 else scratch,
+                context.passes.get(options.out, 1),
+                self.tolerance({name: value[row] for name, value in cond.items()}, context),
             )
             for row, seed in enumerate(seeds)
         ]  # fmt: skip

@@ -53,6 +53,7 @@ def estimate(recipe: Recipe, source: Source) -> int:
     broken = [entry for dataset in plan.datasets.values() for entry in dataset.report().failed]
     for rejected in broken:
         logger.error("%s: would fail: %s", rejected.path, rejected.reason)
+    plan.warn_of_passes(images)
     _tell_total(plan, len(images) + len(broken), readable, len(earlier), total, paces.values())
     return EXIT_OK
 
@@ -102,15 +103,22 @@ def _timed(engine: Engine, batch: int, height: int, width: int) -> Pace:
 def _seconds(plan: Plan, image: Planned, paces: dict[str, Pace], states: int) -> float:
     total = 0.0
     for key, size in image.sizes.items():
-        tiles, engine = plan.tiles(key, size), plan.engines[key]
-        pixels = len(tiles) * tiles.tile[0] * tiles.tile[1] * states
-        total += pixels * engine.calls * paces[key].seconds
+        engine, scale = plan.engines[key], plan.node(key).output_scale_factor
+        for later in range(image.passes[key]):  # the last pass first
+            tiles = plan.tiles(key, (size[0] // scale**later, size[1] // scale**later))
+            pixels = len(tiles) * tiles.tile[0] * tiles.tile[1] * states
+            total += pixels * engine.calls * paces[key].seconds
     return total
 
 
 def _line(plan: Plan, image: Planned, name: str, states: int, seconds: float, earlier: bool) -> str:
-    size = next(iter(image.sizes.values()))
-    text = f"{name}: {size_text(image.low_res)} -> {size_text(size)}, {counted(image.tiles, 'tile')}"
+    key, size = next(iter(image.sizes.items()))
+    text = f"{name}: {size_text(image.low_res)} -> {size_text(size)}"
+    if image.passes[key] > 1:
+        text += f" in {image.passes[key]} passes"
+    if image.framings[key].size != size:
+        text += f" -> {size_text(image.framings[key].size)}"
+    text += f", {counted(image.tiles, 'tile')}"
     if states > 1:
         text += f" x {states} (samples, transparency)"
     if earlier:

@@ -13,10 +13,12 @@ from ...data.base import Item
 from ...data.imagefolder import ImageFolderDataset, Traits
 from ...graph.graph import StepContext
 from ...images.canvas import Canvas, as_canvas
-from ...images.channels import Bicubic, Channels, FileOptions, Mean, Result, Spread, write_channels
+from ...images.channels import Channels, FileOptions, Mean, Result, Spread, enlarged, write_channels
 from ...images.colour_fix import fix_colours
 from ...images.consistency import consistency
 from ...images.files import LARGEST_SIDE, WRITERS, to_tensor
+from ...images.output_size import Framing
+from ...images.resampling import Resampled
 from ...utils.console import get_logger, warn_once
 from ...utils.errors import DataError
 from ...utils.names import problem_with_length
@@ -46,6 +48,9 @@ class Job:
         self._refuse_what_does_not_fit()
         self.item, self.traits = read_item(plan, image.phase, image.position)
         self.low_res_key = plan.low_res_key(self.item)
+        size = self.low_res.shape[-2], self.low_res.shape[-1]  # where transparency was cut off, not that of the header
+        self.passes = plan.sizes(size, frozenset(self.item))[1]
+        self.framings = {key: plan.framing(key, size) for key in plan.outputs}
         self.n1_to_1: bool = plan.datasets[image.phase].options.rgb_n1_to_1
         self.alpha = self._alpha()
         kinds = [COLOUR, ALPHA] if self._restores_alpha() else [COLOUR]
@@ -66,7 +71,11 @@ class Job:
         scratch = self.plan.records.scratch(self.image) if self.image.key else None
         return [
             self.plan.use.context(
-                (self.image.position,), on_step, unit.sample, scratch and scratch / f"{unit.sample}-{unit.kind}"
+                (self.image.position,),
+                on_step,
+                unit.sample,
+                scratch and scratch / f"{unit.sample}-{unit.kind}",
+                self.passes,
             )
             for unit in self.units
         ]
@@ -84,13 +93,13 @@ class Job:
             for part in self.plan.output.labels:
                 label = self.plan.names.label(key, part)
                 channels = self._channels(key, part, samples, alphas)
-                write_channels(image.files[label], channels, *self._form(samples[0], part))
+                write_channels(image.files[label], channels, *self._form(self.framings[key], part))
                 files[label] = image.files[label]
             consistent |= self._consistency(key, samples)
         return ImageRecord(
             image.phase, image.position, image.source, image.name, image.input, image.key, files,
-            (self.low_res.shape[-2], self.low_res.shape[-1]), sizes[0], self.plan.use.seed,
-            strengths_in_words(self.item), consistency=consistent,
+            (self.low_res.shape[-2], self.low_res.shape[-1]), next(iter(self.framings.values())).size, sizes[0],
+            self.plan.use.seed, strengths_in_words(self.item), consistency=consistent,
         )  # fmt: skip
 
     @property
@@ -124,25 +133,37 @@ class Job:
     def _channels(self, key: str, part: str, colours: Sequence[Canvas], alphas: Sequence[Canvas]) -> list[Channels]:
         """What a file is made of."""
         unit, gray = self.plan.node(key).undo_n1_to_1, self._kept_gray()
-        samples: list[Channels] = [Result(canvas, unit, gray) for canvas in colours]
+        samples = [self._framed(key, Result(canvas, unit, gray), canvas) for canvas in colours]
         if part == SPREAD:
             return [Spread(samples)]
-        transparency: list[Channels] = [Result(canvas, unit, gray=True) for canvas in alphas]
+        transparency = [self._framed(key, Result(canvas, unit, gray=True), canvas, light=False) for canvas in alphas]
         if not transparency and self.alpha is not None:
-            transparency = [Bicubic(self.alpha[..., None], colours[0].height // self.alpha.shape[0])] * len(samples)
+            transparency = [enlarged(self.alpha[..., None], self.framings[key])] * len(samples)
         layers = [samples, transparency] if transparency else [samples]
         if part == "mean":
             return [Mean(layer) for layer in layers]
         index = int(part or 1) - 1
         return [layer[index] for layer in layers]
 
-    def _form(self, canvas: Canvas, part: str) -> tuple[FileOptions, int]:
+    def _framed(self, key: str, picture: Result, canvas: Canvas, *, light: bool = True) -> Channels:
+        """A restored image as it is written; transparency is no light."""
+        output, framing = self.plan.output, self.framings[key]
+        if framing == Framing(canvas.height, canvas.width):
+            return picture
+        return Resampled(
+            picture, canvas.height, canvas.width, framing, output.resampling, light and output.linear_light,
+            self.plan.node(key).wrapped,
+        )  # fmt: skip
+
+    def _form(self, framing: Framing, part: str) -> tuple[FileOptions, int]:
         """How a file is written, and the rows of a band."""
-        band = max(BAND_PIXELS // canvas.width, 1)
-        options = FileOptions(canvas.height, canvas.width, 8, self.plan.output.quality, None, None)
+        band = max(BAND_PIXELS // framing.width, 1)
+        options = FileOptions(*framing.size, 8, self.plan.output.quality, None, None)
         if part == SPREAD or self.traits is None:
             return options, band
-        return replace(options, bit_depth=self._bit_depth(), exif=self.traits.exif, icc=self.traits.icc), band
+        return replace(
+            options, bit_depth=self._bit_depth(), exif=self.traits.exif, icc=self.traits.icc, dpi=self.traits.dpi
+        ), band
 
     def _bit_depth(self) -> int:
         holds_8 = WRITERS[self.image.target.suffix.lower()] in ("JPEG", "WEBP")
@@ -165,7 +186,13 @@ class Job:
         if problem := next(filter(None, map(problem_with_length, self.image.files.values())), None):
             raise DataError(f"{self.image.source}: {problem}; shorten its name, or output.suffix")
         name = WRITERS[self.image.target.suffix.lower()]
-        for height, width in self.image.sizes.values():
+        most = self.plan.datasets[self.image.phase].options.max_pixels
+        for height, width in (framing.size for framing in self.image.framings.values()):
+            if self.plan.output.resized and height * width > most:
+                raise DataError(
+                    f"{self.image.source}: output.{self.plan.output.in_words} asks for {width}x{height} pixels, more "
+                    f"than max_pixels of its dataset, {most}"
+                )
             if max(height, width) > LARGEST_SIDE.get(name, math.inf):
                 raise DataError(
                     f"{self.image.source}: its result of {width}x{height} pixels is larger than {name} holds "

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from ...data.base import Item
 from ...data.imagefolder import ImageFolderDataset, Traits
 from ...evaluation.metrics import fidelity
 from ...images.bands import Rows, image_rows
-from ...images.channels import Bicubic
+from ...images.channels import Bicubic, Channels, enlarged, pixels_of
 from ...images.files import Alpha, quantise, read_samples, to_rgb
+from ...images.output_size import Framing
+from ...images.resampling import Resampled
 from ...utils.console import get_logger, size_text
 from ...utils.errors import DataError
 from ...utils.files import digest_of
@@ -43,18 +46,51 @@ def measured(plan: Plan, row: ImageRecord, item: Item, traits: Traits | None) ->
     truth = truth_of(plan, row.phase, row.position, item)
     if truth is None:
         return row
-    height, width = row.size
-    if truth.shape[:2] != (height, width):
-        truth_size = f"{truth.shape[1]}x{truth.shape[0]}"
-        logger.warning(
-            "%s: its ground truth is %s pixels, the result %dx%d; not measured", row.source, truth_size, width, height
-        )
+    sizes = size_text((truth.shape[0], truth.shape[1])), size_text(row.size)
+    if not _fits(plan, row, truth.shape):
+        logger.warning("%s: its ground truth is %s pixels, the result %s; not measured", row.source, *sizes)
         return row
-    metrics = {BICUBIC: fidelity(truth, enlarged(low_res_shown(plan, row.phase, item, traits), height))}
+    compared = ""
+    if truth.shape[:2] != row.size:
+        compared = f"with the ground truth of {sizes[0]} pixels brought to {sizes[1]} by {plan.output.resampling}"
+        logger.info("%s: compared %s", row.source, compared)
+        truth = _whole(as_result(plan, row, truth), row, 16 if truth.dtype == np.uint16 else 8)
+    small = low_res_shown(plan, row.phase, item, traits)
+    metrics = {BICUBIC: fidelity(truth, _whole(enlarged(small, framing_of(plan, row)), row))}
     for label, file in row.files.items():
         if not label.endswith(f" {SPREAD}"):
             metrics[label] = fidelity(truth, result_pixels(plan, row.phase, file))
-    return replace(row, metrics=metrics)
+    return replace(row, metrics=metrics, compared=compared)
+
+
+def _fits(plan: Plan, row: ImageRecord, truth: tuple[int, ...]) -> bool:
+    """Whether results can be compared with a truth (H, W, 3): of their size, or where one was asked for, brought to it.
+
+    Then it shows what the input shows, in its proportions, up to a pixel of the smaller one.
+    """
+    if truth[:2] == row.size:
+        return True
+    (height, width), (high, wide) = row.low_res, truth[:2]
+    return plan.output.resized and abs(height * wide - width * high) <= max(height, width, high, wide)
+
+
+def framing_of(plan: Plan, row: ImageRecord) -> Framing:
+    """What of the restored image the first result shows, and how large."""
+    return plan.output.framing(*row.low_res, scale=1) if plan.output.resized else Framing(*row.size)
+
+
+def as_result(plan: Plan, row: ImageRecord, truth: Rows) -> Channels:
+    """A truth of another size than the results, resampled as these are."""
+    height, width = truth.shape[:2]
+    output = plan.output
+    return Resampled(Bicubic(truth, 1), height, width, framing_of(plan, row), output.resampling, output.linear_light)
+
+
+def _whole(picture: Channels, row: ImageRecord, bit_depth: int = 8) -> np.ndarray:
+    """Integer samples (H, W, 3) of a picture as large as the result, made by bands."""
+    height = row.size[0]
+    bands = range(0, height, BAND_ROWS)
+    return np.concatenate([pixels_of(picture, y0, min(y0 + BAND_ROWS, height), bit_depth) for y0 in bands])
 
 
 def truth_digest(plan: Plan, phase: str, position: int) -> str:
@@ -110,12 +146,6 @@ def result_pixels(plan: Plan, phase: str, file: Path) -> np.ndarray:
     return read_samples(file, max_pixels=sys.maxsize, alpha=ground_of(plan, phase))
 
 
-def enlarged(small: np.ndarray, height: int) -> np.ndarray:
-    """uint8 (H, W, 3): float32 (h, w, 3) in [0, 1] enlarged by bicubic interpolation to a height."""
-    layer = Bicubic(small, height // small.shape[0])
-    return np.concatenate([layer.pixels(y0, min(y0 + BAND_ROWS, height)) for y0 in range(0, height, BAND_ROWS)])
-
-
 def pictures(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
     """Label -> what there is to look at: enlarged input, results, ground truth; read again from their files."""
     before = _before(plan, row)
@@ -131,8 +161,8 @@ def _before(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
     except DataError as error:
         logger.warning("%s; black on the page", error)
         return {BICUBIC: black_layer(*row.size)}
-    bicubic = Bicubic(small, row.size[0] // small.shape[0])
-    layers: dict[str, Pixels | Layer] = {BICUBIC: layer_of_file(row.source, *bicubic.size, bicubic.pixels)}
+    bicubic = enlarged(small, framing_of(plan, row))
+    layers: dict[str, Pixels | Layer] = {BICUBIC: layer_of_file(row.source, *row.size, partial(pixels_of, bicubic))}
     if truth is not None and truth.shape[:2] == row.size:
         layers[TRUTH] = truth
     return layers
@@ -154,12 +184,17 @@ def _truth_layer(plan: Plan, row: ImageRecord) -> Layer | None:
     if plan.is_input(row.phase) and plan.datasets[row.phase].options.alpha != "crop":
         file = truth_file(plan, row.phase, row.position)
         try:
-            return None if file is None else file_layer(file, alpha=ground_of(plan, row.phase))
+            if file is None or not row.compared:
+                return None if file is None else file_layer(file, alpha=ground_of(plan, row.phase))
+            rows = image_rows(file, max_pixels=sys.maxsize, alpha=ground_of(plan, row.phase))
+            return layer_of_file(file, *row.size, partial(pixels_of, as_result(plan, row, rows)))
         except DataError as error:
             logger.warning("%s: its ground truth cannot be used (%s); not on the page", row.source, error)
             return None
     truth = truth_of(plan, row.phase, row.position, plan.datasets[row.phase].item(row.position))
-    return None if truth is None else as_layer(as_8_bit(truth))
+    if truth is None or not row.compared:
+        return None if truth is None else as_layer(as_8_bit(truth))
+    return as_layer(_whole(as_result(plan, row, truth), row))
 
 
 def _results(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:

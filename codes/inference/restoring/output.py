@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from ...data.companions import Roots
 from ...images.files import WRITERS, ImageInfo
+from ...images.output_size import Framing
 from ...recipe.output_options import OutputOptions
 from ...utils.errors import ConfigError
 from ...utils.files import remove_temporaries, write_json
@@ -107,7 +108,9 @@ class Placed:
 
 @dataclass(frozen=True)
 class Planned(Placed):
-    """One image to restore: sizes (height, width) from its header, of the low resolution and of each result.
+    """One image to restore: sizes (height, width) from its header, of the low resolution and of each restored image.
+
+    `passes`: how often each is restored, so that it is as large. `framings`: what of it is written, and how large.
 
     `files`: label of the page -> file to be written; `target` is the first one's name without what tells them apart.
     `tiles`: network tiles of one state at once (of the largest result); `states`: samples, twice with transparency
@@ -120,6 +123,8 @@ class Planned(Placed):
     files: Mapping[str, Path]
     low_res: tuple[int, int]
     sizes: Mapping[str, tuple[int, int]]
+    passes: Mapping[str, int]
+    framings: Mapping[str, Framing]
     tiles: int
     states: int
     pixels: int
@@ -131,8 +136,9 @@ class Planned(Placed):
 class ImageRecord(Placed):
     """One finished image: the files written and what was measured, by label of the page.
 
-    Sizes are (height, width). `strengths`: what the network was told, in words. `consistency`: how close the result,
-    made small again, is to the input. `input` and `key`: those of its `Planned`.
+    Sizes are (height, width); `restored_size` is that before the result was brought to its size. `strengths`: what the
+    network was told, in words. `consistency`: how close the result, made small again, is to the input. `input` and
+    `key`: those of its `Planned`.
     """
 
     input: str
@@ -140,10 +146,12 @@ class ImageRecord(Placed):
     files: Mapping[str, Path]
     low_res: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
+    restored_size: tuple[int, int] = (0, 0)
     seed: int = 0
     strengths: str = ""
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     truth: str = ""  # digest of the file that the metrics compare with
+    compared: str = ""  # what was done to the truth before it was compared
     consistency: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     earlier: bool = False  # finished by an earlier run
@@ -183,7 +191,7 @@ class Records:
         """What was remembered of the results of an image; None where nothing was."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             data: dict[str, Any] = json.loads(self._file(image.target).read_text(encoding="utf-8"))
-            data |= {"low_res": tuple(data["low_res"]), "size": tuple(data["size"])}
+            data |= {name: tuple(data[name]) for name in ("low_res", "size", "restored_size")}
             data |= {"metrics": {label: _with_inf(values) for label, values in data["metrics"].items()}}
             data |= {"consistency": _with_inf(data["consistency"])}
             data |= {"phase": image.phase, "position": image.position, "source": image.source, "name": image.name}
@@ -229,10 +237,11 @@ class Records:
 
 def _without_record(image: Planned) -> ImageRecord:
     """What can be said of results that were there before anything was remembered of them."""
-    size = next(iter(image.sizes.values()))
+    key, framing = next(iter(image.framings.items()))
     return ImageRecord(
-        image.phase, image.position, image.source, image.name, "", "", image.files, image.low_res, size, earlier=True
-    )
+        image.phase, image.position, image.source, image.name, "", "", image.files, image.low_res, framing.size,
+        image.sizes[key], earlier=True,
+    )  # fmt: skip
 
 
 def _is_file(file: Path) -> bool:

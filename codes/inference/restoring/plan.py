@@ -20,6 +20,7 @@ from ...evaluation.evaluators.base import EVALUATORS
 from ...graph.graph import StepContext
 from ...graph.injectors.tiled import TiledOptions
 from ...graph.step_graph import StepGraph
+from ...images.output_size import SLACK, Framing, passes_for
 from ...models.diffusion.engine import Engine
 from ...models.diffusion.tiling.plan import TilePlan
 from ...recipe.checks import check_inference
@@ -99,6 +100,7 @@ class Plan:
         todo = [image for image in images if image.order not in earlier]
         if first:
             self._announce(len(images), len(todo), self.records.clean(todo))
+            self.warn_of_passes(todo)
         messages.from_first(None)  # nobody begins before the leftovers are gone
         at_once = min((node.tile_batch_size for node in self.nodes), default=1)
         mine = share_of(todo, messages.ranks.rank, messages.ranks.world_size)
@@ -115,12 +117,14 @@ class Plan:
         dataset, target = self.datasets[phase], self.targets[phase][position]
         source = dataset.files[position]
         low_res = self._low_res_size(phase, position)
-        sizes = self.sizes(low_res, dataset.state_keys)
+        sizes, passes = self.sizes(low_res, dataset.state_keys)
         restored_alpha = self.output.alpha == "restore" and self.is_input(phase) and _may_have_alpha(dataset, position)
         made_from = self._input(phase, position)
         states = self.output.num_samples * (2 if restored_alpha else 1)
         return Planned(
             phase, position, source, roots.below(source).as_posix(), target, self.names.files(target), low_res, sizes,
+            passes=passes,
+            framings={key: self.framing(key, low_res) for key in self.outputs},
             tiles=max(len(self.tiles(key, size)) for key, size in sizes.items()),
             states=states,
             pixels=states * sum(height * width for height, width in sizes.values()),
@@ -159,6 +163,26 @@ class Plan:
         if begun:
             logger.info("going on with %s where an earlier run was interrupted", counted(begun, "image"))
 
+    def warn_of_passes(self, images: Sequence[Planned]) -> None:
+        """Say which of these images are restored more than once, and what that means."""
+        often = [image for image in images if max(image.passes.values()) > 1]
+        if often:
+            passes = max(max(image.passes.values()) for image in often)
+            logger.warning(
+                "%s: output.%s: %s restored up to %d times in a row; what the later passes draw is invented from what "
+                "the first one has drawn, so fine detail is not to be trusted",
+                self.source.file, self.output.in_words, counted(len(often), "image"), passes,
+            )  # fmt: skip
+        short = [image for image in images if self.output.resized and self._interpolates(image)]
+        if short:
+            logger.warning(
+                "%s: output.%s is more than the network gives; %s enlarged by interpolation for the rest",
+                self.source.file, self.output.in_words, counted(len(short), "image"),
+            )  # fmt: skip
+
+    def _interpolates(self, image: Planned) -> bool:
+        return any(image.framings[key].magnification(*image.sizes[key]) > SLACK for key in self.outputs)
+
     def tiles(self, key: str, size: tuple[int, int]) -> TilePlan:
         """The tiles of a result of (height, width)."""
         return self.engines[key].plan(*size, self.node(key).output_scale_factor)
@@ -194,13 +218,36 @@ class Plan:
         """Whether the files of a phase are themselves what is restored."""
         return self.recipe.datasets[phase].files_are_lq
 
-    def sizes(self, low_res: tuple[int, int], keys: frozenset[str]) -> dict[str, tuple[int, int]]:
-        """Result -> (height, width), of an image whose low resolution has this size; those written come first."""
-        size_of = {self.low_res_key(keys): low_res}
+    def sizes(
+        self, low_res: tuple[int, int], keys: frozenset[str]
+    ) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+        """Restored image -> (height, width), and how often it is restored, of an image of this low resolution.
+
+        Those that are written come first.
+        """
+        size_of, passes = {self.low_res_key(keys): low_res}, dict[str, int]()
         for node in self.nodes:
             height, width = size_of[self._origin(node.model_input_keys["low_res"])]
-            size_of[node.out] = (height * node.output_scale_factor, width * node.output_scale_factor)
-        return {key: size_of[key] for key in dict.fromkeys([*self.outputs, *(node.out for node in self.nodes)])}
+            needed = self.framing(node.out, low_res).magnification(height, width) if node.out in self.outputs else 1.0
+            passes[node.out] = passes_for(needed, node.output_scale_factor) if self.output.resized else 1
+            scale = node.output_scale_factor ** passes[node.out]
+            size_of[node.out] = (height * scale, width * scale)
+        order = dict.fromkeys([*self.outputs, *(node.out for node in self.nodes)])
+        return {key: size_of[key] for key in order}, passes
+
+    def framing(self, key: str, low_res: tuple[int, int]) -> Framing:
+        """What is written of a result, and how large, for an input of (height, width)."""
+        if self.output.resized:
+            return self.output.framing(*low_res, scale=1)
+        return Framing(*self._unchanged(key, low_res))
+
+    def _unchanged(self, key: str, low_res: tuple[int, int]) -> tuple[int, int]:
+        """The size that the networks give on the way to a result."""
+        node = next((node for node in self.nodes if node.out == key), None)
+        if node is None:
+            return low_res
+        height, width = self._unchanged(self._origin(node.model_input_keys["low_res"]), low_res)
+        return height * node.output_scale_factor, width * node.output_scale_factor
 
     def _restoring_networks(self) -> tuple[str, ...]:
         """The networks that results depend on."""

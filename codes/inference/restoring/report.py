@@ -86,11 +86,16 @@ def _as_json(row: ImageRecord) -> dict[str, Any]:
     return {
         "file": str(row.source),
         "seconds": round(row.seconds, 2),
-        "size": {"input": size_text(row.low_res), "result": size_text(row.size)},
+        "size": {
+            "input": size_text(row.low_res),
+            "restored": size_text(row.restored_size),
+            "result": size_text(row.size),
+        },
         "strengths": row.strengths,
         "seed": row.seed,
         "results": {label: str(file) for label, file in row.files.items()},
         "metrics": row.metrics,
+        "compared": row.compared,
         "consistency": row.consistency,
         "earlier": row.earlier,
     }
@@ -118,6 +123,10 @@ def entry(plan: Plan, row: ImageRecord) -> ComparisonEntry:
     """The page's entry of a finished image, read again from its files so that a long run holds no pictures."""
     notes = {"time": format_seconds(row.seconds), "seed": str(row.seed), "strengths": row.strengths, **_steps(plan)}
     notes |= {f"consistency, {label}": f"{value:.2f} dB" for label, value in row.consistency.items()}
+    if plan.output.resized:
+        notes["restored at"] = f"{size_text(row.restored_size)} pixels, then {plan.output.in_words}"
+    if row.compared:
+        notes["compared"] = row.compared
     layers = pictures(plan, row)
     metrics = {label: values for label, values in row.metrics.items() if label in layers}
     files = {label: file for label, file in row.files.items() if label in layers}

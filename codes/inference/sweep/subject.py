@@ -16,6 +16,7 @@ from ...graph.injectors.tiled import TiledOptions
 from ...images.canvas import RamCanvas, as_canvas
 from ...images.colour_fix import fix_colours
 from ...images.files import quantise, read_image, resize_bicubic, to_rgb
+from ...images.output_size import WAYS
 from ...recipe.recipe import EvalOptions, Recipe
 from ...runtime.devices import Ranks
 from ...utils.errors import ConfigError, DataError
@@ -52,6 +53,8 @@ class Subject:
         self.plan = Plan(_of_one_image(recipe, self.phase, request.image, root), source, Ranks())
         self.node = self._chosen(request.result)
         self.injectors = self._leading_to(self.node)
+        if request.crop is not None and self.node.wrap != "none":
+            raise ConfigError(f"--crop: a part of a seamless texture (wrap: {self.node.wrap}) is none; leave it out")
         dataset = self.plan.datasets[self.phase]
         if len(dataset) == 0:
             raise DataError("; ".join(str(line) for line in dataset.report().failed) or f"{request.image}: no image")
@@ -75,7 +78,7 @@ class Subject:
         """Pixels of the result per pixel of the input."""
         keys = frozenset(self.state)
         low = (self.state[self.key].shape[-2], self.state[self.key].shape[-1])
-        return self.plan.sizes(low, keys)[self.node.out][0] // low[0]
+        return self.plan.sizes(low, keys)[0][self.node.out][0] // low[0]
 
     def check(self, cell: Cell) -> None:
         """Raise ConfigError for steps that the process of the network does not have, before anything is restored."""
@@ -207,7 +210,10 @@ def _of_one_image(recipe: Recipe, phase: str, image: Path, root: Path) -> Recipe
         update["ground_truth"] = None
     evaluation = EvalOptions(output_state=recipe.eval.output_state)
     path = recipe.path.model_copy(update={"results": str(root)})
-    changes = {"datasets": {phase: dataset.model_copy(update=update)}, "eval": evaluation, "path": path}
+    # A sweep shows what the networks make, at their own scale.
+    output = recipe.output.model_copy(update=dict.fromkeys(WAYS))
+    data = {phase: dataset.model_copy(update=update)}
+    changes = {"datasets": data, "eval": evaluation, "path": path, "output": output}
     return recipe.model_copy(update=changes)
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from ...config.fingerprint import fingerprint
 from ...images.canvas import Canvas, CanvasWindow, RamCanvas
 from ...images.canvas_store import CanvasStore, DiskStore, RamStore
+from ...images.enforced import LEAST, Agreement
 from ...utils.errors import ConfigError
+from ...utils.rng import derive_seed
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import ClassifierFree, Clipped, EpsilonScaled, SplitDenoiser
 from .networks.base import DiffusionNetwork
@@ -80,6 +82,9 @@ class Request:
 
     `cond`: network argument -> tensor (1, ...); those of 4 dimensions are spatial, 1/n of the size of the image. The
     noise follows from `seed`. `scratch`: a folder of this image alone, where an interrupted run finds its state again.
+    `tolerance`: how far its low frequencies may lie from those of low_res (`images.enforced`), where that is enforced.
+    `passes`: how often the image is restored, each time at the scale of the network; height and width are those of the
+    first result.
     """
 
     cond: Mapping[str, Tensor]
@@ -87,6 +92,20 @@ class Request:
     width: int
     seed: int
     scratch: Path | None = None
+    passes: int = 1
+    tolerance: Tensor | float = LEAST
+
+    def again(self, result: Canvas, scale: int) -> "Request":
+        """The next pass, from the result of this one, which is clean by now: the strengths are 0."""
+        told = self.cond.get("corruption_factor")
+        cond = {**self.cond, "low_res": result.rows(0, result.height)[None]}
+        if told is not None:
+            cond["corruption_factor"] = torch.zeros_like(told.flatten(2).amax(2) if told.ndim == 4 else told)
+        left = self.passes - 1
+        return Request(
+            cond, self.height * scale, self.width * scale, derive_seed(self.seed, "pass", left),
+            self.scratch and self.scratch / f"pass_{left}", left,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -138,7 +157,8 @@ class Engine:
         """What is done to the predictions of whole images."""
         options = self.options
         rescale = options.guidance_rescale if options.guidance_scale != 1.0 else 0.0
-        return Adjustment(rescale, THRESHOLD_QUANTILE if options.dynamic_threshold else None, options.clip_denoised)
+        quantile = THRESHOLD_QUANTILE if options.dynamic_threshold else None
+        return Adjustment(rescale, quantile, options.clip_denoised, options.consistency == "each_step")
 
     @property
     def canvas_channels(self) -> int:
@@ -163,18 +183,26 @@ class Engine:
         return SplitDenoiser(each, self.snr_splits, self.process.schedule) if self.experts else each[0]
 
     def plan(self, height: int, width: int, scale: int) -> TilePlan:
-        """The tiles of an output of (height, width) pixels, which is padded to what network and scale ask for."""
-        align = math.lcm(self.network.multiple_of, scale)
+        """The tiles of an output of (height, width) pixels, which is padded to what network and scale ask for.
+
+        Not along an axis that wraps, where the canvas is the image: tiles of the right size go around its edge.
+        """
+        align, wrap = math.lcm(self.network.multiple_of, scale), self.options.wrapped
         padded = padded_size(height, width, self.network.minimum_size, align)
+        canvas = (height if wrap[0] else padded[0], width if wrap[1] else padded[1])
         tile = tile_side(self.options.tile, self.network.image_size, align)
-        if tile == 0:
-            return TilePlan.cover(*padded, tile=max(padded), overlap=0, align=align)
-        overlap = tile // 4 if self.options.tile_overlap is None else self.options.tile_overlap
-        return TilePlan.cover(*padded, tile=tile, overlap=overlap // align * align, align=align)
+        chosen = self.options.tile_overlap if tile else None
+        tile = tile or max(padded)
+        overlap = tile // 4 if chosen is None else chosen
+        return TilePlan.cover(*canvas, tile=tile, overlap=overlap // align * align, align=align, wrap=wrap)
 
     def tile_steps(self, requests: Sequence[Request], scale: int) -> int:
         """The tiles of all steps of all images: what the work is in proportion to."""
-        tiles = sum(len(self.plan(request.height, request.width, scale)) for request in requests)
+        tiles = sum(
+            len(self.plan(request.height * scale**n, request.width * scale**n, scale))
+            for request in requests
+            for n in range(request.passes)
+        )
         return tiles * self.calls
 
     @property
@@ -201,6 +229,25 @@ class Engine:
         `scale`: pixels of the result per pixel of low_res. `on_progress` is told the share done, in (0, 1]; what it
         raises ends the sampling, and a request with `scratch` goes on there the next time.
         """
+        total, done = self.tile_steps(requests, scale), 0
+        left, found = dict(enumerate(requests)), dict[int, Canvas]()
+        while left:
+            now = [*left.values()]
+            share = self.tile_steps([replace(request, passes=1) for request in now], scale)
+            canvases = self._one_pass(now, scale, partial(_tell, on_progress, done / total, share / total), on_event)
+            done += share
+            found |= dict(zip(left, canvases, strict=True))
+            left = {at: one.again(found[at], scale) for at, one in left.items() if one.passes > 1}
+        return [found[at] for at in range(len(requests))]
+
+    def _one_pass(
+        self,
+        requests: Sequence[Request],
+        scale: int,
+        on_progress: Callable[[float], None],
+        on_event: Callable[[str], None] | None,
+    ) -> list[Canvas]:
+        """The results of the first pass of each request."""
         plans = [self.plan(request.height, request.width, scale) for request in requests]
         images = [self._image(request, plan, on_event) for request, plan in zip(requests, plans, strict=True)]
         runner = self._runner(on_event)
@@ -212,7 +259,15 @@ class Engine:
             for image in images:
                 image.store.keep()
             raise
-        return [self._result(image.store, request) for image, request in zip(images, requests, strict=True)]
+        for image, request in zip(images, requests, strict=True):
+            if request.passes > 1:
+                image.store.keep()  # an interruption of the next pass does not repeat this one
+        results = [self._result(image.store, request) for image, request in zip(images, requests, strict=True)]
+        if self.options.consistency == "end":
+            for result, image in zip(results, images, strict=True):
+                assert image.agreement is not None, "checked: low_res is there"
+                image.agreement.enforce(result, clip=self.options.clip_denoised)
+        return results
 
     def _image(self, request: Request, plan: TilePlan, on_event: Callable[[str], None] | None) -> SampledImage:
         channels = self.network.in_channels
@@ -225,7 +280,17 @@ class Engine:
             zero_start=self.options.noise_type == "zero",
             temperature=self.options.temperature,
             jitter=self.options.tile_jitter,
+            agreement=self._agreement(request),
         )
+
+    def _agreement(self, request: Request) -> Agreement | None:
+        """What the image must agree with, where that is enforced."""
+        if self.options.consistency == "none":
+            return None
+        if "low_res" not in request.cond:
+            raise ConfigError("consistency: there is no low_res to agree with; it is for restoring, so leave it out")
+        low_res = request.cond["low_res"][0].float().cpu()
+        return Agreement(low_res, request.tolerance, request.height // low_res.shape[-2], self.options.wrapped)
 
     def _runner(self, on_event: Callable[[str], None] | None) -> TileRunner:
         in_float32 = partial(torch.autocast, self.device.type, enabled=False)
@@ -264,6 +329,11 @@ class Engine:
         if isinstance(store, RamStore):
             return RamCanvas(store.state.rows(0, store.state.height)[:channels, : request.height, : request.width])
         return CanvasWindow(store.state, channels, request.height, request.width)
+
+
+def _tell(on_progress: Callable[[float], None] | None, before: float, share: float, done: float) -> None:
+    if on_progress is not None:
+        on_progress(min(before + share * done, 1.0))
 
 
 def _scales(request: Request) -> dict[str, int]:

@@ -46,11 +46,21 @@ class TilingOptions(Options):
     tile_batch_size: Annotated[int, SPEED_ONLY] = Field(
         4, ge=1, le=65536, description="Tiles that the device works on at once; halves by itself when memory runs out."
     )
+    wrap: Literal["none", "x", "y", "xy"] = Field(
+        "none",
+        description="Seamless textures: the image goes on with its beginning behind its right edge (x), its bottom (y) "
+        "or both, for tiles, their blending, noise and upsampling alike.",
+    )
     canvas: Annotated[Literal["ram", "disk"], SPEED_ONLY] = Field(
         "ram",
         description="Where the image lies while it is sampled: in memory (about 30 bytes a pixel of the output), or in "
         "files beside the results (about 24 bytes a pixel), with memory for a row of tiles only.",
     )
+
+    @property
+    def wrapped(self) -> tuple[bool, bool]:
+        """Whether (height, width) wrap."""
+        return "y" in self.wrap, "x" in self.wrap
 
     @model_validator(mode="after")
     def _tiles_overlap_in_part(self) -> Self:
@@ -125,6 +135,17 @@ class SamplingOptions(TilingOptions, ChoiceOptions):
         "random",
         description="Start noise: each image's own, one for all, or zero (the steps' noise stays random).",
     )
+    consistency: Literal["none", "end", "each_step"] = Field(
+        "none",
+        description="Keep the result to its input: where, made small again by area, it differs from it in the low "
+        "frequencies by more than the corruptions explain, it is corrected, at the end or in every step's prediction.",
+    )
+    consistency_tolerance: Annotated[float, OnlyWith("consistency", "end", "each_step")] = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="Factor of what the corruptions explain; 0 takes the low frequencies of the input as they are.",
+    )
     tile_jitter: Annotated[bool, NotWith("tile", 0)] = Field(
         False, description="Move the grid of tiles from step to step, so that no border stays in one place."
     )
@@ -149,6 +170,9 @@ class SamplingOptions(TilingOptions, ChoiceOptions):
         if self.noise_type == "zero" and self.temperature != 1.0:
             message = f"is {self.temperature:g}, but noise_type: zero starts without noise already; remove one of them"
             raise nested([Issue(("temperature",), message)])
+        if self.consistency == "each_step" and (self.dynamic_threshold or self.guidance_rescale):
+            message = "each_step corrects what dynamic_threshold and guidance_rescale move again; use end"
+            raise nested([Issue(("consistency",), message)])
         for issue in self._sigma_issues():
             raise nested([issue])
         if self.guidance_scale == 1.0 and (self.guidance_rescale or self.guidance_low_res != 1.0):

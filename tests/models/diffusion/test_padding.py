@@ -5,7 +5,8 @@ import pytest
 import torch
 from reference_sampling import reflect_pad
 
-from codes.models.diffusion.tiling.plan import padded_size, reflect_indices
+from codes.images.reflection import reflected
+from codes.models.diffusion.tiling.plan import padded_size
 
 
 @pytest.mark.parametrize(
@@ -23,12 +24,7 @@ def test_padded_size_rejects_an_empty_image() -> None:
 @pytest.mark.parametrize(("size", "padded"), [(1, 1), (1, 9), (2, 9), (3, 40), (7, 32), (32, 32)])
 def test_reflection_repeats_as_numpy_does(size: int, padded: int) -> None:
     expected = np.pad(np.arange(size), (0, padded - size), mode="reflect")
-    np.testing.assert_array_equal(reflect_indices(size, padded), expected)
-
-
-def test_reflection_does_not_crop() -> None:
-    with pytest.raises(ValueError, match="cannot pad 8 pixels to 7"):
-        reflect_indices(8, 7)
+    np.testing.assert_array_equal(reflected(0, padded, size), expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 50), (32, 31)])

@@ -1,5 +1,7 @@
 """Blending what was predicted for tiles: rows are complete as soon as no later tile reaches them."""
 
+from collections.abc import Iterator, Mapping
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,10 @@ from .plan import Tile, TilePlan
 
 
 class RollingBlend:
-    """Sums weighted predictions over the rows that tiles still reach. Weights add up to 1: nothing is divided."""
+    """Sums weighted predictions over the rows that tiles still reach. Weights add up to 1: nothing is divided.
+
+    Where the height wraps, the rows at the top that the last tiles reach once more wait in `head` until the end.
+    """
 
     def __init__(self, plan: TilePlan, like: Prediction, needs_log_variance: bool) -> None:
         self.plan = plan
@@ -23,25 +28,56 @@ class RollingBlend:
             self.fixed = like.log_variance[..., :1, :1]
         elif needs_log_variance:
             names.append("log_variance")
-        shape = (1, like.x_start.shape[1], plan.tile[0], plan.width)
-        self.sums = {name: torch.zeros(shape, dtype=dtype, device=device) for name in names}
+        self.waiting = min(max(plan.ys[-1] + plan.tile[0] - plan.height, 0), plan.height)  # rows of `head`
+        self.sums, self.head = (
+            {
+                name: torch.zeros((1, like.x_start.shape[1], rows, plan.width), dtype=dtype, device=device)
+                for name in names
+            }
+            for rows in (plan.tile[0], self.waiting)
+        )
 
     def add(self, tile: Tile, prediction: Prediction) -> None:
         """Add a tile (1, C, h, w) of the row of tiles under way."""
         weight = self._rows[tile.row][:, None] * self._columns[tile.column]
         for name, total in self.sums.items():
-            total[..., tile.x0 : tile.x1].add_(weight * getattr(prediction, name))
+            weighted = weight * getattr(prediction, name)
+            if tile.x1 <= self.plan.width:
+                total[..., tile.x0 : tile.x1].add_(weighted)
+            else:
+                total.index_add_(3, _around(tile.x0, tile.x1, self.plan.width, total), weighted)
         if self.fixed is not None:
             self.fixed = prediction.log_variance[..., :1, :1]
 
-    def finish_row(self, row: int) -> tuple[int, int, dict[str, Tensor], Lazy]:
-        """The rows [y0, y1) that no later tile reaches, with their sums and log-variance; make room for the next."""
+    def finish_row(self, row: int) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
+        """The rows [y0, y1) that no later tile reaches, with their sums; make room for the next.
+
+        After the last row of tiles those that waited, too.
+        """
         ys, height = self.plan.ys, self.plan.tile[0]
-        y0, y1 = ys[row], ys[row + 1] if row + 1 < len(ys) else self.plan.height
+        last = row + 1 == len(ys)
+        y0, y1 = ys[row], self.plan.height if last else ys[row + 1]
         done = {name: _taken(total, y1 - y0, height) for name, total in self.sums.items()}
+        held = min(max(self.waiting - y0, 0), y1 - y0)
+        for name, values in done.items() if held else ():
+            self.head[name][:, :, y0 : y0 + held] += values[:, :, :held]
+        if held < y1 - y0:
+            yield y0 + held, y1, {name: values[:, :, held:] for name, values in done.items()}
+        if last and self.waiting:
+            beyond = ys[-1] + height - self.plan.height  # rows of tiles that go on at the top
+            for name, total in self.sums.items():
+                self.head[name].index_add_(2, _around(0, beyond, self.plan.height, total), total[:, :, :beyond])
+            yield 0, self.waiting, self.head
+
+    def log_variance(self, sums: Mapping[str, Tensor]) -> Lazy:
+        """That of rows with these sums."""
         if self.fixed is not None:
-            return y0, y1, done, self.fixed.expand_as(done["x_start"])
-        return y0, y1, done, done["log_variance"] if self.needs_log_variance else undeclared
+            return self.fixed.expand_as(sums["x_start"])
+        return sums["log_variance"] if self.needs_log_variance else undeclared
+
+
+def _around(start: int, stop: int, length: int, like: Tensor) -> Tensor:
+    return torch.arange(start, stop, device=like.device) % length
 
 
 def _taken(buffer: Tensor, count: int, height: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ....images.canvas import Canvas
 from ....images.canvas_store import CanvasStore
 from ....images.canvas_stream import RowReader, RowWriter
+from ....images.enforced import Agreement
 from ....utils.rng import numpy_generator
 from ..noise import INITIAL_STEP, MEAN_STEP, NoiseField
 from ..prediction import Lazy, Prediction
@@ -49,6 +50,7 @@ class SampledImage:
     store: CanvasStore
     zero_start: bool = False  # begin without noise
     temperature: float = 1.0  # factor of all noise, of the start and of the steps
+    agreement: Agreement | None = None  # what its predictions must agree with, where the adjustment asks for it
     jitter: bool = False  # another grid of tiles at every step, drawn from the noise's seed
 
     def view(self, runner: TileRunner, index: int, t: int, x_t: Canvas | None = None) -> View:
@@ -171,7 +173,7 @@ def _prior_rows(image: SampledImage, band: Tile, runner: TileRunner) -> Tensor |
     scale = image.scales["low_res"]
     if scale > 1:
         return upsampled_region(value, band, image.plan, scale, runner.low_res_upsampling, runner.device)
-    return region_of(value, band, scale).to(runner.device, non_blocking=True)
+    return region_of(value, band, scale, image.plan.wrap).to(runner.device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,9 +257,10 @@ def _in_two_passes(
     gathered: dict[int, Gathered] = {}
     for band in bands:
         image, predicted = images[band.view], band.prediction
-        if band.y0 == 0:  # perhaps anew, with smaller tiles
-            gathered[band.view] = Gathered(adjustment, image.noise.channels * image.plan.height * image.plan.width)
-        gathered[band.view].add(predicted.x_start, predicted.unguided)
+        if band.first:  # perhaps anew, with smaller tiles
+            values = image.noise.channels * image.plan.height * image.plan.width
+            gathered[band.view] = Gathered(adjustment, values, image.agreement, image.plan.width)
+        gathered[band.view].add(predicted.x_start, predicted.unguided, band.y0)
         second = predicted.log_variance if step.rule.needs_log_variance else None
         _write(image, writers[band.view], band.y0, predicted.x_start, second)
     for number, (image, writer) in enumerate(zip(images, writers, strict=True)):
@@ -267,14 +270,14 @@ def _in_two_passes(
         predictions = RowReader(image.store.upcoming, step.device, spans[:1])  # not ahead of what is written
         for y0, y1 in spans:
             state, written = states.rows(y0, y1)[None], predictions.rows(y0, y1)[None].clone()
-            prediction = _adjusted(written, state[:, : image.noise.channels], gathered[number], step)
+            prediction = _adjusted(written, state[:, : image.noise.channels], y0, gathered[number], step)
             step.advance(image, Band(number, y0, y1, prediction, state), writer)
 
 
-def _adjusted(written: Tensor, x_t: Tensor, gathered: Gathered, step: _Step) -> Prediction:
-    """The prediction for some rows that was written down, adjusted."""
+def _adjusted(written: Tensor, x_t: Tensor, y0: int, gathered: Gathered, step: _Step) -> Prediction:
+    """The prediction for some rows, from y0 on, that was written down, adjusted."""
     channels = x_t.shape[1]
-    x_start = gathered.adjusted(written[:, :channels])
+    x_start = gathered.adjusted(written[:, :channels], y0)
     t = torch.full((1,), step.t, dtype=torch.int64, device=step.device)
     log_variance: Lazy = written[:, channels:] if step.rule.needs_log_variance else undeclared
     return Prediction(x_start, partial(step.process.eps_from_x_start, x_t, t, x_start), log_variance)

@@ -1,42 +1,73 @@
-"""What tiles are told of images: regions of spatial conditioning, upsampled as the whole would be."""
+"""What tiles see and are told of images: their regions, upsampled as the whole would be, continued where it ends.
 
+By reflection, or along an axis that wraps with its beginning.
+"""
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .plan import Tile, TilePlan, reflect_indices
+from ....images.canvas import Canvas
+from ....images.reflection import reflected
+from .plan import NOWHERE, Tile, TilePlan
 
 UPSAMPLING_MARGIN = {"bilinear": 1, "bicubic": 2}  # low-resolution pixels that interpolation reads beyond a region
 UPSAMPLED = ("low_res", "corruption_factor")  # conditioning that the network brings to the size of x
 
 
-def region_of(value: Tensor, tile: Tile, scale: int) -> Tensor:
+def region_of(value: Tensor, tile: Tile, scale: int, wrap: tuple[bool, bool] = NOWHERE) -> Tensor:
     """(1, C, h / scale, w / scale): the tile's region of an image (1, C, H', W') whose pixels are `scale` wide."""
     y0, y1, x0, x1 = tile.y0 // scale, -(-tile.y1 // scale), tile.x0 // scale, -(-tile.x1 // scale)
-    return _window(value, y0, y1, x0, x1)
+    return _window(value, y0, y1, x0, x1, wrap)
 
 
 def upsampled_region(value: Tensor, tile: Tile, plan: TilePlan, scale: int, mode: str, device: torch.device) -> Tensor:
     """(1, C, h, w): the tile's region of the upsampled whole, computed from a crop with a margin.
 
-    So a tile sees at its edge what the upsampled whole shows there. The whole ends where the canvas does.
+    So a tile sees at its edge what the upsampled whole shows there. The whole ends where the canvas does, or goes on
+    with its beginning.
     """
-    margin = UPSAMPLING_MARGIN[mode]
-    top, left = max(tile.y0 // scale - margin, 0), max(tile.x0 // scale - margin, 0)
-    bottom = min(tile.y1 // scale + margin, plan.height // scale)
-    right = min(tile.x1 // scale + margin, plan.width // scale)
-    crop = _window(value, top, bottom, left, right).to(device)
+    top, bottom = _with_margin(tile.y0, tile.y1, plan.height, scale, UPSAMPLING_MARGIN[mode], plan.wrap[0])
+    left, right = _with_margin(tile.x0, tile.x1, plan.width, scale, UPSAMPLING_MARGIN[mode], plan.wrap[1])
+    crop = _window(value, top, bottom, left, right, plan.wrap).to(device)
     size = (crop.shape[-2] * scale, crop.shape[-1] * scale)
     upsampled = F.interpolate(crop, size=size, mode=mode, align_corners=False)
     y, x = tile.y0 - top * scale, tile.x0 - left * scale
     return upsampled[:, :, y : y + tile.y1 - tile.y0, x : x + tile.x1 - tile.x0]
 
 
-def _window(value: Tensor, y0: int, y1: int, x0: int, x1: int) -> Tensor:
-    """[y0, y1) x [x0, x1) of an image (1, C, H, W), continued to the right and below by repeated reflection."""
-    height, width = value.shape[-2:]
-    if y1 <= height and x1 <= width:
-        return value[..., y0:y1, x0:x1]
-    rows = torch.from_numpy(reflect_indices(height, max(y1, height))[y0:y1])
-    columns = torch.from_numpy(reflect_indices(width, max(x1, width))[x0:x1])
-    return value.index_select(-2, rows.to(value.device)).index_select(-1, columns.to(value.device))
+def _with_margin(start: int, stop: int, length: int, scale: int, margin: int, wrapped: bool) -> tuple[int, int]:
+    """The small pixels that upsampling reads for [start, stop) of an axis."""
+    first, last = start // scale - margin, -(-stop // scale) + margin
+    return (first, last) if wrapped else (max(first, 0), min(last, length // scale))
+
+
+def _window(value: Tensor, y0: int, y1: int, x0: int, x1: int, wrap: tuple[bool, bool]) -> Tensor:
+    """[y0, y1) x [x0, x1) of an image (1, C, H, W), continued around its edges or by reflection at its ends."""
+    for axis, start, stop, wrapped in ((-2, y0, y1, wrap[0]), (-1, x0, x1, wrap[1])):
+        length = value.shape[axis]
+        if start >= 0 and stop <= length:
+            value = value.narrow(axis, start, stop - start)
+            continue
+        places = np.arange(start, stop) % length if wrapped else reflected(start, stop, length)
+        value = value.index_select(axis, torch.from_numpy(places).to(value.device))
+    return value
+
+
+def rows_around(canvas: Canvas, y0: int, y1: int) -> Tensor:
+    """Rows [y0, y1) of a canvas, which beyond its end begins again."""
+    if y1 <= canvas.height:
+        return canvas.rows(y0, y1)
+    parts = [canvas.rows(y0, canvas.height)]
+    for start in range(canvas.height, y1, canvas.height):
+        parts.append(canvas.rows(0, min(y1 - start, canvas.height)))
+    return torch.cat(parts, dim=1)
+
+
+def columns_around(value: Tensor, x0: int, x1: int) -> Tensor:
+    """Columns [x0, x1) of (..., W), which beyond its end begins again."""
+    width = value.shape[-1]
+    if x1 <= width:
+        return value[..., x0:x1]
+    return value.index_select(-1, torch.arange(x0, x1, device=value.device) % width)

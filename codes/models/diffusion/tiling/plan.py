@@ -11,14 +11,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ....images.reflection import reflected
-
 FloatArray = npt.NDArray[np.float64]
 Size = int | tuple[int, int]
+NOWHERE = (False, False)
+LEAST_PERIODS = 3  # of a wrapped axis that one tile covers from a single origin: a whole one between two cut ones
 
 
 class Tile(NamedTuple):
-    """A tile's place in the grid and the half-open region [y0, y1) x [x0, x1) of the canvas that it covers."""
+    """A tile's place in the grid and the half-open region [y0, y1) x [x0, x1) of the canvas that it covers.
+
+    Along a wrapped axis the region may end beyond the canvas, which goes on there with its beginning.
+    """
 
     row: int
     column: int
@@ -33,7 +36,8 @@ class TilePlan:
     """A grid of equal tiles over a canvas of (height, width) pixels; build one with `TilePlan.cover`.
 
     `ys` and `xs` are the ascending origins of the grid's rows and columns, all multiples of `align`. The tile in row i
-    and column j covers [ys[i], ys[i] + tile[0]) x [xs[j], xs[j] + tile[1]).
+    and column j covers [ys[i], ys[i] + tile[0]) x [xs[j], xs[j] + tile[1]). `wrap` says of (height, width) whether the
+    canvas is a circle along it: its end is then an inner place like any other, which lies within some tile.
     """
 
     height: int
@@ -43,14 +47,20 @@ class TilePlan:
     align: int
     ys: tuple[int, ...]
     xs: tuple[int, ...]
+    wrap: tuple[bool, bool] = NOWHERE
 
     @classmethod
-    def cover(cls, height: int, width: int, tile: Size, overlap: Size, align: int = 1) -> "TilePlan":
+    def cover(
+        cls, height: int, width: int, tile: Size, overlap: Size, align: int = 1, wrap: tuple[bool, bool] = NOWHERE
+    ) -> "TilePlan":
         """Spread as few tiles as possible evenly over the canvas, neighbours sharing at least `overlap` pixels.
 
         `tile` and `overlap` are one number or (height, width). `align` is the multiple on which every tile must start:
         the least common multiple of upsampling scale and patch size. Along an axis on which the canvas is not larger
         than the tile there is one tile, as large as the canvas.
+
+        Along a wrapped axis the canvas may have any length. There are at least two tiles, so that what one shows badly
+        at its border lies inside of another; on a canvas too short for that one tile covers several rounds of it.
 
         Raises ValueError for sizes that are not positive, a tile that is not a multiple of `align`, an overlap that
         leaves no step of `align` pixels, and a canvas that needs several tiles but is not a multiple of `align`.
@@ -58,10 +68,13 @@ class TilePlan:
         tiles, overlaps = _pair(tile), _pair(overlap)
         if min(height, width, *tiles, align) < 1:
             raise ValueError(f"canvas {height}x{width}, tile {tile}, align {align}: all must be at least 1 pixel")
-        ys = _origins("height", height, tiles[0], overlaps[0], align)
-        xs = _origins("width", width, tiles[1], overlaps[1], align)
-        actual = (min(tiles[0], height), min(tiles[1], width))
-        return cls(height, width, actual, overlaps, align, ys, xs)
+        names, sides = ("height", "width"), (height, width)
+        axes = [
+            (_around if wrap[axis] else _along)(names[axis], sides[axis], tiles[axis], overlaps[axis], align)
+            for axis in (0, 1)
+        ]
+        actual = (axes[0].tile, axes[1].tile)
+        return cls(height, width, actual, overlaps, align, axes[0].origins, axes[1].origins, wrap)
 
     def __len__(self) -> int:
         return len(self.ys) * len(self.xs)
@@ -81,6 +94,11 @@ class TilePlan:
         """(rows, tile height): the vertical weight of each row of tiles; at every canvas line they add up to 1."""
         return _normalised_windows(self.height, self.tile[0], self.overlap[0], self.ys)
 
+    @property
+    def whole(self) -> bool:
+        """One tile is the canvas: there is nothing to blend."""
+        return len(self) == 1 and self.wrap == NOWHERE
+
     @cached_property
     def column_weights(self) -> FloatArray:
         """(columns, tile width): the horizontal counterpart. A pixel's weight is the product of the two."""
@@ -91,17 +109,20 @@ class TilePlan:
         """The rows and the columns where tiles begin or end, ascending."""
         rows = {border for y in self.ys for border in (y, y + self.tile[0])}
         columns = {border for x in self.xs for border in (x, x + self.tile[1])}
-        return sorted(rows), sorted(columns)
+        sides = ((rows, self.height, self.wrap[0]), (columns, self.width, self.wrap[1]))
+        ends = [sorted({border % side if wrapped else border for border in some}) for some, side, wrapped in sides]
+        return ends[0], ends[1]
 
     def shifted(self, down: int, right: int) -> "TilePlan":
         """The same canvas with the inner tiles of the grid moved, for a grid that differs from step to step.
 
         Rows then start at 0, `down`, `down` + stride, ... and at the bottom; columns alike. 0 leaves a side as it is.
         `down` and `right` are multiples of `align` of at most the tile minus the overlap, so that neighbours share at
-        least the overlap. Sides of one tile stay. Raises ValueError for other shifts.
+        least the overlap. Sides of one tile stay. Along a wrapped axis the whole grid turns by the shift.
+        Raises ValueError for other shifts.
         """
-        ys = _shifted("down", self.ys, down, self.height, self.tile[0], self.overlap[0], self.align)
-        xs = _shifted("right", self.xs, right, self.width, self.tile[1], self.overlap[1], self.align)
+        ys = _shifted("down", self.ys, down, self.height, self.tile[0], self.overlap[0], self.align, self.wrap[0])
+        xs = _shifted("right", self.xs, right, self.width, self.tile[1], self.overlap[1], self.align, self.wrap[1])
         return self if (ys, xs) == (self.ys, self.xs) else replace(self, ys=ys, xs=xs)
 
     def smaller(self, minimum: int) -> "TilePlan | None":
@@ -111,8 +132,10 @@ class TilePlan:
         """
         least = _round_up(max(minimum, 1), self.align)
         sides = [
-            side if canvas % self.align or side <= least else max(least, side // 2 // self.align * self.align)
-            for side, canvas in zip(self.tile, (self.height, self.width), strict=True)
+            side
+            if (canvas % self.align and not wrapped) or side <= least
+            else max(least, side // 2 // self.align * self.align)
+            for side, canvas, wrapped in zip(self.tile, (self.height, self.width), self.wrap, strict=True)
         ]
         if tuple(sides) == self.tile:
             return None
@@ -122,7 +145,7 @@ class TilePlan:
         ]
         tile = (_round_up(sides[0], self.align), _round_up(sides[1], self.align))
         overlap = (overlaps[0], overlaps[1])
-        return TilePlan.cover(self.height, self.width, tile, overlap, self.align)
+        return TilePlan.cover(self.height, self.width, tile, overlap, self.align, self.wrap)
 
 
 def blend_window(size: int, overlap: int) -> FloatArray:
@@ -158,37 +181,58 @@ def tile_side(chosen: int | None, training: int, align: int) -> int:
     return max(align, training // align * align) if chosen is None else chosen
 
 
-def reflect_indices(size: int, padded: int) -> npt.NDArray[np.int64]:
-    """(padded,) source indices in [0, size) that continue a line beyond its end by reflection about its end pixels.
+class _Axis(NamedTuple):
+    """The side of the tiles along an axis, and their origins, ascending."""
 
-    The reflection repeats as often as needed (0 1 2 1 0 1 2 ...), so a line of any length reaches any size.
-    """
-    if not 1 <= size <= padded:
-        raise ValueError(f"cannot pad {size} pixels to {padded}: expected 1 <= size <= padded size")
-    return reflected(0, padded, size)
+    tile: int
+    origins: tuple[int, ...]
 
 
-def _origins(side: str, canvas: int, tile: int, overlap: int, align: int) -> tuple[int, ...]:
+def _along(side: str, canvas: int, tile: int, overlap: int, align: int) -> _Axis:
     """Evenly spread multiples of `align` from 0 to canvas - tile, at most tile - overlap apart."""
+    stride = _stride(side, tile, overlap, align)
+    if canvas <= tile:
+        return _Axis(canvas, (0,))
+    if canvas % align:
+        raise ValueError(f"canvas {side} {canvas} is not a multiple of {align}: pad it to {_round_up(canvas, align)}")
+    gaps = math.ceil((canvas - tile) / stride)
+    units = (canvas - tile) // align
+    return _Axis(tile, tuple(gap * units // gaps * align for gap in range(gaps + 1)))
+
+
+def _around(side: str, canvas: int, tile: int, overlap: int, align: int) -> _Axis:
+    """Evenly spread multiples of `align` on a circle, at most tile - overlap apart, across its end as well.
+
+    Tiles that the canvas made smaller overlap by half of them at most.
+    """
+    stride = _stride(side, tile, overlap, align)
+    units = math.ceil(canvas / align)
+    if units < 2:
+        return _Axis(_round_up(LEAST_PERIODS * canvas, align), (0,))
+    if units * align < tile:
+        tile = units * align
+        stride = max((tile - overlap) // align, tile // 2 // align, 1) * align
+    count = max(math.ceil(units * align / stride), 2)
+    return _Axis(tile, tuple(index * units // count * align for index in range(count)))
+
+
+def _stride(side: str, tile: int, overlap: int, align: int) -> int:
+    """The farthest that neighbours may lie apart."""
     if tile % align:
         raise ValueError(f"tile {side} {tile} is not a multiple of {align}: use {_round_up(tile, align)}")
     stride = (tile - overlap) // align * align
     if overlap < 0 or stride < 1:
         raise ValueError(f"overlap {overlap} for a tile {side} of {tile}: use 0 to {tile - align}")
-    if canvas <= tile:
-        return (0,)
-    if canvas % align:
-        raise ValueError(f"canvas {side} {canvas} is not a multiple of {align}: pad it to {_round_up(canvas, align)}")
-    gaps = math.ceil((canvas - tile) / stride)
-    units = (canvas - tile) // align
-    return tuple(gap * units // gaps * align for gap in range(gaps + 1))
+    return stride
 
 
 def _shifted(
-    name: str, origins: tuple[int, ...], shift: int, canvas: int, tile: int, overlap: int, align: int
+    name: str, origins: tuple[int, ...], shift: int, canvas: int, tile: int, overlap: int, align: int, wrapped: bool
 ) -> tuple[int, ...]:
     if shift == 0 or len(origins) == 1:
         return origins
+    if wrapped:
+        return tuple(sorted((origin + shift) % canvas for origin in origins))
     stride = (tile - overlap) // align * align
     if not 0 < shift <= stride or shift % align:
         raise ValueError(f"shift {name} by {shift}: use a multiple of {align} from 0 to {stride}")
@@ -199,9 +243,10 @@ def _shifted(
 def _normalised_windows(canvas: int, tile: int, overlap: int, origins: tuple[int, ...]) -> FloatArray:
     window = blend_window(tile, overlap)
     total = np.zeros(canvas)
-    for origin in origins:
-        total[origin : origin + tile] += window
-    return np.stack([window / total[origin : origin + tile] for origin in origins])
+    places = [np.arange(origin, origin + tile) % canvas for origin in origins]  # beyond the end only where it wraps
+    for place in places:
+        np.add.at(total, place, window)
+    return np.stack([window / total[place] for place in places])
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -22,7 +22,7 @@ from ....utils.errors import TesseraError
 from ..denoiser import Denoiser
 from ..prediction import Prediction, not_finite
 from .blending import RollingBlend, undeclared
-from .conditioning import UPSAMPLED, UPSAMPLING_MARGIN, region_of, upsampled_region
+from .conditioning import UPSAMPLED, UPSAMPLING_MARGIN, columns_around, region_of, rows_around, upsampled_region
 from .memory import is_out_of_memory
 from .plan import Tile, TilePlan
 
@@ -49,7 +49,7 @@ class Band(NamedTuple):
     """The prediction for the rows [y0, y1) of a view, each (1, C, y1 - y0, W), on the runner's device.
 
     `state`: the rows of x_t that it was made from, (1, channels of the canvas, y1 - y0, W). Without a log-variance
-    where the runner does not blend it: whoever reads it is told.
+    where the runner does not blend it: whoever reads it is told. `first`: of the view, perhaps anew.
     """
 
     view: int
@@ -57,6 +57,7 @@ class Band(NamedTuple):
     y1: int
     prediction: Prediction
     state: Tensor
+    first: bool = False
 
 
 class _Held(NamedTuple):
@@ -86,10 +87,11 @@ class _Work:
     seen: dict[int, _Seen] = field(default_factory=dict)  # by its first row
     held: list[_Held] = field(default_factory=list)
     blend: RollingBlend | None = None
+    begun: bool = False  # a band of it was given out
 
     def __post_init__(self) -> None:
         spans = [(y, y + self.plan.tile[0]) for y in self.plan.ys]
-        self.reader = RowReader(self.view.x_t, self.device, spans)
+        self.reader = RowReader(self.view.x_t, self.device, [span for span in spans if span[1] <= self.plan.height])
         self.t = torch.full((1,), self.view.t, dtype=torch.int64, device=self.device)
         cond = self.view.cond
         self.vectors = {name: v.to(self.device, non_blocking=True) for name, v in cond.items() if v.ndim < 4}
@@ -97,7 +99,7 @@ class _Work:
     @property
     def whole(self) -> bool:
         """One tile covers the canvas: its prediction is passed on untouched."""
-        return len(self.plan) == 1
+        return self.plan.whole
 
     def row(self, tile: Tile) -> _Seen:
         """What the row of tiles sees, read once: a canvas on disk copies its rows, and low_res is upsampled."""
@@ -106,19 +108,25 @@ class _Work:
                 del self.seen[next(iter(self.seen))]
             across = tile._replace(x0=0, x1=self.plan.width)
             spatial = {name: self._band(name, across) for name, v in self.view.cond.items() if v.ndim == 4}
-            self.seen[tile.y0] = _Seen(self.reader.rows(tile.y0, tile.y1), spatial)
+            inside = tile.y1 <= self.plan.height
+            rows = self.reader.rows(tile.y0, tile.y1) if inside else self.rows(tile.y0, tile.y1)
+            self.seen[tile.y0] = _Seen(rows, spatial)
         return self.seen[tile.y0]
 
     def region(self, tile: Tile) -> Tensor:
         """(C, h, w) of x_t."""
-        return self.row(tile).rows[: self.view.channels, :, tile.x0 : tile.x1]
+        return columns_around(self.row(tile).rows[: self.view.channels], tile.x0, tile.x1)
+
+    def rows(self, y0: int, y1: int) -> Tensor:
+        """(channels of the canvas, y1 - y0, W): rows that are no row of tiles, or that go around the end."""
+        return rows_around(self.view.x_t, y0, y1).to(self.device)
 
     def cond(self, name: str, tile: Tile) -> Tensor:
         """(1, ...): what a tile is told."""
         if name in self.vectors:
             return self.vectors[name]
         scale = 1 if self._upsamples(name) else self.view.scales[name]
-        return self.row(tile).spatial[name][..., tile.x0 // scale : -(-tile.x1 // scale)]
+        return columns_around(self.row(tile).spatial[name], tile.x0 // scale, -(-tile.x1 // scale))
 
     def _upsamples(self, name: str) -> bool:
         return name in UPSAMPLED and not self.whole and self.view.scales[name] > 1
@@ -126,7 +134,7 @@ class _Work:
     def _band(self, name: str, band: Tile) -> Tensor:
         value, scale = self.view.cond[name], self.view.scales[name]
         if not self._upsamples(name):
-            return region_of(value, band, scale).to(self.device, non_blocking=True)
+            return region_of(value, band, scale, self.plan.wrap).to(self.device, non_blocking=True)
         mode = self.upsampling if name == "low_res" else "bilinear"
         return upsampled_region(value, band, self.plan, scale, mode, self.device)
 
@@ -193,6 +201,7 @@ class TileRunner:
     def bands(self, views: Sequence[View]) -> Iterator[Band]:
         """The predictions for all views, each from top to bottom; views with equal tiles share batches.
 
+        Of a canvas whose height wraps, the rows at the top that the last tiles reach come at the end.
         When a tile turns out too large for the device, the views that had some in hand begin again from the top with
         smaller ones; what was given out before is then to be replaced.
         """
@@ -281,24 +290,27 @@ class TileRunner:
             own = tiles.each(partial(_row, index))
             work.held.append(_Held(tile, own, None if finite is None else finite[index]))
             if tile.column == len(work.plan.xs) - 1:
-                yield self._band(work, tile, self._settled(work))
+                yield from self._bands(work, tile, self._settled(work))
             elif self.device.type == "cpu":  # nothing is gained by waiting, and a batch's memory by not waiting
                 self._settled(work)
 
-    def _band(self, work: _Work, tile: Tile, last: Prediction) -> Band:
+    def _bands(self, work: _Work, tile: Tile, last: Prediction) -> Iterator[Band]:
         """The rows that are complete with `last`, the prediction for the last of a row of tiles."""
         rows = work.row(tile).rows
         if work.whole:
             variance = partial(_log_variance, last) if self.needs_log_variance else undeclared
             whole = Prediction(last.x_start, partial(_eps, last), variance, last.unguided)
-            return Band(work.number, 0, work.plan.height, whole, rows[None])
+            yield Band(work.number, 0, work.plan.height, whole, rows[None], first=True)
+            return
         assert work.blend is not None, "settled just now"
-        y0, y1, blended, log_variance = work.blend.finish_row(tile.row)
-        state = rows[None, :, : y1 - y0]
+        for y0, y1, sums in work.blend.finish_row(tile.row):
+            inside = y0 >= tile.y0  # else rows at the top that waited
+            state = rows[None, :, y0 - tile.y0 : y1 - tile.y0] if inside else work.rows(y0, y1)[None]
+            eps = partial(self.eps_from_x_start, state[:, : work.view.channels], work.t, sums["x_start"])
+            prediction = Prediction(sums["x_start"], eps, work.blend.log_variance(sums), sums.get("unguided"))
+            yield Band(work.number, y0, y1, prediction, state, first=not work.begun)
+            work.begun = True
         del work.seen[tile.y0]
-        eps = partial(self.eps_from_x_start, state[:, : work.view.channels], work.t, blended["x_start"])
-        prediction = Prediction(blended["x_start"], eps, log_variance, blended.get("unguided"))
-        return Band(work.number, y0, y1, prediction, state)
 
     def _settled(self, work: _Work) -> Prediction:
         """Look whether what is held is finite, and blend it; the last of it."""
