@@ -126,7 +126,7 @@ class TiledDenoiser:
 def _joined(bands: Iterator[Band], x_t: Tensor) -> Prediction:
     """All bands as one prediction; a fixed variance stays one number a sample, expanded."""
     whole: Prediction | None = None
-    for number, y0, y1, prediction, _ in bands:
+    for number, y0, y1, prediction, *_ in bands:
         if whole is None:
             fixed = prediction.log_variance.stride()[-2:] == (0, 0)
             log_variance = torch.empty((*x_t.shape[:2], 1, 1) if fixed else x_t.shape, dtype=x_t.dtype)

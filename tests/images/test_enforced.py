@@ -49,7 +49,7 @@ def test_a_drift_is_brought_back_to_the_tolerance_and_no_further(scale, toleranc
     result = RamCanvas(drifted.clone())
     Agreement(low_res, tolerance, scale).enforce(result, clip=False)
     assert apart(drifted, low_res, scale) > 2 * tolerance
-    assert 0.5 * tolerance < apart(result.values, low_res, scale) < 1.2 * tolerance + 0.01
+    assert 0.5 * tolerance < apart(result.values, low_res, scale) < 1.2 * tolerance + 0.02
     # Fine detail is as it was: the correction holds nothing above the cells' own frequencies.
     moved = result.values - drifted
     assert float(moved.diff(dim=2).abs().mean()) < 0.25 * float(moved.abs().mean())
