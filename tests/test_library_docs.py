@@ -24,7 +24,7 @@ def page(tmp_path_factory):
     torch.save(network().state_dict(), folder / "weights.pth")
     Image.fromarray(picture(20, 28)).save(folder / "photo.jpg")
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     left: dict = {"__name__": "page"}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -40,6 +40,8 @@ def test_the_notebook(page):
     with Image.open(folder / "photo_2x.png") as image:
         assert image.size == (56, 40)
     assert left["closest"].size == left["other"].size == (56, 40)
+    assert left["thumbnail"].size == (48, 36)
+    assert left["larger"].size == (42, 30)
     assert left["result"].shape == (40, 56, 3)
     assert isinstance(left["own"], Restorer)
 
