@@ -222,11 +222,10 @@ class Restorer:
         temperature: 0 is most faithful, 1 a sample. blend: the share of the mean in the result.
         options: keys of the sampling injector that change `self.options`, or SamplingOptions in their place.
         scale: pixels of the result per pixel of the image, any number. size: (height, width), or "WIDTHxHEIGHT".
-        output: size_mode, megapixels, resampling, linear_light, as in the section `output` of recipes.
-        color_fix: none, mean, wavelet or lowfreq: colours taken from the input, see `fix_colours`.
-        seed, name, sample: the noise depends on them; with the recipe's seed, the file's path below its input
-        folder and the number of the sample from 0 it is that of `tessera-test`.
-        progress: called with (tiles done, tiles in all); what it raises ends the call and reaches the caller.
+        output: size_mode, megapixels, resampling, linear_light as in recipes' `output`. color_fix: see `fix_colours`.
+        seed, name, sample: the noise depends on them; with the recipe's seed, the file's path below its input folder
+        and the number of the sample from 0 it is that of `tessera-test`. progress: called with (tiles done, tiles in
+        all); what it raises ends the call and reaches the caller.
         Raises TypeError or ValueError for an unsuitable image or strength, ConfigError for options.
         """
         _check_colour_fix(color_fix)
