@@ -145,6 +145,17 @@ def test_options_seed_and_colours_are_axes(run, tmp_path):
     assert np.abs(cell(out, eta=0, seed=0, color_fix="mean").mean(axis=(0, 1)) - small).max() < 6
 
 
+def test_seamless_textures_and_consistency_are_axes(run, tmp_path):
+    code, said = run("--axis", "wrap", "none,xy", "--axis", "consistency", "none,end")
+    assert code == 0, said
+    free, kept = (cell(tmp_path / "out", wrap="xy", consistency=kind) for kind in ("none", "end"))
+    assert not np.array_equal(free, cell(tmp_path / "out", wrap="none", consistency="none"))
+    assert not np.array_equal(free, kept)
+    code, said = run("--axis", "wrap", "none,xy", "--crop", "0,0,8,8", out=tmp_path / "other")
+    assert code == 2
+    assert "cuts a seamless texture open" in said
+
+
 def test_a_crop_is_in_pixels_of_the_input(run, tmp_path):
     code, said = run("--axis", "jpeg", "0,1", "--crop", "4,6,12,8", "--truth", "truth.png")
     assert code == 0, said

@@ -53,8 +53,6 @@ class Subject:
         self.plan = Plan(_of_one_image(recipe, self.phase, request.image, root), source, Ranks())
         self.node = self._chosen(request.result)
         self.injectors = self._leading_to(self.node)
-        if request.crop is not None and self.node.wrap != "none":
-            raise ConfigError(f"--crop: a part of a seamless texture (wrap: {self.node.wrap}) is none; leave it out")
         dataset = self.plan.datasets[self.phase]
         if len(dataset) == 0:
             raise DataError("; ".join(str(line) for line in dataset.report().failed) or f"{request.image}: no image")
@@ -81,7 +79,12 @@ class Subject:
         return self.plan.sizes(low, keys)[0][self.node.out][0] // low[0]
 
     def check(self, cell: Cell) -> None:
-        """Raise ConfigError for steps that the process of the network does not have, before anything is restored."""
+        """Raise ConfigError for steps that the process of the network does not have, and for a part of a seamless
+        texture, which is none, before anything is restored."""
+        if self.request.crop is not None and cell.node.wrap != "none":
+            raise ConfigError(
+                f"--crop: cuts a seamless texture open, and wrap is {cell.node.wrap}; leave one of them out"
+            )
         cell.node.check_processes(self.plan.use.processes)
 
     def restore(
