@@ -50,13 +50,20 @@ class Applied:
 
     trained: Sequence[str]  # networks
     names: Sequence[str]  # of the losses
-    numbers: Readback  # the losses, the norm
+    numbers: Tensor  # the losses, the norm
     rate: float
     finite: Tensor | bool = True
+    known: Sequence[float] | None = None  # the numbers, where the host has read them
+
+    def read_now(self) -> bool:
+        """Wait for the numbers; whether all that counts is finite."""
+        self.known = self.numbers.tolist()
+        return self.read()[-1]
 
     def read(self) -> tuple[dict[str, float], float, bool]:
         """The losses, the norm, and whether all is finite."""
-        *values, norm = self.numbers.read()
+        assert self.known is not None, "the numbers are still on the device"
+        *values, norm = self.known
         losses = dict(zip(self.names, values, strict=True))
         return losses, norm, math.isfinite(norm) and math.isfinite(losses["total"])
 
@@ -68,11 +75,17 @@ class Launched:
     applied: dict[str, Applied] = field(default_factory=dict)  # by step, in the order in which they ran
     prefixed: bool = False  # whether losses carry the names of their steps
     state: Mapping[str, Any] = field(default_factory=dict)
+    readback: Readback | None = None  # of all steps that the host need not know of yet, in one copy
 
     @property
     def late(self) -> bool:
         """Whether reading may wait for the device."""
-        return any(one.numbers.late for one in self.applied.values())
+        return self.readback is not None
+
+    def send(self) -> None:
+        """Have the numbers of all steps copied to the host when they are there."""
+        unknown = [one.numbers for one in self.applied.values() if one.known is None]
+        self.readback = Readback(torch.cat(unknown)) if unknown else None
 
     def changed(self) -> dict[str, Tensor | bool]:
         """Every network that a step trained -> whether it was changed, as far as the host knows it by now."""
@@ -85,6 +98,10 @@ class Launched:
 
     def read(self) -> StepResult:
         """The numbers, waiting for those that are not there yet."""
+        if self.readback is not None:
+            numbers = self.readback.read()
+            for one in (one for one in self.applied.values() if one.known is None):
+                one.known, numbers = numbers[: len(one.numbers)], numbers[len(one.numbers) :]
         result = StepResult(state=self.state)
         for step, one in self.applied.items():
             losses, norm, finite = one.read()
@@ -189,7 +206,7 @@ class TrainingStep:
         self.scaler.unscale_(self.optimizer)
         limit = self.options.clip_grad_eps or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit).float()
-        numbers = Readback(torch.stack([*(value.float() for value in sums.values()), norm]))
+        numbers = torch.stack([*(value.float() for value in sums.values()), norm])
         applied = Applied(self.options.trained, list(sums), numbers, rate)
         applied.finite = self._update(iteration, applied, torch.isfinite(norm) & torch.isfinite(sums["total"]))
         self.scaler.update()
@@ -201,13 +218,13 @@ class TrainingStep:
 
         Not by the scaler, which would read again what is known, and step where only the norm overflowed.
         """
-        if applied.numbers.late and self._applied and fused_on_device(self.optimizer):
+        if applied.numbers.is_cuda and self._applied and fused_on_device(self.optimizer):
             self.applied_at = iteration  # as far as the host knows
             # torch's fused optimisers leave parameters, moments and counts of steps alone where this is not 0.
             self.optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]
             self.optimizer.step()
             return finite
-        if not applied.read()[-1]:
+        if not applied.read_now():
             return False
         if hasattr(self.optimizer, "found_inf"):
             del self.optimizer.found_inf
@@ -250,6 +267,7 @@ def run_iteration(
         for injector in step.graph.injectors.values():
             injector.end_iteration(partial(gather_over_ranks, ranks=ranks))
     launched.state = states[0]
+    launched.send()
     return launched
 
 

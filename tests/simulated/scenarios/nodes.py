@@ -3,6 +3,7 @@
 import simulated_card as card  # isort: skip - before torch
 
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -236,6 +237,8 @@ def main() -> None:
         **{f"timesteps {kind}": told(timesteps, kind, {}) for kind in TIMESTEP_SAMPLERS.names()},
     }
     sys.stdout.write("\n" + json.dumps(everything) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # autograd's thread for a device that torch was not built for may outlive the interpreter's end
 
 
 main()

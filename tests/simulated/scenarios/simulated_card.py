@@ -79,8 +79,20 @@ def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> Any:
     return result
 
 
+def _copied(tensor: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy: torch would ask CUDA's library for the storage."""
+    if not tensor.is_cuda:
+        return _deepcopy(tensor, memo)
+    memo[id(tensor)] = tensor.detach().clone()
+    return memo[id(tensor)]
+
+
+_deepcopy = torch.Tensor.__deepcopy__
+
+
 def _install() -> None:
     card = torch.cuda
+    torch.Tensor.__deepcopy__ = _copied
     answers = {
         "is_available": True, "device_count": 1, "current_device": 0, "is_bf16_supported": True, "synchronize": None,
         "empty_cache": None, "reset_peak_memory_stats": None, "get_device_name": "simulated", "set_device": None,
