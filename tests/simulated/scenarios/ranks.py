@@ -75,7 +75,8 @@ def main() -> None:
     sets = [
         "device=cuda", "name=ranks", "datasets.train.batch_size=4", "datasets.train.target_size=64",
         "datasets.train.n_workers=0", "datasets.train.paths=in", f"networks.generator.args={NETWORK}",
-        "eval.evaluators={}", "train.val_freq=~", "use_tb_logger=false", "logger.print_freq=1", "precision=bf16",
+        "eval.evaluators={}", "train.val_freq=~", "steps.strengths.injectors.cut.size=32",
+        "use_tb_logger=false", "logger.print_freq=1", "precision=bf16",
         *sys.argv[1:],
     ]  # fmt: skip
     recipe = ["-opt", str(ROOT / "recipes/diffusion/train_sr.yml"), "--debug", "--launcher", "pytorch"]

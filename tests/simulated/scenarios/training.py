@@ -16,7 +16,7 @@ SETS = [
     "device=cuda", "name=trained", "datasets.train.batch_size=4", "datasets.train.target_size=64",
     "datasets.train.n_workers=0", "datasets.train.paths=in", f"networks.generator.args={NETWORK}",
     "eval.evaluators.fidelity.dataset.paths=in/1.png", "eval.evaluators.detail.dataset.paths=in/1.png",
-    "use_tb_logger=false", "logger.print_freq=100", *sys.argv[1:],
+    "steps.strengths.injectors.cut.size=32", "use_tb_logger=false", "logger.print_freq=100", *sys.argv[1:],
 ]  # fmt: skip
 
 
