@@ -103,7 +103,7 @@ def bare_loop(trainer: Trainer, batches: list[dict[str, Any]]) -> Callable[[int]
             x_t = process.q_sample(x_start, t, noise)
             cond = {name: batch[key] for name, key in options.model_input_keys.items()}
             with trainer.autocast():
-                output, prior = run_network(network, process, x_t, t, cond)
+                output, prior = run_network(network, process, x_t, t, cond, network.low_res_upsampling)
             terms = process.training_terms(output.float(), x_start, x_t, t, noise, prior)
             loss = terms.mse if terms.vb is None else terms.mse + vb_weight * terms.vb
             optimizer.zero_grad(set_to_none=True)

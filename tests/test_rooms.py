@@ -110,6 +110,49 @@ def test_the_guard_sees_an_import_upwards():
     assert {"codes.trainer.trainer", "codes.data", "codes.train"} <= imported
 
 
+def modules_read_by(module, tree, known):
+    """The modules of the project that a file imports anywhere, for types alone included, but not its own package."""
+    read = set()
+    for name, _ in imports(module, tree):
+        read |= {name} if name in known else set()
+    return read - {module}
+
+
+def circle_in(read):
+    """A circle of names that lead to each other, as a list; empty where there is none."""
+    finished, way = set(), []
+
+    def visit(name):
+        if name in way:
+            return way[way.index(name) :]
+        if name in finished:
+            return []
+        way.append(name)
+        circle_here = next((circle for other in sorted(read.get(name, ())) if (circle := visit(other))), [])
+        way.pop()
+        finished.add(name)
+        return circle_here
+
+    return next((circle for name in sorted(read) if (circle := visit(name))), [])
+
+
+def test_no_two_files_import_each_other_not_even_for_types():
+    known = {module_of(file) for file in FILES if file.name != "__init__.py"}
+    read = {module_of(file): modules_read_by(module_of(file), parsed(file), known) for file in FILES}
+    assert sum(map(len, read.values())) > 500
+    assert circle_in(read) == []
+
+
+def test_the_guard_sees_a_circle_of_types():
+    typed = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .tiles import Tile"
+    read = modules_read_by("codes.data.loader", ast.parse(typed), {"codes.data.loader", "codes.data.tiles"})
+    assert read == {"codes.data.tiles"}
+    assert circle_in({"loader": read, "codes.data.tiles": {"plan"}, "plan": {"loader"}}) == [
+        "codes.data.tiles", "plan", "loader",
+    ]  # fmt: skip
+    assert circle_in({"loader": read, "codes.data.tiles": {"plan"}}) == []
+
+
 def test_no_room_outgrows_the_others():
     lines = {}
     for file in FILES:

@@ -1,11 +1,12 @@
 """What every dataset offers to the trainer: items by position, and a report of what was found."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
+import numpy as np
 import torch
 
 Item = dict[str, torch.Tensor | str]
@@ -55,6 +56,21 @@ class DataReport:
         return [head, *named(self.rejected)]
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What the result of a restored file takes over from it, besides what it shows; as of `images.objects.Picture`.
+
+    `alpha`: float32 (h, w) in [0, 1], None where there is none or it is not kept.
+    """
+
+    alpha: np.ndarray | None
+    gray: bool
+    bit_depth: int
+    exif: bytes | None
+    icc: bytes | None
+    dpi: tuple[float, float] | None
+
+
 def failures(rejected: Sequence[Rejected]) -> tuple[Rejected, ...]:
     """Those of the rejected files that are images."""
     return tuple(entry for entry in rejected if entry.kind not in NO_IMAGES)
@@ -67,24 +83,32 @@ def named(rejected: Sequence[Rejected]) -> list[str]:
     return [*rows, f"  skipped {len(ordered) - MAX_NAMED} more"] if len(ordered) > MAX_NAMED else rows
 
 
-class Dataset(Protocol):
+class Dataset(ABC):
     """Items by their position in the endless training order (position = samples seen so far)."""
 
     state_keys: frozenset[str]
     unreadable: dict[Path, str]
+    shuffle: bool = False
+    """Whether it goes on for ever, each epoch in another order."""
+    classes: tuple[str, ...] = ()
+    """The names of its classes, in the order of their numbers, where it has some."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Items in one epoch."""
-        ...
 
+    @abstractmethod
     def item(self, position: int) -> Item:
         """The item of a position; a pure function of the options, the seed and the position."""
-        ...
 
+    @abstractmethod
     def record_unreadable(self, reasons: Mapping[Path, str]) -> None:
         """Name (once) and count files that turned out to be damaged."""
-        ...
 
+    @abstractmethod
     def report(self) -> DataReport:
         """Counts, sizes and what was left out."""
-        ...
+
+    def wanted(self, position: int) -> Path | None:  # noqa: ARG002 - data that come from no file
+        """The file that the item of a position is made of, where it is made of one."""
+        return None

@@ -60,6 +60,11 @@ class DatasetOptions(Options):
         return None
 
     @property
+    def auto_positions(self) -> tuple[int, ...]:
+        """Which of these strengths are read from the images."""
+        return ()
+
+    @property
     def path_list(self) -> tuple[str, ...]:
         """The folders and files that are read; empty for data that come from elsewhere."""
         return ()

@@ -13,8 +13,9 @@ from ..images.files import ImageInfo, resize_area, to_float
 from ..utils.console import get_logger, warn_once
 from ..utils.errors import ConfigError, DataError, reason_of
 from ..utils.rng import numpy_generator
-from .base import DataReport, Item, Rejected, named
-from .companions import image_names
+from .base import DataReport, Dataset, Item, Rejected, Traits, named
+from .companions import Companions, image_names
+from .corruptions.strength import Reader
 from .image_options import ImageOptions
 from .sample_cache import SampleCache
 from .samples import held_out_photograph, sample_photographs
@@ -38,7 +39,7 @@ class Drawn:
     whole: tuple[np.ndarray, ...] = ()
 
 
-class ImageDataset:
+class ImageDataset(Dataset):
     """Base of the datasets of image files.
 
     Every draw is a function of (seed, epoch, index in the epoch's order, purpose), so the number of workers, the
@@ -49,6 +50,9 @@ class ImageDataset:
     Raises DataError when nothing can be used or, with `shuffle`, less than one batch; ConfigError when `shuffle`
     comes without `target_size`.
     """
+
+    reader: Reader | None = None
+    """Reads the strengths that are `auto`; who restores sets it, since the data know no networks."""
 
     def __init__(self, options: ImageOptions, *, seed: int, shuffle: bool) -> None:
         if shuffle and options.target_size is None:
@@ -85,6 +89,22 @@ class ImageDataset:
     def names(self) -> tuple[str, ...]:
         """A name for each of `files`, from which what is drawn for it follows: see `image_names`."""
         return image_names(self.files, self.image_options.path_list)
+
+    @property
+    def truths(self) -> Companions | None:
+        """The files that results are compared with, where the options name some."""
+        return None
+
+    def map_files(self, path: Path) -> dict[int, Path]:  # noqa: ARG002 - without strengths there are no maps of them
+        """Position of a strength -> the map of an image. Raises DataError when there is none."""
+        return {}
+
+    def whole(self, position: int) -> tuple[Item, Traits | None]:
+        """The item of a file that is itself restored, with what its result takes over; None where it takes nothing."""
+        return self.item(position), None
+
+    def check(self) -> None:
+        """Raise DataError for what is wrong with further files that the options name, before any of them is needed."""
 
     def sources(self, number: int) -> tuple[Path, ...]:
         """The files that the images of a number in `files` are read from."""

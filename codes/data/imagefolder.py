@@ -1,6 +1,5 @@
 """`mode: imagefolder`: pairs of a photograph (hq) and its small, corrupted version (lq) from folders of any images."""
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,31 +10,16 @@ import torch
 from ..images.files import Picture, count_frames, jpeg_table, quantise, read_image, to_tensor
 from ..utils.console import get_logger, warn_once
 from ..utils.errors import ConfigError, DataError
-from .base import Item
+from .base import Item, Traits
 from .companions import Companions
 from .corruptions.pipeline import CorruptionPipeline
-from .corruptions.strength import Estimate, Reader, Reading, told_strength
+from .corruptions.strength import Estimate, Reading, told_strength
 from .corruptions.strength_map import StrengthMap, read_strength_map
 from .datasets import DATASETS
 from .image_dataset import Generators, ImageDataset
 from .imagefolder_options import ImageFolderOptions
 
 logger = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What the result of a restored file takes over from it, besides what it shows; as of `utils.images.Picture`.
-
-    `alpha`: float32 (h, w) in [0, 1], None where there is none or it is not kept.
-    """
-
-    alpha: np.ndarray | None
-    gray: bool
-    bit_depth: int
-    exif: bytes | None
-    icc: bytes | None
-    dpi: tuple[float, float] | None
 
 
 @DATASETS.register("imagefolder")
@@ -57,8 +41,6 @@ class ImageFolderDataset(ImageDataset):
         self.options = options
         self._corruptions = CorruptionPipeline(options)
         self._estimates: dict[tuple[Path, str], Estimate] = {}
-        self.reader: Reader | None = None
-        """Reads the strengths that are `auto`; who restores sets it, since the data know no networks."""
         super().__init__(options, seed=seed, shuffle=shuffle)
 
     def item(self, position: int) -> Item:
@@ -119,6 +101,9 @@ class ImageFolderDataset(ImageDataset):
         item = self._record(position)
         item |= {"hq": to_tensor(rgb, self.options.rgb_n1_to_1), "corruption_entropy": torch.from_numpy(known)}
         return item, _traits(picture, picture.alpha)
+
+    def check(self) -> None:
+        _ = self.truths, self.maps
 
     @cached_property
     def truths(self) -> Companions | None:

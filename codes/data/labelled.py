@@ -63,7 +63,6 @@ class LabelledDataset(ImageDataset):
 
     def __init__(self, options: LabelledOptions, *, seed: int, shuffle: bool) -> None:
         self.options = options
-        self.classes: tuple[str, ...] = ()
         self._labels: dict[Path, int] = {}
         super().__init__(options, seed=seed, shuffle=shuffle)
 

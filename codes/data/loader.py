@@ -115,8 +115,8 @@ class TrainLoader:
         """What is being read, for a message."""
         share = self._share
         first = self.position + share.offset
-        name = getattr(self.dataset, "wanted", None)  # a dataset of a plugin may not know
-        files = [str(file) for file in dict.fromkeys(map(name, range(first, first + share.count)))] if name else []
+        wanted = dict.fromkeys(map(self.dataset.wanted, range(first, first + share.count)))
+        files = [str(file) for file in wanted if file is not None]
         shown = f" ({', '.join(files[:MOST_NAMED])}{', ...' if len(files) > MOST_NAMED else ''})" if files else ""
         return f"being read or made: the {share.count} images from position {first} on{shown}; is a drive out of reach?"
 

@@ -62,7 +62,7 @@ def items(dataset: Dataset, count: int) -> Iterator[tuple[int, Item]]:
     can be read.
     """
     drawn = 0
-    for position in range(count if getattr(dataset, "shuffle", False) else min(count, len(dataset))):
+    for position in range(count if dataset.shuffle else min(count, len(dataset))):
         try:
             item = dataset.item(position)
         except DataError as error:

@@ -5,18 +5,15 @@ write-once. What is read and written follows from the options alone, so a wrong 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..config.fingerprint import TRAINING_ONLY
-from ..config.options import Options, nested
 from ..config.registry import Registry, nearest
 from ..config.yaml_source import Issue, KeyPath
 from ..data.eight_bit import EightBit
@@ -24,11 +21,7 @@ from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions
 from ..utils.philox import normal_values
 from ..utils.rng import derive_seed, numpy_generator
-from .loss_weight import Weight
-from .switches import Switches, Timing
-
-if TYPE_CHECKING:
-    from .injectors.tiled import TiledOptions
+from .node_options import InjectorOptions, LossOptions, NodeOptions
 
 State = Mapping[str, Any]
 
@@ -63,85 +56,6 @@ class StepContext:
         """(B,) float64 in [0, 1) on the CPU, one draw per sample of the batch."""
         draws = [numpy_generator(self.seed, purpose, position).random() for position in self.positions]
         return torch.tensor(draws, dtype=torch.float64)
-
-
-class NodeOptions(Options):
-    """Options of a part of the graph: it knows from its options alone which keys it reads and writes."""
-
-    def reads(self) -> dict[KeyPath, str]:
-        """Where in these options a state key is named -> the key that is read."""
-        return {}
-
-    def writes(self) -> dict[KeyPath, str]:
-        """Where in these options a state key is named -> the key that is written."""
-        return {}
-
-    def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:  # noqa: ARG002
-        """Contradictions between these options and the networks (on the meta device, no memory behind them)."""
-        return []
-
-    def step_problems(
-        self,
-        networks: Mapping[str, DiffusionNetwork],  # noqa: ARG002
-        trained: Mapping[str, ProcessOptions],  # noqa: ARG002
-    ) -> list[Issue]:
-        """Steps of sampling that do not fit the processes that networks were trained under, by their names."""
-        return []
-
-    def same_size(self) -> dict[str, str]:
-        """State keys of images that are written -> a key that is read, of the same height and width."""
-        return {}
-
-    def network_inputs(self) -> dict[str, str]:
-        """Names of networks that it runs -> state key of an image of the size that the network is given."""
-        return {}
-
-    def networks(self) -> tuple[str, ...]:
-        """Names of all networks that it runs."""
-        return tuple(self.network_inputs())
-
-
-class InjectorOptions(Switches, NodeOptions):
-    """Options common to all injectors."""
-
-    needs_n1_to_1: ClassVar[bool] = False  # whether the images that it reads must be in [-1, 1]
-    type: str = Field(description="Which injector: its registered name.")
-    train: bool = Field(False, description="Runs only in training, not in an evaluation or a test run.")
-    eval: bool = Field(False, description="Runs only in an evaluation or a test run, not in training.")
-    no_grad: Annotated[bool, TRAINING_ONLY] = Field(
-        False, description="What it writes carries no gradient: nothing is learned through it."
-    )
-
-    @model_validator(mode="after")
-    def _runs_somewhere(self) -> Self:
-        if self.train and self.eval:
-            raise nested([Issue(("eval",), "train: true and eval: true together never run; remove both to run always")])
-        return self
-
-    def processes(self) -> dict[str, ProcessOptions]:
-        """Names of networks -> the process that they are trained or used under; what their checkpoints record."""
-        return {}
-
-    @property
-    def tiled(self) -> "TiledOptions | None":
-        """These options as those of an injector that makes images of any size, tile by tile, if it is one."""
-        return None
-
-
-class LossOptions(Timing, NodeOptions):
-    """Options common to all losses."""
-
-    type: str = Field(description="Which loss: its registered name.")
-    weight: Weight = Field(
-        1.0,
-        description="Factor of this loss in the sum that is minimised: a number, {start, end, from, to, shape}, or a "
-        "list of [iteration, weight] between which it is interpolated.",
-    )
-
-    def remarks(self) -> Iterator[Issue]:
-        if isinstance(self.weight, float | int) and self.weight <= 0:
-            what = "the loss is made as large as it can be" if self.weight < 0 else "the loss changes nothing"
-            yield Issue(("weight",), f"is {self.weight:g}: {what}")
 
 
 class Injector(ABC):

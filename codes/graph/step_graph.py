@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .graph import INJECTORS, LOSSES, Graph, Injector, InjectorOptions, Loss, State, StepContext
+from .graph import INJECTORS, LOSSES, Graph, Injector, Loss, State, StepContext
 from .loss_weight import weight_at
+from .node_options import InjectorOptions
 from .step_options import StepOptions
 
 

@@ -8,7 +8,8 @@ from pydantic_core import core_schema
 
 from ..config.fingerprint import TRAINING_ONLY
 from ..config.options import OneOf, nested
-from .graph import INJECTORS, LOSSES, InjectorOptions, LossOptions
+from .graph import INJECTORS, LOSSES
+from .node_options import InjectorOptions, LossOptions
 from .optimizer_options import OptimizerName, OptimizerParams, optimizer_problems
 from .switches import Switches
 

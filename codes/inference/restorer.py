@@ -79,7 +79,7 @@ class Restorer:
             takes = ", ".join(sorted(network.cond_names)) or "no condition"
             raise ConfigError(f"the network restores no images: it takes {takes}, expected low_res and no classes")
         self.scale = scale
-        self.num_strengths = _num_strengths(network)
+        self.num_strengths = network.strengths_told
         self.corruptions = None if corruptions is None else tuple(corruptions)
         if self.corruptions is not None and len(self.corruptions) != self.num_strengths:
             raise ConfigError(
@@ -129,7 +129,7 @@ class Restorer:
         with torch_globals_at("cpu", 0, "network"):
             network = network_of(metadata)
         load_into(network, path, strict=True)
-        recorded = metadata.corruptions if len(metadata.corruptions or ()) == _num_strengths(network) else None
+        recorded = metadata.corruptions if len(metadata.corruptions or ()) == network.strengths_told else None
         names = _agreed("corruptions", None if corruptions is None else tuple(corruptions), recorded, metadata)
         tiling = {"tile": tile, "tile_overlap": tile_overlap, "tile_batch_size": tile_batch_size}
         return cls(
@@ -360,12 +360,6 @@ def _shipped_estimator(weights: Path) -> Path | None:
         if record is not None and estimates and wanted and wanted <= frozenset(record.corruptions or ()):
             return weights_file(name)
     return None
-
-
-def _num_strengths(network: DiffusionNetwork) -> int:
-    """How many strengths a network is told."""
-    taken = "corruption_factor" in network.cond_names
-    return (getattr(network.options, "num_corruptions", None) or 0) if taken else 0
 
 
 def _processes(process: ProcessOptions | None) -> dict[str, ProcessOptions]:

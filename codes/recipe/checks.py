@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from ..config.yaml_source import Issue, KeyPath, Source
 from ..data.datasets import DatasetOptions
 from ..data.image_options import ImageOptions
-from ..evaluation.evaluators.restoring import ImagesOptions
-from ..graph.injectors.gaussian_diffusion import GaussianDiffusionOptions
 from ..graph.step_options import StepOptions
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata
 from ..models.diffusion.networks.base import DiffusionNetwork
@@ -138,12 +136,12 @@ def _evaluator_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) 
 def _sampling_step_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
     """Sampling steps that do not fit the process that this recipe trains, or that its options name."""
     nodes = all_nodes(recipe)
-    trained = {node.generator: node.process for _, node in nodes if isinstance(node, GaussianDiffusionOptions)}
+    trained = {name: process for _, node in nodes for name, process in node.processes().items()}
     for path, node in nodes:
         for issue in node.step_problems(networks, trained):
             yield Issue((*path, *issue.path), issue.message)
     for name, evaluator in recipe.eval.evaluators.items():
-        params = evaluator.params if isinstance(evaluator, ImagesOptions) else None
+        params = evaluator.params
         if params is None or evaluator.for_network not in networks:
             continue
         network = evaluator.for_network
@@ -156,8 +154,7 @@ def _strength_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -
     for phase, dataset in recipe.datasets.items():
         known = dataset.known_entropy
         for name, network in networks.items():
-            told = "corruption_factor" in network.cond_names
-            wanted = (getattr(network.options, "num_corruptions", None) or 0) if told else 0
+            wanted = network.strengths_told
             if known and len(known) < wanted:
                 message = (
                     f"{name} was trained with {wanted} corruptions, found {len(known)} strengths; give one for each"
@@ -214,7 +211,7 @@ def _size_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> It
                 f"{network.minimum_size}, found {target}; use {nearest}"
             )
             yield Issue(("datasets", "train", "target_size"), message)
-        corruptions = getattr(network.options, "num_corruptions", None)
+        corruptions = network.num_strengths
         listed = dataset.num_strengths
         if corruptions is not None and listed != corruptions:
             message = (

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..data.base import Dataset
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..utils.errors import ConfigError
 from ..utils.files import write_json
@@ -151,18 +152,18 @@ def classes_beside(weights: Path) -> tuple[str, ...]:
     return read_class_names(file) if file.is_file() else ()
 
 
-def record_classes(root: Path, dataset: object, networks: Mapping[str, DiffusionNetwork], write: bool) -> None:
+def record_classes(root: Path, dataset: Dataset, networks: Mapping[str, DiffusionNetwork], write: bool) -> None:
     """Write the names of the dataset's classes, in the order of their numbers, to models/classes.json of a run.
 
     Does nothing for a dataset without classes; only with `write` (rank 0) the file is read and written. Raises
     ConfigError when a network has fewer classes than the dataset, or when the run being continued was trained with
     others, whose numbers would now mean something else.
     """
-    classes: Sequence[str] = getattr(dataset, "classes", ())
+    classes = dataset.classes
     if not classes:
         return
     for name, network in networks.items():
-        known = getattr(network.options, "num_classes", None)
+        known = network.num_classes
         if known is not None and known < len(classes):
             raise ConfigError(
                 f"networks.{name}.args.num_classes: is {known}, but the dataset has {len(classes)} classes"

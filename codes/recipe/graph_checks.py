@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from ..config.registry import nearest
 from ..config.yaml_source import Issue, KeyPath
-from ..graph.graph import InjectorOptions, LossOptions, NodeOptions, check_keys
+from ..graph.graph import check_keys
+from ..graph.node_options import InjectorOptions, LossOptions, NodeOptions
 from ..graph.step_graph import running_injectors
 from ..graph.step_options import StepOptions
 from ..graph.switches import TIMING, Switches, Timing, distinct_iterations

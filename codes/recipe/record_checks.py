@@ -1,12 +1,12 @@
 """What a test recipe says against what the checkpoints of its networks record of their training."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from ..config.options import Options
 from ..config.yaml_source import Issue, KeyPath
 from ..evaluation.evaluators.base import EvaluatorOptions
+from ..graph.node_options import NodeOptions
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata
-from ..models.diffusion.process_options import BetaScheduleOptions, DiffusionArgs
 from .graph_checks import all_nodes
 from .recipe import Recipe
 
@@ -21,7 +21,7 @@ def record_issues(recipe: Recipe, records: Mapping[str, CheckpointMetadata]) -> 
     A network works on whatever it is given, so each of these would be done without a word, and wrong.
     """
     for path, node in all_nodes(recipe):
-        for name in _networks_of(node):
+        for name in node.networks():
             if name in records:
                 yield from _scale_issues(path, node, name, records[name])
                 yield from _process_issues(path, node, records[name])
@@ -50,7 +50,7 @@ def _held_out_issues(
 ) -> Iterator[Issue]:
     """`trained`: network -> the names of its strengths, and what says so."""
     for name, evaluator in evaluators.items():
-        listed = tuple(getattr(evaluator.held_out, "fixed_corruptions", ()))
+        listed = evaluator.held_out.corruption_names if evaluator.held_out else ()
         learned, place = trained.get(evaluator.for_network, ((), ""))
         if listed and learned and listed != learned:
             message = (
@@ -60,27 +60,22 @@ def _held_out_issues(
             yield Issue(("eval", "evaluators", name, "dataset", "fixed_corruptions"), message)
 
 
-def _networks_of(node: Any) -> tuple[str, ...]:
-    single = getattr(node, "generator", None)
-    return tuple(getattr(node, "generators", None) or ((single,) if isinstance(single, str) else ()))
-
-
-def _scale_issues(path: KeyPath, node: Any, name: str, record: CheckpointMetadata) -> Iterator[Issue]:
-    wanted = getattr(node, "output_scale_factor", None)
-    restores = "low_res" in getattr(node, "model_input_keys", {})
-    if restores and wanted is not None and record.scale is not None and wanted != record.scale:
+def _scale_issues(path: KeyPath, node: NodeOptions, name: str, record: CheckpointMetadata) -> Iterator[Issue]:
+    tiled = node.tiled
+    if tiled and tiled.restores and record.scale is not None and tiled.scale != record.scale:
         message = (
-            f"is {wanted}, but {name} ({record.place}) was trained at scale {record.scale}; set scale and this to it"
+            f"is {tiled.scale}, but {name} ({record.place}) was trained at scale {record.scale}; set scale and this to "
+            "it"
         )
         yield Issue((*path, "output_scale_factor"), message)
 
 
-def _strength_issues(recipe: Recipe, node: Any, record: CheckpointMetadata) -> Iterator[Issue]:
+def _strength_issues(recipe: Recipe, node: NodeOptions, record: CheckpointMetadata) -> Iterator[Issue]:
     """Strengths are told by position, so names in another order would reach inputs that mean something else."""
-    if STRENGTHS not in getattr(node, "model_input_keys", {}).values() or not record.corruptions:
+    if STRENGTHS not in node.conditioning().values() or not record.corruptions:
         return
     for phase, dataset in recipe.datasets.items():
-        listed = tuple(getattr(dataset, "fixed_corruptions", ()))
+        listed = dataset.corruption_names
         if listed and listed != record.corruptions:
             message = (
                 f"are [{', '.join(listed)}], but {record.place} was trained with [{', '.join(record.corruptions)}]; "
@@ -89,18 +84,16 @@ def _strength_issues(recipe: Recipe, node: Any, record: CheckpointMetadata) -> I
             yield Issue(("datasets", phase, "fixed_corruptions"), message)
 
 
-def _process_issues(path: KeyPath, node: Any, record: CheckpointMetadata) -> Iterator[Issue]:
+def _process_issues(path: KeyPath, node: NodeOptions, record: CheckpointMetadata) -> Iterator[Issue]:
     trained = record.process_options
     if trained is None:
         return
-    schedule, args = getattr(node, "beta_schedule", None), getattr(node, "diffusion_args", None)
-    if isinstance(schedule, BetaScheduleOptions):
-        yield from _differing((*path, "beta_schedule"), schedule, trained.beta_schedule, record)
-    if isinstance(args, DiffusionArgs):
-        yield from _differing((*path, "diffusion_args"), args, trained.diffusion_args, record)
+    of_training = dict(trained)
+    for key, section in node.process_sections().items():
+        yield from _differing((*path, key), section, of_training[key], record)
 
 
-def _differing(path: KeyPath, section: Any, trained: Any, record: CheckpointMetadata) -> Iterator[Issue]:
+def _differing(path: KeyPath, section: Options, trained: Options, record: CheckpointMetadata) -> Iterator[Issue]:
     now, before = section.model_dump(), trained.model_dump()
     for key in now.keys() & before.keys() - OF_THE_OBJECTIVE:
         fixed = key == "model_var_type" and all(str(value).startswith("fixed") for value in (now[key], before[key]))

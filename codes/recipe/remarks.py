@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from ..config.effect import without_effect
 from ..config.yaml_source import Issue, Source
-from ..graph.graph import InjectorOptions
 from ..runtime.devices import choose_device
 from ..utils.console import get_logger
 from .checks import networks_on
@@ -37,8 +36,7 @@ def remarks_of(recipe: Recipe) -> Iterator[Issue]:
 
 def _unused_networks(recipe: Recipe) -> Iterator[Issue]:
     nodes = [node for _, node in all_nodes(recipe)]
-    used = {name for node in nodes for name in (*node.network_inputs(), *getattr(node, "generators", ()))}
-    used |= {name for node in nodes for name in [getattr(node, "generator", None)] if isinstance(name, str)}
+    used = {name for node in nodes for name in node.networks()}
     used |= {name for step in recipe.steps.values() for name in step.trained}
     used |= {name for evaluator in recipe.eval.evaluators.values() for name in evaluator.network_names()}
     for name in recipe.networks:
@@ -48,18 +46,20 @@ def _unused_networks(recipe: Recipe) -> Iterator[Issue]:
 
 def _sizes(recipe: Recipe) -> Iterator[Issue]:
     """The size of training, by which tiles are cut later, unlike that of the tiles it is trained on."""
-    target = getattr(recipe.datasets.get("train"), "target_size", None)
+    if recipe.train is None or "train" not in recipe.datasets:
+        return
+    target = recipe.datasets["train"].target_size
     whole = networks_on(recipe, "hq")
     for name, section in recipe.networks.items():
-        size = getattr(section.args, "image_size", None)
-        if recipe.train and target and name in whole and size and size != target:
+        size = section.args.image_size
+        if target and name in whole and size != target:
             message = f"is {size}, but datasets.train.target_size is {target}: restoring cuts tiles of image_size"
             yield Issue(("networks", name, "args", "image_size"), message)
 
 
 def _same_samples(recipe: Recipe) -> Iterator[Issue]:
     """Several results of one image from sampling in which nothing is drawn."""
-    nodes = [node.tiled for _, node in all_nodes(recipe) if isinstance(node, InjectorOptions) and node.tiled]
+    nodes = [node.tiled for _, node in all_nodes(recipe) if node.tiled]
     nothing_drawn = [not node.draws for node in nodes]
     if recipe.output.num_samples > 1 and nodes and all(nothing_drawn):
         message = "but sampling draws no noise here (eta, temperature, noise_type), so all are the same"
@@ -81,8 +81,8 @@ def _seeds(recipe: Recipe) -> Iterator[Issue]:
 
 def _scales(recipe: Recipe) -> Iterator[Issue]:
     """A scale that is named and not what the results of a test run are enlarged by."""
-    nodes = [node.tiled for _, node in all_nodes(recipe) if isinstance(node, InjectorOptions) and node.tiled]
-    factors = {node.output_scale_factor for node in nodes if "low_res" in node.model_input_keys}
+    nodes = [node.tiled for _, node in all_nodes(recipe) if node.tiled]
+    factors = {node.output_scale_factor for node in nodes if node.restores}
     if (
         "scale" in recipe.model_fields_set
         and recipe.train is None

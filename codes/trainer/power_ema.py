@@ -6,7 +6,6 @@ is a fixed share of the training so far: sigma_rel, the standard deviation of th
 """
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -27,11 +26,6 @@ def exponent_of(sigma_rel: float) -> float:
         raise ValueError(f"sigma_rel must lie between 0 and {MOST_SIGMA_REL:.3f}, found {sigma_rel}")
     t = sigma_rel**-2
     return float(np.roots([1.0, 7.0, 16.0 - t, 12.0 - t]).real.max())
-
-
-def sigma_of(gamma: float) -> float:
-    """sigma_rel of a profile (equation 7): the inverse of `exponent_of`."""
-    return math.sqrt(gamma + 1) / ((gamma + 2) * math.sqrt(gamma + 3))
 
 
 def decay(iteration: int, gamma: float) -> float:

@@ -24,7 +24,8 @@ from codes.evaluation import effnet_lite0
 from codes.evaluation.evaluators.base import EVALUATORS
 from codes.evaluation.evaluators.measuring import measuring
 from codes.evaluation.metrics import fidelity
-from codes.graph.graph import INJECTORS, Injector, InjectorOptions, State, StepContext
+from codes.graph.graph import INJECTORS, Injector, State, StepContext
+from codes.graph.node_options import InjectorOptions
 from codes.images.files import quantise, resize_bicubic, to_image, to_rgb
 from codes.utils.errors import ConfigError
 

@@ -3,9 +3,10 @@ from typing import Any
 import pytest
 import torch
 
-from codes.graph.graph import Graph, Injector, InjectorOptions, Loss, StepContext, check_keys, rows
+from codes.graph.graph import Graph, Injector, Loss, StepContext, check_keys, rows
 from codes.graph.injectors.gaussian_diffusion import GaussianDiffusionOptions
 from codes.graph.losses.direct import DirectLossOptions
+from codes.graph.node_options import InjectorOptions
 from codes.utils.rng import normal
 
 CPU = torch.device("cpu")

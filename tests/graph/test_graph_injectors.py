@@ -14,7 +14,8 @@ from trainer_helpers import NETWORK
 import codes
 from codes.config.options import validate_nested
 from codes.config.plugins import import_submodules
-from codes.graph.graph import INJECTORS, InjectorOptions, StepContext
+from codes.graph.graph import INJECTORS, StepContext
+from codes.graph.node_options import InjectorOptions
 from codes.graph.step_graph import StepGraph, build_injector
 from codes.graph.step_options import StepOptions
 from codes.models.diffusion.networks.base import DiffusionNetwork

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from codes.graph.graph import InjectorOptions, LossOptions
 from codes.graph.injectors.keys import DirectOptions
 from codes.graph.loss_weight import weight_at
+from codes.graph.node_options import InjectorOptions, LossOptions
 from codes.graph.step_graph import running_injectors
 from codes.graph.switches import Switches, Timing, distinct_iterations
 

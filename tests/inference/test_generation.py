@@ -7,29 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_helpers import train
-from generation_helpers import SAMPLING, TRAINING, draw_shapes, generate, made, npz, prepare, train_tiny, unlabelled
+from generation_helpers import SAMPLING, TRAINING, draw_shapes, generate, made, npz, train_tiny, unlabelled
 
 
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        train_tiny()
-    finally:
-        os.chdir(before)
-    return folder / "experiments" / "tiny"
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, experiment):
-    monkeypatch.chdir(tmp_path)
-    prepare(tmp_path, experiment)
-    return tmp_path
-
-
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_samples_of_all_classes_in_turn_with_grid_npz_and_record():
     code, said = generate()
     assert code == 0
@@ -53,7 +34,7 @@ def test_samples_of_all_classes_in_turn_with_grid_npz_and_record():
     assert Path("results/made/grid.png").is_file()
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_a_sample_depends_on_its_number_and_the_seed_alone():
     assert generate()[0] == 0
     first = made()
@@ -68,7 +49,7 @@ def test_a_sample_depends_on_its_number_and_the_seed_alone():
     assert np.abs(first["circle/000000.png"].astype(int) - first["circle/000003.png"]).max() > 10
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_classes_by_name_by_number_and_drawn():
     assert generate("generate.classes=[Star, 0]", "generate.num_samples=3")[0] == 0
     assert npz()[1]["arr_1"].tolist() == [2, 0, 2]
@@ -81,7 +62,7 @@ def test_classes_by_name_by_number_and_drawn():
     assert np.array_equal(npz("results/fewer")[1]["arr_1"], drawn[:5])
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_the_class_and_the_guidance_reach_the_network():
     sampled = {}
     for name, scale in (("plain", 1.0), ("guided", 4.0)):
@@ -93,7 +74,7 @@ def test_the_class_and_the_guidance_reach_the_network():
     assert not np.array_equal(sampled["plain", 0], sampled["guided", 0])
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -120,7 +101,7 @@ def test_what_does_not_fit_is_told_before_anything_is_sampled(override, said):
     assert not made()
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_names_from_a_file_and_too_many_of_them():
     Path("names.txt").write_text("one\ntwo\n\nthree\n")
     assert generate("generate.class_names=names.txt", "generate.classes=[two]", "generate.num_samples=1")[0] == 0
@@ -131,7 +112,7 @@ def test_names_from_a_file_and_too_many_of_them():
     assert "generate.class_names: names 4 classes, but the network has 3" in said
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_numbers_without_names():
     Path("experiments/tiny/models/classes.json").unlink()
     assert generate("generate.classes=[2, 0]", "generate.num_samples=2")[0] == 0
@@ -167,7 +148,7 @@ def test_without_classes(tmp_path, monkeypatch):
     assert "guidance_scale: guidance has nothing to leave out" in said
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_guidance_needs_a_null_label(tmp_path):
     Path("free").mkdir()
     os.chdir("free")
@@ -179,7 +160,7 @@ def test_guidance_needs_a_null_label(tmp_path):
     assert "generator has no null label" in said
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_nothing_beside_the_samples_where_nothing_is_wanted():
     assert generate("generate.npz=false", "generate.grid_rows=0", "generate.num_samples=1")[0] == 0
     assert sorted(path.name for path in Path("results/made").iterdir()) == ["generation.json", "samples", "test.log"]

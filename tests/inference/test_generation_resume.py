@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from generation_helpers import generate, made, npz, prepare, train_tiny
+from generation_helpers import generate, made, npz
 from PIL import Image
 
 import codes
@@ -22,30 +22,11 @@ PROGRAM = Path(codes.__file__).parent / "test.py"
 NODE = "steps.sample.injectors.sample"
 
 
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        train_tiny()
-    finally:
-        os.chdir(before)
-    return folder / "experiments" / "tiny"
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, experiment):
-    monkeypatch.chdir(tmp_path)
-    prepare(tmp_path, experiment)
-    return tmp_path
-
-
 def times():
     return {str(path): path.stat().st_mtime_ns for path in Path("results/made/samples").rglob("*.png")}
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_what_exists_is_kept_and_what_is_missing_is_made_as_before():
     assert generate()[0] == 0
     whole, stamps = made(), times()
@@ -61,7 +42,7 @@ def test_what_exists_is_kept_and_what_is_missing_is_made_as_before():
     assert {Path(name).name for name in later} == {"000001.png", "000005.png"}
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_more_samples_go_on_and_fewer_take_the_first():
     assert generate()[0] == 0
     stamps = times()
@@ -73,7 +54,7 @@ def test_more_samples_go_on_and_fewer_take_the_first():
     assert np.load("results/made/samples_4x16x16x3.npz")["arr_1"].tolist() == [0, 1, 2, 0]
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -104,7 +85,7 @@ def test_samples_of_other_settings_are_refused_or_moved_aside(override, said):
     assert json.loads(Path("results/made/generation.json").read_text())["settings"] != json.loads(record)["settings"]
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_what_changes_no_image_is_no_other_setting():
     assert generate("generate.num_samples=2")[0] == 0
     shutil.copytree("experiments/tiny/models", "moved")
@@ -116,7 +97,7 @@ def test_what_changes_no_image_is_no_other_setting():
     assert "2 of 2 samples exist and are kept" in said
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_pictures_of_unknown_origin_are_refused():
     folder = Path("results/made/samples")
     folder.mkdir(parents=True)
@@ -126,7 +107,7 @@ def test_pictures_of_unknown_origin_are_refused():
     assert "generation.json is missing" in said
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_a_sample_of_another_size_is_named():
     assert generate()[0] == 0
     Image.new("RGB", (8, 16)).save("results/made/samples/star/000002.png")
@@ -137,7 +118,7 @@ def test_a_sample_of_another_size_is_named():
     assert generate()[0] == 0
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_a_signal_keeps_the_finished_batches(monkeypatch):
     sampled = generation.Generation._sample
 
@@ -164,7 +145,7 @@ def start(*arguments, launcher=()):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_killed_at_any_moment_nothing_is_half_written_and_nothing_is_made_twice():
     settings = ["--set", "generate.num_samples=400", "generate.batch_size=4"]
     process = start(*settings)
@@ -182,7 +163,7 @@ def test_killed_at_any_moment_nothing_is_half_written_and_nothing_is_made_twice(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_two_processes_make_what_one_makes():
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     process = start("--launcher", "pytorch", "--set", "name=two", launcher=launcher)
@@ -196,7 +177,7 @@ def test_two_processes_make_what_one_makes():
     assert Path("results/two/grid.png").read_bytes() == Path("results/made/grid.png").read_bytes()
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_a_second_run_into_the_folder_is_refused_and_changes_nothing():
     assert generate("generate.num_samples=2")[0] == 0
     before = times()
@@ -208,7 +189,7 @@ def test_a_second_run_into_the_folder_is_refused_and_changes_nothing():
     assert generate("generate.num_samples=4")[0] == 0
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("generating")
 def test_what_a_kill_left_half_written_goes_at_the_next_start():
     assert generate("generate.num_samples=2")[0] == 0
     sample = next(iter(Path("results/made/samples").rglob("*.png")))

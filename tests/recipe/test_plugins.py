@@ -21,7 +21,8 @@ from codes.recipe.recipe import import_registered
 
 INJECTOR = '''
 from pydantic import Field
-from codes.graph.graph import INJECTORS, Injector, InjectorOptions
+from codes.graph.graph import INJECTORS, Injector
+from codes.graph.node_options import InjectorOptions
 
 class NegateOptions(InjectorOptions):
     """Options of `own_negate`."""
@@ -45,7 +46,8 @@ class Negate(Injector):
         return {self.options.out: -state[self.options.key]}
 '''
 LOSS = '''
-from codes.graph.graph import LOSSES, Loss, LossOptions
+from codes.graph.graph import LOSSES, Loss
+from codes.graph.node_options import LossOptions
 
 class BrightnessOptions(LossOptions):
     """Options of `own_brightness`."""

@@ -6,8 +6,8 @@ import pytest
 import torch
 from trainer_helpers import DIFFUSION, everything, fill, make_trainer, recipe_data, write_recipe
 
-from codes.graph.graph import InjectorOptions
 from codes.graph.injectors.gaussian_diffusion import GaussianDiffusionOptions
+from codes.graph.node_options import InjectorOptions
 from codes.graph.optimizer_options import OptimizerParams
 from codes.graph.step_options import StepOptions
 from codes.models.diffusion.parameterizations import PARAMETERIZATIONS

@@ -16,7 +16,7 @@ from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata
 from codes.recipe.networks import build_network
 from codes.runtime.experiment import Experiment
 from codes.scripts.post_hoc_ema import main
-from codes.trainer.power_ema import PowerEma, coefficients, exponent_of, inner_products, sigma_of
+from codes.trainer.power_ema import PowerEma, coefficients, exponent_of, inner_products
 from codes.trainer.saving import snapshots
 from codes.trainer.saving.snapshots import find_snapshots
 from codes.utils.errors import ConfigError
@@ -36,7 +36,9 @@ def test_lengths_and_exponents_are_inverse_and_those_of_the_paper() -> None:
     assert exponent_of(0.05) == pytest.approx(16.97, abs=0.01)  # Karras et al. 2024, section 3.1
     assert exponent_of(0.10) == pytest.approx(6.94, abs=0.01)
     for sigma_rel in (0.01, 0.05, 0.1, 0.2, 0.28):
-        assert sigma_of(exponent_of(sigma_rel)) == pytest.approx(sigma_rel, rel=1e-9)
+        gamma = exponent_of(sigma_rel)
+        sigma = math.sqrt(gamma + 1) / ((gamma + 2) * math.sqrt(gamma + 3))  # equation 7
+        assert sigma == pytest.approx(sigma_rel, rel=1e-9)
     for wrong in (0.0, -0.1, 0.289, 1.0):
         with pytest.raises(ValueError, match=r"sigma_rel must lie between 0 and 0\.289"):
             exponent_of(wrong)

@@ -11,7 +11,9 @@ from pydantic import Field
 from ...config.registry import Registry
 from ...config.yaml_source import Issue, Source
 from ...data.datasets import DatasetOptions
-from ...graph.graph import NodeOptions, StepContext
+from ...graph.graph import StepContext
+from ...graph.node_options import NodeOptions
+from ...models.diffusion.sampling_options import SamplingOptions
 from ...utils.errors import ConfigError
 
 
@@ -24,6 +26,11 @@ class EvaluatorOptions(NodeOptions):
     @property
     def held_out(self) -> DatasetOptions | None:
         """The dataset that is measured on, where there is one."""
+        return None
+
+    @property
+    def params(self) -> SamplingOptions | None:
+        """How it samples, where it samples by options of its own."""
         return None
 
     def network_names(self) -> list[str]:

@@ -50,6 +50,11 @@ class FeatureDistanceOptions(ImagesOptions):
         return self
 
     @property
+    def generated(self) -> int | None:
+        """How many images are generated, where that is what is measured."""
+        return None
+
+    @property
     def measured(self) -> tuple[Metric, ...]:
         return self.metrics or (("kid",) if self.type == "kid" else ("fid",))
 
@@ -67,6 +72,10 @@ class FidOptions(FeatureDistanceOptions, RestoringOptions):
         description="Generate this many images instead of restoring those of the dataset, and compare with the "
         "dataset; model_input_keys (e.g. y: y) then takes conditions from its items in turn. ~ restores.",
     )
+
+    @property
+    def generated(self) -> int | None:
+        return self.generate
 
     @property
     def input_keys(self) -> dict[str, str]:
@@ -103,7 +112,7 @@ class FeatureDistanceEvaluator(Evaluator):
         self.options = options
         self.network = FeatureNetwork(options.feature_network, "feature_network")
         self.restorer = ItemRestorer(options)
-        self.generate: int | None = getattr(options, "generate", None)
+        self.generate = options.generated
         self.real: FeatureSet | None = None
         if min(len(self.restorer), self.generate or len(self.restorer)) < 2:
             raise ConfigError(f"{options.type}: needs at least 2 images, the dataset has {len(self.restorer)}")

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from ...config.yaml_source import Issue
 from ...graph.graph import StepContext
+from ...graph.injectors.tiled import tiled_injector
 from ...images.canvas import RamCanvas
 from ...images.consistency import consistency
 from ...images.files import quantise, resize_bicubic, to_rgb, to_tensor
@@ -130,7 +131,7 @@ class RestorationEvaluator(Evaluator):
         node = self.restorer.tiled
         if node is None:
             return None
-        engine = node.build().engine(context)
+        engine = tiled_injector(node).engine(context)
         if engine.options.tile_jitter:
             return None
         height, width = restored.truth.shape[:2]

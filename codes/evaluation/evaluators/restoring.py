@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 from ...config.options import OneOf, nested
 from ...config.yaml_source import Issue, KeyPath
 from ...data.datasets import DATASETS, DatasetOptions
-from ...graph.graph import INJECTORS, InjectorOptions, StepContext, check_keys
+from ...graph.graph import INJECTORS, StepContext, check_keys
 from ...graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
-from ...graph.injectors.tiled import TiledOptions
+from ...graph.node_options import InjectorOptions, TiledOptions
 from ...graph.step_graph import StepGraph, running_injectors
 from ...graph.step_options import StepOptions
 from ...images.canvas import Canvas, as_canvas

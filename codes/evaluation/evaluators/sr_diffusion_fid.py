@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from ...config.yaml_source import Issue
-from ...graph.graph import InjectorOptions
 from ...graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
+from ...graph.node_options import InjectorOptions
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.sampling_options import SamplingOptions
 from .base import EVALUATORS

@@ -22,7 +22,8 @@ from ...models.diffusion.process_options import (
 )
 from ...models.diffusion.respacing import Karras
 from ...models.diffusion.samplers import Ddim, Moment
-from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
+from ..graph import INJECTORS, Injector, State, StepContext
+from ..node_options import InjectorOptions
 from .gaussian_diffusion import conditioning_problems
 
 ALIKE = ("in_channels", "out_channels", "cond_names", "low_res_upsampling")
@@ -149,7 +150,7 @@ class DistillationInjector(Injector):
         x = self.one_step.initial_state(noise, prior)
         t = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         with context.autocast():
-            output, own_prior = run_network(student, self.one_step, x, t, cond)
+            output, own_prior = run_network(student, self.one_step, x, t, cond, student.low_res_upsampling)
         prediction = self.one_step.predict(output.float(), x, t, False, own_prior)
         return {options.out: prediction.x_start, options.out_target: target}
 
@@ -164,7 +165,9 @@ class DistillationInjector(Injector):
         """(B, C, H, W): where the teacher's sampler ends, clipped as in sampling."""
         teacher = context.networks[self.options.teacher]
         teacher.eval()
-        denoiser = AutocastDenoiser(NetworkDenoiser(teacher, self.process), context.autocast)
+        denoiser = AutocastDenoiser(
+            NetworkDenoiser(teacher, self.process, low_res_upsampling=teacher.low_res_upsampling), context.autocast
+        )
         x, rule = self.process.initial_state(noise, prior), Ddim()
         for step in reversed(range(self.process.num_timesteps)):
             t = torch.full((len(x),), step, dtype=torch.int64, device=x.device)

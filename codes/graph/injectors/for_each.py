@@ -10,7 +10,9 @@ from torch import Tensor
 from ...config.options import nested, validate_nested
 from ...config.yaml_source import Issue, KeyPath
 from ...models.diffusion.networks.base import DiffusionNetwork
-from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
+from ...models.diffusion.process_options import ProcessOptions
+from ..graph import INJECTORS, Injector, State, StepContext
+from ..node_options import InjectorOptions
 from .keys import paths_of
 
 OUTER = ("every", "after", "before", "requires", "train", "eval", "no_grad")
@@ -86,6 +88,9 @@ class ForEachOptions(InjectorOptions):
 
     def network_inputs(self) -> dict[str, str]:
         return {name: key for node in self.nodes for name, key in node.network_inputs().items()}
+
+    def processes(self) -> dict[str, ProcessOptions]:
+        return {name: process for node in self.nodes for name, process in node.processes().items()}
 
     def problems(self, networks: Mapping[str, DiffusionNetwork]) -> list[Issue]:
         of_nodes = dict.fromkeys(issue for node in self.nodes for issue in node.problems(networks))

@@ -10,7 +10,8 @@ from ...config.options import nested
 from ...config.yaml_source import Issue, KeyPath
 from ...images.reflection import reflected
 from ...utils.errors import ConfigError
-from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
+from ..graph import INJECTORS, Injector, State, StepContext
+from ..node_options import InjectorOptions
 from .image_keys import OneImageOptions, image_of
 from .interpolate import one_of, sides
 from .keys import as_tuple, paths_of

@@ -13,7 +13,8 @@ from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.process import check_image_range, perturbed_noise
 from ...models.diffusion.process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, build_process
 from ...models.diffusion.timestep_sampling import TIMESTEP_SAMPLERS, LossSecondMoment, TimestepSampler
-from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
+from ..graph import INJECTORS, Injector, State, StepContext
+from ..node_options import InjectorOptions
 
 QUARTILES = 4  # of the timesteps, whose losses the log shows apart
 
@@ -131,7 +132,7 @@ def _network_problems(network: DiffusionNetwork, options: GaussianDiffusionOptio
     if args.parameterization.needs_prior and "low_res" not in network.cond_names:
         message = f"{args.model_mean_type} needs {name} to take low_res (set num_corruptions or low_res_conditioning)"
         issues.append(Issue(("diffusion_args", "model_mean_type"), message))
-    if getattr(network.options, "residual_from_low_res", False) and not args.parameterization.predicts_image:
+    if network.adds_low_res and not args.parameterization.predicts_image:
         message = (
             f"{args.model_mean_type} contradicts residual_from_low_res of {name}: "
             "only a network that predicts the image (start_x) can add low_res to its output"
@@ -174,7 +175,7 @@ class GaussianDiffusionInjector(Injector):
         seen = self._perturbed(x_start, t, noise, x_t, context)
         cond = self._drop_labels({name: state[key] for name, key in options.model_input_keys.items()}, context)
         with context.autocast():
-            output, prior = run_network(network, self.process, seen, t, cond)
+            output, prior = run_network(network, self.process, seen, t, cond, network.low_res_upsampling)
         terms = self.process.training_terms(output.float(), x_start, x_t, t, noise, prior)
         self._seen.append((t, terms.loss.detach(), terms.mse.detach()))
         written = {options.out: terms.mse * importance}

@@ -16,8 +16,9 @@ from ...models.diffusion.sampling_checks import sampling_problems, step_problems
 from ...models.diffusion.sampling_options import SamplingOptions
 from ...utils.errors import ConfigError
 from ..graph import INJECTORS, StepContext
+from ..node_options import TiledOptions
 from .gaussian_diffusion import conditioning_problems
-from .tiled import TiledInjector, TiledOptions
+from .tiled import TiledInjector
 
 ALIKE = ("in_channels", "out_channels", "image_size", "multiple_of", "minimum_size", "null_label", "cond_names")
 

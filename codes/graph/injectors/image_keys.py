@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ...config.yaml_source import KeyPath
 from ...utils.errors import ConfigError
-from ..graph import InjectorOptions, State
+from ..graph import State
+from ..node_options import InjectorOptions
 
 
 class OneImageOptions(InjectorOptions):

@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 from ...config.options import nested
 from ...config.yaml_source import Issue, KeyPath
 from ...utils.errors import ConfigError
-from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
+from ..graph import INJECTORS, Injector, State, StepContext
+from ..node_options import InjectorOptions
 
 
 def as_tuple(keys: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -18,8 +18,9 @@ from ...models.diffusion.sampling_checks import tile_problems
 from ...models.diffusion.sampling_options import SamplingOptions, TilingOptions
 from ...utils.errors import ConfigError
 from ..graph import INJECTORS, StepContext
+from ..node_options import TiledOptions
 from .generator import plain_network_problems
-from .tiled import TiledInjector, TiledOptions
+from .tiled import TiledInjector
 
 # The one step of an engine whose denoiser knows the clean image: from anywhere to its answer, without noise.
 PROCESS = ProcessOptions(diffusion_args=DiffusionArgs(model_mean_type="start_x", model_var_type="fixed_small"))

@@ -8,7 +8,8 @@ from pydantic import Field
 from ...config.yaml_source import Issue, KeyPath
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.networks.strength_estimator import StrengthEstimator
-from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
+from ..graph import INJECTORS, Injector, State, StepContext
+from ..node_options import InjectorOptions
 from .image_keys import image_of
 
 

@@ -2,108 +2,22 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from ...config.options import FilePart
-from ...config.yaml_source import KeyPath
 from ...images.canvas import Canvas
 from ...images.enforced import LEAST
 from ...models.diffusion.engine import Engine, Request
 from ...models.diffusion.networks.base import DiffusionNetwork
-from ...models.diffusion.sampling_options import TilingOptions
 from ...utils.console import get_logger, warn_once
 from ...utils.errors import ConfigError
 from ...utils.rng import image_seed
-from ..graph import INJECTORS, Injector, InjectorOptions, State, StepContext
+from ..graph import INJECTORS, Injector, State, StepContext
+from ..node_options import TiledOptions
 
 logger = get_logger(__name__)
-
-
-class TiledOptions(InjectorOptions, TilingOptions):
-    """Options of an injector that makes images of any size."""
-
-    needs_n1_to_1: ClassVar[bool] = True
-
-    generator: str | tuple[str, ...] = Field(description="Name of the network that makes the images.")
-    output_batch_size: int | None = Field(
-        None, ge=1, description="At most this many images of a batch are made; ~ makes all."
-    )
-    output_scale_factor: int = Field(1, ge=1, le=1024, description="Output pixels per pixel of low_res.")
-    model_input_keys: dict[str, str] = Field({}, description="Network argument -> state key, e.g. low_res: hq.")
-    undo_n1_to_1: bool = Field(False, description="Write the result in [0, 1] instead of [-1, 1].")
-    out: FilePart = Field(description="State key of the images that are made, (B, C, H, W).")
-
-    @property
-    def tiled(self) -> Self:
-        return self
-
-    @property
-    def generators(self) -> tuple[str, ...]:
-        """The networks, in the order of the experts."""
-        return (self.generator,) if isinstance(self.generator, str) else self.generator
-
-    @property
-    def restores(self) -> bool:
-        """Whether the images are made from others."""
-        return "low_res" in self.model_input_keys
-
-    @property
-    def scale(self) -> int:
-        """Pixels of the result per pixel of what it is made from."""
-        return self.output_scale_factor if self.restores else 1
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """(height, width) of images that are made from nothing, None for the network's own."""
-        return None
-
-    @property
-    def one_noise(self) -> bool:
-        """Whether all images start from the same noise."""
-        return False
-
-    @property
-    def draws(self) -> bool:
-        """Whether another sample of an image is another image."""
-        return False
-
-    @property
-    def method(self) -> str:
-        """How an image is made, in a few words."""
-        raise NotImplementedError
-
-    def method_under(self, processes: Mapping[str, Any]) -> str:  # noqa: ARG002 - some change with what was trained
-        """The same of networks that were trained under these processes."""
-        return self.method
-
-    def reads(self) -> dict[KeyPath, str]:
-        return {("model_input_keys", name): key for name, key in self.model_input_keys.items()}
-
-    def writes(self) -> dict[KeyPath, str]:
-        return {("out",): self.out}
-
-    def networks(self) -> tuple[str, ...]:
-        return self.generators
-
-    def check_processes(self, processes: Mapping[str, Any]) -> None:
-        """Raise ConfigError where these options do not go with the processes that the networks were trained under."""
-
-    def build(self) -> "TiledInjector":
-        """The injector with these options."""
-        made: TiledInjector = INJECTORS.get(self.type)(self)
-        return made
-
-    def in_one_step(self) -> Self:
-        """The same in as little time as possible."""
-        return self
-
-    def to_unit_range(self, image: Tensor) -> Tensor:
-        """What was written, in [0, 1]."""
-        return torch.clamp(image if self.undo_n1_to_1 else (image + 1) / 2, 0, 1)
 
 
 class TiledInjector(Injector):
@@ -200,6 +114,12 @@ class TiledInjector(Injector):
             return canvases[0]
         whole = [canvas.rows(0, canvas.height) for canvas in canvases]
         return whole[0][None] if len(whole) == 1 else torch.stack(whole)
+
+
+def tiled_injector(options: TiledOptions) -> TiledInjector:
+    """The injector with these options."""
+    made: TiledInjector = INJECTORS.get(options.type)(options)
+    return made
 
 
 def image_seeds(state: State, context: StepContext, count: int, shared: bool) -> list[int]:

@@ -4,7 +4,8 @@ from pydantic import Field
 from torch import Tensor
 
 from ...config.yaml_source import KeyPath
-from ..graph import LOSSES, Loss, LossOptions, State, StepContext
+from ..graph import LOSSES, Loss, State, StepContext
+from ..node_options import LossOptions
 
 
 class DirectLossOptions(LossOptions):

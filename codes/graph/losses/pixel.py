@@ -10,7 +10,8 @@ from torch import Tensor
 from ...config.options import nested
 from ...config.yaml_source import Issue, KeyPath
 from ...utils.errors import ConfigError
-from ..graph import LOSSES, Loss, LossOptions, State, StepContext
+from ..graph import LOSSES, Loss, State, StepContext
+from ..node_options import LossOptions
 
 OWNERS = {"eps": "charbonnier", "delta": "huber"}
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ...config.yaml_source import KeyPath
 from ...utils.errors import ConfigError
-from ..graph import LOSSES, Loss, LossOptions, State, StepContext
+from ..graph import LOSSES, Loss, State, StepContext
+from ..node_options import LossOptions
 
 
 class StrengthLossOptions(LossOptions):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...config.yaml_source import Issue, KeyPath, Source
-from ...graph.injectors.tiled import TiledOptions
+from ...graph.node_options import TiledOptions
 from ...models.diffusion.checkpoints.metadata import CheckpointMetadata
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...recipe.checks import check_inference
@@ -123,7 +123,7 @@ def find_classes(
         for name in node.generators
         if "y" in node.model_input_keys and name in networks
     ]
-    counts = [count for name in told if (count := getattr(networks[name].options, "num_classes", None)) is not None]
+    counts = [count for name in told if (count := networks[name].num_classes) is not None]
     if not counts:
         return None
     named = recipe.generate.class_names

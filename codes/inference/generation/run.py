@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...config.yaml_source import Source
-from ...graph.injectors.tiled import TiledOptions
+from ...graph.node_options import TiledOptions
 from ...graph.step_graph import StepGraph
 from ...graph.step_options import StepOptions
 from ...images.files import to_rgb

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...data.base import Item
-from ...data.imagefolder import ImageFolderDataset, Traits
+from ...data.imagefolder import Traits
 from ...graph.graph import StepContext
 from ...images.canvas import Canvas, as_canvas
 from ...images.channels import Channels, FileOptions, Mean, Result, Spread, enlarged, write_channels
@@ -219,10 +219,10 @@ def read_item(plan: Plan, phase: str, position: int) -> tuple[Item, Traits | Non
     The latter is None where the file is not itself what is restored; its alpha is None where it is dropped.
     """
     dataset = plan.datasets[phase]
-    if not (isinstance(dataset, ImageFolderDataset) and plan.is_input(phase)):
+    if not plan.is_input(phase):
         return dataset.item(position), None
     item, traits = dataset.whole(position)
-    if traits.alpha is None:
+    if traits is None or traits.alpha is None:
         return item, traits
     target = plan.targets[phase][position]
     holds_none = WRITERS[target.suffix.lower()] == "JPEG"

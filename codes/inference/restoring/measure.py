@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...data.base import Item
-from ...data.imagefolder import ImageFolderDataset, Traits
+from ...data.imagefolder import Traits
 from ...evaluation.metrics import fidelity
 from ...images.bands import Rows, image_rows
 from ...images.channels import Bicubic, Channels, enlarged, pixels_of
@@ -96,7 +96,7 @@ def _whole(picture: Channels, row: ImageRecord, bit_depth: int = 8) -> np.ndarra
 def truth_digest(plan: Plan, phase: str, position: int) -> str:
     """What tells one ground truth file from another; "" without one."""
     dataset = plan.datasets[phase]
-    if not isinstance(dataset, ImageFolderDataset) or dataset.truths is None:
+    if dataset.truths is None:
         return ""
     with suppress(OSError, DataError):
         file = dataset.truths.of(dataset.files[position])
@@ -123,7 +123,7 @@ def truth_of(plan: Plan, phase: str, position: int, item: Mapping[str, object]) 
 def truth_file(plan: Plan, phase: str, position: int) -> Path | None:
     """The file that the dataset names as the truth of an image; None, with a warning, where it has none."""
     dataset = plan.datasets[phase]
-    if not isinstance(dataset, ImageFolderDataset) or dataset.truths is None:
+    if dataset.truths is None:
         return None
     source = dataset.files[position]
     try:
@@ -170,8 +170,8 @@ def _before(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
 
 def _low_res_rows(plan: Plan, row: ImageRecord) -> Rows:
     """The low resolution as one looks at it: of a file that is restored as it is, its rows, not as floats."""
-    dataset, options = plan.datasets[row.phase], plan.datasets[row.phase].options
-    as_it_is = isinstance(dataset, ImageFolderDataset) and plan.is_input(row.phase) and options.target_size is None
+    options = plan.datasets[row.phase].options
+    as_it_is = plan.is_input(row.phase) and options.target_size is None
     if not as_it_is or options.square or options.alpha == "crop":
         return low_res_shown(plan, row.phase, *read_item(plan, row.phase, row.position))
     return image_rows(row.source, max_pixels=options.max_pixels, alpha=ground_of(plan, row.phase))

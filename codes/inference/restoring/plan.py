@@ -15,10 +15,11 @@ from ...config.yaml_source import Issue, KeyPath, Source
 from ...data.companions import Roots
 from ...data.corruptions.strength_map import StrengthMap
 from ...data.datasets import DATASETS
-from ...data.imagefolder import ImageFolderDataset
+from ...data.image_dataset import ImageDataset
 from ...evaluation.evaluators.base import EVALUATORS
 from ...graph.graph import StepContext
-from ...graph.injectors.tiled import TiledOptions
+from ...graph.injectors.tiled import tiled_injector
+from ...graph.node_options import TiledOptions
 from ...graph.step_graph import StepGraph
 from ...images.output_size import SLACK, Framing, passes_for
 from ...models.diffusion.engine import Engine
@@ -149,7 +150,7 @@ class Plan:
         dataset, options = self.datasets[phase], self.recipe.datasets[phase]
         drawn = not (self.is_input(phase) and options.target_size is None)
         try:
-            maps = dataset.map_files(dataset.files[position]) if isinstance(dataset, ImageFolderDataset) else {}
+            maps = dataset.map_files(dataset.files[position])
             digests = [digest_of(path) for path in (*dataset.sources(position), *maps.values())]
         except (OSError, DataError):
             return ""  # restoring it says what is wrong
@@ -193,7 +194,7 @@ class Plan:
 
     def _engines(self, context: StepContext) -> dict[str, Engine]:
         """Result -> what samples it."""
-        return {node.out: node.build().engine(context) for node in self.nodes}
+        return {node.out: tiled_injector(node).engine(context) for node in self.nodes}
 
     def low_res_key(self, keys: Mapping[str, Any] | frozenset[str]) -> str:
         """The key of an item that restoration starts from; a later injector may start from an earlier one's result."""
@@ -264,22 +265,21 @@ class Plan:
 
     def _check_data(self) -> None:
         for phase, dataset in self.datasets.items():
-            if isinstance(dataset, ImageFolderDataset):
-                _ = dataset.truths, dataset.maps  # raise what is wrong with them
-                self._give_reader(phase, dataset)
+            dataset.check()
+            self._give_reader(phase, dataset)
             if len(dataset) != len(dataset.files):
                 raise ConfigError(
                     f"datasets.{phase}: {len(dataset)} items of {len(dataset.files)} images; here each is restored "
                     "once, so remove weights and tiles_per_image, which are for training"
                 )
 
-    def _give_reader(self, phase: str, dataset: ImageFolderDataset) -> None:
+    def _give_reader(self, phase: str, dataset: ImageDataset) -> None:
         """The estimator that a dataset names reads its strengths. Raises ConfigError where it does not know them."""
-        name = dataset.options.estimator
+        name = dataset.image_options.estimator
         if name is None:
             return
         reader = StrengthReader.of_weights(self.use.networks[name], self.use.weights[name], self.use.device)
-        wanted = [dataset.options.fixed_corruptions[index] for index in dataset.options.auto_positions]
+        wanted = [dataset.image_options.corruption_names[index] for index in dataset.image_options.auto_positions]
         unknown = [corruption for corruption in wanted if corruption not in reader.names]
         if unknown:
             raise ConfigError(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ...config.options import issues_of
 from ...config.registry import nearest
-from ...graph.injectors.tiled import TiledOptions
+from ...graph.node_options import TiledOptions
 from ...models.diffusion.sampling_options import SamplingOptions
 from ...recipe.output_options import OutputOptions
 from ...utils.errors import ConfigError

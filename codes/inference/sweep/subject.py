@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...config.yaml_source import Source
-from ...graph.graph import INJECTORS, Graph, InjectorOptions
-from ...graph.injectors.tiled import TiledOptions
+from ...graph.graph import INJECTORS, Graph
+from ...graph.node_options import InjectorOptions, TiledOptions
 from ...images.canvas import RamCanvas, as_canvas
 from ...images.colour_fix import fix_colours
 from ...images.files import quantise, read_image, resize_bicubic, to_rgb

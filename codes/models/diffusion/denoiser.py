@@ -26,21 +26,34 @@ class NetworkDenoiser:
 
     The network is called as network(x, original_t, **cond) and returns (B, C or 2C, H, W). It is told the timestep
     of the original schedule, so `process` may be respaced. clip_denoised limits x_start to [-1, 1]; switch it off
-    below guidance, which must combine unclipped predictions, and clip outside of it.
+    below guidance, which must combine unclipped predictions, and clip outside of it. low_res_upsampling is the
+    network's own way of bringing `low_res` to the size of x_t: bilinear or bicubic.
     """
 
-    def __init__(self, network: Callable[..., Tensor], process: GaussianDiffusion, clip_denoised: bool = True) -> None:
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        process: GaussianDiffusion,
+        clip_denoised: bool = True,
+        low_res_upsampling: str = "bilinear",
+    ) -> None:
         self.network = network
         self.process = process
         self.clip_denoised = clip_denoised
+        self.low_res_upsampling = low_res_upsampling
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
-        output, prior = run_network(self.network, self.process, x_t, t, cond)
+        output, prior = run_network(self.network, self.process, x_t, t, cond, self.low_res_upsampling)
         return self.process.predict(output, x_t, t, self.clip_denoised, prior)
 
 
 def run_network(
-    network: Callable[..., Tensor], process: GaussianDiffusion, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]
+    network: Callable[..., Tensor],
+    process: GaussianDiffusion,
+    x_t: Tensor,
+    t: Tensor,
+    cond: Mapping[str, Tensor],
+    low_res_upsampling: str,
 ) -> tuple[Tensor, Tensor | None]:
     """The network's raw output at x_t, and the prior that goes with it where the process needs one.
 
@@ -48,6 +61,5 @@ def run_network(
     """
     prior = None
     if process.needs_prior and "low_res" in cond:
-        mode = getattr(network, "low_res_upsampling", "bilinear")
-        prior = resized(cond["low_res"].to(x_t.dtype), x_t, mode)
+        prior = resized(cond["low_res"].to(x_t.dtype), x_t, low_res_upsampling)
     return network(process.network_input(x_t, t, prior), process.schedule.original_timesteps(t), **cond), prior

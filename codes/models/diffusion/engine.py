@@ -179,7 +179,9 @@ class Engine:
 
     def _networks(self, clip: bool) -> Denoiser:
         networks = (self.network, *self.experts)
-        each = [NetworkDenoiser(self.ready(network), self.process, clip) for network in networks]
+        each = [
+            NetworkDenoiser(self.ready(network), self.process, clip, network.low_res_upsampling) for network in networks
+        ]
         return SplitDenoiser(each, self.snr_splits, self.process.schedule) if self.experts else each[0]
 
     def plan(self, height: int, width: int, scale: int) -> TilePlan:

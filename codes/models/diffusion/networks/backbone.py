@@ -45,9 +45,10 @@ class Backbone(DiffusionNetwork):
         self.learns_variance = options.out_channels == 2 * options.in_channels
         self.multiple_of = options.patch_size * options.factors[-1]
         self.minimum_size = self.multiple_of
-        self.receptive_radius = receptive_radius(options)
         self.cond_names = _cond_names(options)
+        self.num_classes, self.num_strengths = options.num_classes, options.num_corruptions
         self.null_label = options.num_classes if options.classifier_free else None
+        self.adds_low_res = options.residual_from_low_res
         self.use_checkpoint = options.use_checkpoint
         self.settings = self._build_embeddings()
         self._build_levels()
@@ -249,14 +250,3 @@ def _cond_names(options: BackboneOptions) -> frozenset[str]:
         "y": options.num_classes is not None,
     }
     return frozenset(name for name, takes in wanted.items() if takes)
-
-
-def receptive_radius(options: BackboneOptions) -> int:
-    """Pixels to each side of an output pixel that its convolutions reach, rounded up by one deepest cell.
-
-    Every 3x3 convolution adds one cell of its level; a residual block has two, a resampling layer one.
-    """
-    n, factors = options.num_res_blocks, options.factors
-    down_and_up = sum((2 * n + 2 * (n + 1)) * factor for factor in factors)
-    between = sum(2 * (2 if options.resblock_updown else 1) * factor for factor in factors[1:])
-    return options.patch_size * (2 + down_and_up + between + 4 * factors[-1] + factors[-1])

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from ....config.effect import OnlyWith
 from ....config.fingerprint import SPEED_ONLY, TRAINING_ONLY
-from ....config.options import Options
+from .base import NetworkOptions
 from .blocks import GroupRule, norm_groups
 
 MOST_SIDE = 2**16  # pixels
@@ -14,7 +14,7 @@ MOST_BLOCKS = 128
 MOST_WIDTH = 2**15  # channels of a level
 
 
-class BackboneOptions(Options):
+class BackboneOptions(NetworkOptions):
     """A U-Net with attention, optionally on patches, optionally conditioned on classes or on a degraded image.
 
     The names are those of guided-diffusion, DL-Art-School and PatchDiffusion, so that their recipes fit as they are.

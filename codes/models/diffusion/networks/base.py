@@ -5,10 +5,17 @@ Shapes: B batch, C image channels, H x W pixels of x (height first), K corruptio
 
 from typing import ClassVar
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from ....config.options import Options as AnyOptions
 from ....config.registry import Registry
+
+
+class NetworkOptions(AnyOptions):
+    """Options common to all networks."""
+
+    image_size: int = Field(gt=0, description="Height and width it is trained at, in pixels.")
 
 
 class DiffusionNetwork(nn.Module):
@@ -18,10 +25,10 @@ class DiffusionNetwork(nn.Module):
     another size pads it to `minimum_size` and to a multiple of `multiple_of`, and crops afterwards.
     """
 
-    Options: ClassVar[type[AnyOptions]]
+    Options: ClassVar[type[NetworkOptions]]
     """The options class; `SomeNetwork(SomeNetwork.Options(...))` builds a network."""
 
-    options: AnyOptions
+    options: NetworkOptions
     in_channels: int
     """Channels C of x."""
     out_channels: int
@@ -33,16 +40,25 @@ class DiffusionNetwork(nn.Module):
     """Smallest height and width of x, in pixels."""
     multiple_of: int
     """Height and width of x must be multiples of this many pixels."""
-    receptive_radius: int
-    """Pixels to each side that the convolutions reach; normalisation and attention see the whole input."""
     cond_names: frozenset[str]
     """The conditioning keywords that `forward` takes: a subset of low_res, corruption_factor, y."""
     low_res_upsampling: str
     """How the network brings `low_res` to the size of x: bilinear or bicubic."""
     null_label: int | None
     """The class that means "no class", where the network has one."""
+    num_classes: int | None = None
+    """How many classes it is told one of, where it is told any."""
+    num_strengths: int | None = None
+    """How many strengths of corruptions it is told, or tells; None for one that has nothing to do with them."""
+    adds_low_res: bool = False
+    """Whether its output begins at the upsampled low_res, so that it can only be an image."""
     use_checkpoint: bool
     """Recompute activations in the backward pass; may be switched on a built network."""
+
+    @property
+    def strengths_told(self) -> int:
+        """How many strengths of corruptions it is told."""
+        return (self.num_strengths or 0) if "corruption_factor" in self.cond_names else 0
 
     def forward(
         self,

@@ -13,8 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ....config.options import Options
-from .base import NETWORKS, DiffusionNetwork
+from .base import NETWORKS, DiffusionNetwork, NetworkOptions
 from .blocks import zero_init
 
 CELL = 8  # input pixels per side of a place; a JPEG's blocks have the same
@@ -59,7 +58,7 @@ class LocalStrengths(NamedTuple):
         return mean, weight.rsqrt()
 
 
-class StrengthEstimatorOptions(Options):
+class StrengthEstimatorOptions(NetworkOptions):
     """Options of `strength_estimator`."""
 
     num_corruptions: int = Field(gt=0, le=64, description="Strengths that it tells: as many as fixed_corruptions.")
@@ -96,9 +95,10 @@ class StrengthEstimator(DiffusionNetwork):
     def __init__(self, options: StrengthEstimatorOptions) -> None:
         super().__init__()
         self.options = options
+        self.num_strengths = options.num_corruptions
         self.in_channels, self.out_channels = options.in_channels, 2 * options.num_corruptions
         self.learns_variance, self.image_size, self.minimum_size, self.multiple_of = False, options.image_size, 1, 1
-        self.receptive_radius, self.low_res_upsampling, self.null_label = 64, "bicubic", None
+        self.low_res_upsampling, self.null_label = "bicubic", None
         self.cond_names, self.use_checkpoint = frozenset(), False
         width = options.model_channels
         self.body = nn.Sequential(
