@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-train test lint browser slow clean
+.PHONY: app demo demo-train test lint browser slow clean
 
 $(VENV)/.runtime: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -15,6 +15,13 @@ $(VENV)/.runtime: requirements.txt
 $(VENV)/.develop: $(VENV)/.runtime requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
+
+$(VENV)/.app: $(VENV)/.runtime pyproject.toml
+	$(BIN)/python -m pip install --quiet "starlette>=0.40" "uvicorn>=0.30"
+	touch $@
+
+app: $(VENV)/.app
+	$(BIN)/python codes/app.py $(APP)
 
 demo: $(VENV)/.runtime
 	$(BIN)/python codes/scripts/demo.py

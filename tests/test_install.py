@@ -14,7 +14,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-COMMANDS = {"train.py": "tessera-train", "test.py": "tessera-test", "evaluate.py": "tessera-evaluate"}
+COMMANDS = {
+    "train.py": "tessera-train",
+    "test.py": "tessera-test",
+    "evaluate.py": "tessera-evaluate",
+    "app.py": "tessera-app",
+}
 RESTORE = """
 import sys
 import numpy as np, torch

@@ -56,6 +56,7 @@ class Picture:
     icc: bytes | None
     format: str
     dpi: tuple[float, float] | None = None
+    jpeg_table: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class _Decoded:
     icc: bytes | None
     format: str
     dpi: tuple[float, float] | None
+    jpeg_table: np.ndarray | None
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -94,6 +96,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
         icc=decoded.icc,
         format=decoded.format,
         dpi=decoded.dpi,
+        jpeg_table=decoded.jpeg_table,
     )
 
 
@@ -243,7 +246,8 @@ def _decode(path: Path, max_pixels: int, shortest_side: int | None = None, *, fl
             exif = fitted_exif(header.image.getexif() if header.image else header.exif, *size)
             samples, icc = to_srgb(colours, layers.alpha, profile, path)
             dpi = density_of(header.image.info) if header.image else None
-            return _Decoded(samples, layers.colours == 1, exif, icc, header.format, dpi)
+            table = table_of(header.image)
+            return _Decoded(samples, layers.colours == 1, exif, icc, header.format, dpi, table)
 
 
 def to_srgb(samples: np.ndarray, alpha: bool, profile: bytes | None, path: Path) -> tuple[np.ndarray, bytes | None]:

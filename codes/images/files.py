@@ -113,6 +113,19 @@ def write_image(
             writer.write_rows(_as_depth(band, bit_depth))
 
 
+def write_picture(path: str | Path, picture: Picture, *, quality: int = 95) -> None:
+    """Write what `read_image` gave, or a restorer made of it: gray, depth, EXIF and profile kept as the format allows.
+
+    JPEG and WebP have 8 bits. Raises DataError for JPEG with transparency, and as `open_writer` does.
+    """
+    holds_8 = WRITERS.get(Path(path).suffix.lower()) in LARGEST_SIDE
+    colours = picture.rgb.mean(axis=2, dtype=np.float32) if picture.gray else picture.rgb
+    write_image(
+        path, colours, quality=quality, bit_depth=8 if holds_8 else picture.bit_depth, alpha=picture.alpha,
+        exif=picture.exif, icc=picture.icc,
+    )  # fmt: skip
+
+
 def _as_depth(image: np.ndarray, bit_depth: int) -> np.ndarray:
     if image.dtype == (np.uint16 if bit_depth == 16 else np.uint8):
         return image

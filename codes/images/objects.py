@@ -1,11 +1,11 @@
-"""Images that a program holds in memory, NumPy arrays, torch tensors and Pillow images, taken apart and put together.
+"""Images in memory (arrays, tensors, Pillow's, files that were read), taken apart and put together.
 
 What comes out again is of the same kind as what went in: dtype, channels, Pillow's mode, colour profile, EXIF data.
 """
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from ..utils.errors import DataError
-from .decode import table_of, to_srgb
+from .decode import Picture, table_of, to_srgb
 from .exif import density_of, fitted_exif
 from .layers import Refused
 from .pixels import quantise, to_float
@@ -45,7 +45,7 @@ class ImageObject:
 
 
 def take_apart(image: object) -> ImageObject:
-    """An array (H, W) or (H, W, 1..4), a tensor (1..4, H, W), or a Pillow image.
+    """An array (H, W) or (H, W, 1..4), a tensor (1..4, H, W), a Pillow image, or a `Picture` of `read_image`.
 
     Arrays and tensors hold uint8, uint16 or floats in [0, 1]. Raises TypeError for another kind or dtype, ValueError
     for a shape or values that are none of these, DataError for a Pillow image whose file cannot be decoded.
@@ -56,7 +56,10 @@ def take_apart(image: object) -> ImageObject:
         return _of_tensor(image)
     if isinstance(image, Image.Image):
         return _of_pillow(image)
-    raise TypeError(f"image: expected a NumPy array, a torch tensor or a Pillow image, found {type(image).__name__}")
+    if isinstance(image, Picture):
+        return _of_picture(image)
+    found = type(image).__name__
+    raise TypeError(f"image: expected a NumPy array, a torch tensor, a Pillow image or a Picture, found {found}")
 
 
 def _of_array(image: np.ndarray) -> ImageObject:
@@ -120,6 +123,15 @@ def _of_tensor(image: torch.Tensor) -> ImageObject:
         return torch.from_numpy(array).permute(2, 0, 1).contiguous().to(image.device, image.dtype)
 
     return ImageObject(taken.rgb, taken.alpha, taken.gray, taken.bit_depth, None, rebuild)
+
+
+def _of_picture(image: Picture) -> ImageObject:
+    """A file as it was read: the result keeps its depth, EXIF and profile, all in float32."""
+
+    def rebuild(restored: np.ndarray, opacity: np.ndarray | None) -> Picture:
+        return replace(image, rgb=restored, alpha=opacity, jpeg_table=None)
+
+    return ImageObject(image.rgb, image.alpha, image.gray, image.bit_depth, image.jpeg_table, rebuild)
 
 
 def _of_pillow(image: Image.Image) -> ImageObject:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..config.options import issues_of
 from ..config.yaml_source import Issue
 from ..data.corruptions.deviation import tolerance_of
+from ..data.corruptions.strength import Estimate
 from ..images.canvas import RamCanvas
 from ..images.colour_fix import ColourFix, fix_colours
 from ..images.enforced import LEAST
@@ -33,7 +34,7 @@ from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.rng import image_seed, torch_globals_at
 from .restorer_sizes import ResultSize
-from .restorer_strengths import Strengths, strength_tensor
+from .restorer_strengths import Strengths, read_strengths, strength_tensor
 from .run import Run
 from .strength_reader import StrengthReader
 
@@ -152,14 +153,12 @@ class Restorer:
         """
         if self.estimator is None:
             raise ConfigError("this Restorer has no estimator; load it with estimator=FILE")
-        known = self._read_names
-        told = strength_tensor(
-            dict.fromkeys(known, "auto"), self.num_strengths, self.corruptions, take_apart(image), auto_default,
-            self.estimator,
-        )  # fmt: skip
-        return (
-            {name: float(told[0, (self.corruptions or ()).index(name)]) for name in known} if told is not None else {}
-        )
+        found = self.read_strengths(image, auto_default)
+        return {name: found[name].strength for name in self._read_names}
+
+    def read_strengths(self, image: Any, auto_default: float = 0.2) -> dict[str, Estimate]:
+        """As `estimate`, with the reasons; without an estimator of those that can be read without one (JPEG's)."""
+        return read_strengths(self.corruptions or (), take_apart(image), auto_default, self.estimator)
 
     @property
     def _read_names(self) -> list[str]:
@@ -215,8 +214,8 @@ class Restorer:
     ) -> T:
         """Restore one image; the result is of the same kind, as large as the network makes it or as is asked for.
 
-        image: NumPy (H, W) or (H, W, 1..4), a tensor (1..4, H, W), uint8, uint16 or floats in [0, 1]; or a Pillow
-        image of any mode. strengths: see `strength_tensor`; None is auto for what the estimator knows, else 0.
+        image: NumPy (H, W) or (H, W, 1..4), a tensor (1..4, H, W), uint8, uint16 or floats in [0, 1]; any Pillow image;
+        or a `Picture` of `read_image`. strengths: see `strength_tensor`; None: auto for those that the estimator knows.
         steps, sampler, eta, stop_at_snr, temperature, blend: None leaves them as in `options`; math.inf as stop_at_snr
         stops nowhere. steps: a spacing of recipes or a count (8: "karras8"; 1, the mean: "trailing1" at temperature 1).
         temperature: 0 is most faithful, 1 a sample. blend: the share of the mean in the result.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..config.registry import nearest
-from ..data.corruptions.strength import Reader, Reading, estimators, told_strength
+from ..data.corruptions.strength import Estimate, Reader, Reading, estimators, told_strength
 from ..images.files import quantise
 from ..images.objects import ImageObject
 from ..utils.console import get_logger
@@ -54,6 +54,21 @@ def strength_tensor(
         return torch.from_numpy(np.stack(planes))[None]
     shape = image.rgb.shape[:2]
     return torch.from_numpy(np.stack([np.broadcast_to(plane, shape) for plane in planes]))[None]
+
+
+def read_strengths(
+    names: Sequence[str], image: ImageObject, auto_default: float, reader: Reader | None = None
+) -> dict[str, Estimate]:
+    """What `auto` is for an image and why, of those of the named corruptions whose strength can be read."""
+    _numbers("auto_default", auto_default)
+    read_by_network = [name for name in names if reader is not None and name in reader.names]
+    reading = reader.read(image.rgb) if reader is not None and read_by_network else None
+    samples = quantise(image.rgb, image.bit_depth)
+    return {
+        name: told_strength(name, auto_default, image.jpeg_table, samples, reading if name in read_by_network else None)
+        for name in names
+        if name in estimators() or name in read_by_network
+    }
 
 
 def _listed(given: Strengths, count: int, names: Sequence[str] | None) -> list[Strength]:

@@ -51,9 +51,22 @@ def page_parts(
 
     `styles`, `scripts`: names of assets, in their order. `uses_files`: whether its pictures lie in files beside it.
     """
-    style, script = (Markup("\n\n".join(map(asset, names))) for names in (styles, scripts))
+    style, script = _joined(styles), _joined(scripts)
     frame = {"policy": policy(style, script, uses_files), "style": style, "script": script}
     return TEMPLATES.get_template(template).generate({**fields, **frame})
+
+
+def served_page(
+    template: str, fields: Mapping[str, Any], styles: Sequence[str], scripts: Sequence[str]
+) -> tuple[str, str]:
+    """The policy, also for the header of the answer, and the text of a page that a server gives: it may ask that server
+    alone. The rest is as of `page_parts`.
+    """
+    style, script = _joined(styles), _joined(scripts)
+    rules = policy(style, script, uses_files=False, served=True)
+    frame = {"policy": rules, "style": style, "script": script}
+    # Only a header may say who shows a page in a frame.
+    return f"{rules}; frame-ancestors 'none'", TEMPLATES.get_template(template).render({**fields, **frame})
 
 
 def asset(name: str) -> str:
@@ -61,17 +74,23 @@ def asset(name: str) -> str:
     return (ASSETS / name).read_text(encoding="utf-8").strip("\n")
 
 
-def policy(style: str, script: str, uses_files: bool) -> str:
+def policy(style: str, script: str, uses_files: bool, served: bool = False) -> str:
     """A content security policy: this style and this script, pictures inside the page or of its folder, nothing else.
 
-    Browsers disagree on whether 'self' covers a page opened from the disk, so files are named as well.
+    Browsers disagree on whether 'self' covers a page opened from the disk, so files are named as well. `served`: the
+    page comes from a server, and gets its pictures and data from there.
     """
-    pictures = "data: 'self' file:" if uses_files else "data:"
+    pictures = "data: 'self'" if served else "data: 'self' file:" if uses_files else "data:"
     scripts = f"script-src '{_digest(script)}'; " if script else ""
+    requests = "connect-src 'self'; " if served else ""
     return (
-        f"default-src 'none'; img-src {pictures}; style-src '{_digest(style)}'; {scripts}"
+        f"default-src 'none'; img-src {pictures}; style-src '{_digest(style)}'; {scripts}{requests}"
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def _joined(names: Sequence[str]) -> Markup:
+    return Markup("\n\n".join(map(asset, names)))
 
 
 def _digest(text: str) -> str:
