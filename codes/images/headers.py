@@ -80,11 +80,11 @@ def _jpeg_xl(source: Path | io.BytesIO) -> Header | None:
         file.seek(0)
     if not data:
         return None
-    found, exif = jpeg_xl_header(data), Image.Exif()
+    said, exif = jpeg_xl_header(data), Image.Exif()
     with suppress(Exception):  # a remark that is damaged, in whatever way, is no reason to refuse the picture
         exif.load(jpeg_xl_exif(data))
         exif.pop(ORIENTATION, None)  # the picture's own header says how it is turned, and decoders turn it
-    return Header("JXL", found.height, found.width, f"{found.bits} bits", exif, None)
+    return Header("JXL", said.height, said.width, f"{said.bits} bits", exif, None)
 
 
 def _tiff(source: Path | io.BytesIO) -> Header | None:

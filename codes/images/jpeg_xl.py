@@ -81,10 +81,10 @@ class _Bits:
     def take(self, count: int) -> int:
         if count > self.left:
             raise Refused("damaged: its header is cut off")
-        found = self.value & ((1 << count) - 1)
+        bits = self.value & ((1 << count) - 1)
         self.value >>= count
         self.left -= count
-        return found
+        return bits
 
     def choice(self, choices: Choices) -> int:
         added, count = choices[self.take(2)]

@@ -78,10 +78,10 @@ class SizeOptions(Options):
     def _two_numbers(cls, text: str | None) -> str | None:
         if text is None:
             return None
-        found = _SIZE.fullmatch(text)
-        if found is None:
+        match = _SIZE.fullmatch(text)
+        if match is None:
             raise ValueError(f"expected WIDTHxHEIGHT in pixels, as in 3840x2160, found {text!r}")
-        width, height = map(int, found.groups())
+        width, height = map(int, match.groups())
         if min(width, height) < 1:
             raise ValueError(f"{text}: each side must be at least 1 pixel")
         return f"{width}x{height}"

@@ -169,16 +169,16 @@ def _heif(header: Header, data: bytes, _: int | None) -> Layers | None:
 
 def _jpeg_xl(header: Header, data: bytes, _: int | None) -> Layers | None:
     """Every depth by libjxl itself; Pillow's plugin gives 8 bits of colour."""
-    found = jpeg_xl_header(data)
-    if found.black:
+    said = jpeg_xl_header(data)
+    if said.black:
         raise Refused("a JPEG XL of inks; convert it to RGB")
     samples = imagecodecs.jpegxl_decode(data, index=0)
     samples = samples.reshape(header.height, header.width, -1)
     count = samples.shape[2]
     if count > 4:
         raise Refused(f"a JPEG XL of {count} channels; convert it to RGB")
-    values = from_floats(samples) if found.floating else scaled(samples, 2**found.bits - 1)
-    values = unpremultiplied(values) if found.premultiplied else values
+    values = from_floats(samples) if said.floating else scaled(samples, 2**said.bits - 1)
+    values = unpremultiplied(values) if said.premultiplied else values
     return Layers(values, 3 if count > 2 else 1, count in (2, 4))
 
 

@@ -55,9 +55,9 @@ def test_a_jpeg_xl_made_of_a_turned_jpeg_stands_upright(tmp_path):
     Image.open(tmp_path / "a.jpg").save(tmp_path / "a.jxl", lossless_jpeg=True)
     picture, twin = read(tmp_path / "a.jxl"), read(tmp_path / "a.jpg")
     assert np.abs(picture.rgb - twin.rgb).mean() < 0.01
-    found = Image.Exif()
-    found.load(picture.exif)
-    assert (found.get(0x0112, 1), found[0x010F]) == (1, "Camera")
+    kept = Image.Exif()
+    kept.load(picture.exif)
+    assert (kept.get(0x0112, 1), kept[0x010F]) == (1, "Camera")
 
 
 def test_a_jpeg_xl_says_its_size_before_it_is_decoded(tmp_path, monkeypatch):

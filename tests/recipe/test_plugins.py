@@ -98,8 +98,8 @@ class Own(ImageFolderDataset):
     Options = OwnOptions
 
     def item(self, position):
-        found = super().item(position)
-        return {**found, "hq": found["hq"].flip(-2), "lq": found["lq"].flip(-2)}
+        item = super().item(position)
+        return {**item, "hq": item["hq"].flip(-2), "lq": item["lq"].flip(-2)}
 '''
 CORRUPTION = '''
 from dataclasses import dataclass
@@ -226,6 +226,11 @@ def test_a_plugin_brings_in_a_part(part: str, tmp_path: Path, monkeypatch: pytes
         assert "residual_std" not in args
     if part == "injector":
         assert list((tmp_path / "experiments/tiny/visual_dbg/negative").glob("*.png"))
+
+
+@pytest.mark.parametrize("text", [SAMPLER, PARAMETERIZATION, CORRUPTION, NETWORK])
+def test_a_plugin_is_one_short_file(text: str) -> None:
+    assert text.count("\n") < 30
 
 
 def test_a_plugin_brings_in_a_sampler_with_its_options(here: Path) -> None:

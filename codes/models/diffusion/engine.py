@@ -232,15 +232,15 @@ class Engine:
         raises ends the sampling, and a request with `scratch` goes on there the next time.
         """
         total, done = self.tile_steps(requests, scale), 0
-        left, found = dict(enumerate(requests)), dict[int, Canvas]()
+        left, canvas_of = dict(enumerate(requests)), dict[int, Canvas]()
         while left:
             now = [*left.values()]
             share = self.tile_steps([replace(request, passes=1) for request in now], scale)
             canvases = self._one_pass(now, scale, partial(_tell, on_progress, done / total, share / total), on_event)
             done += share
-            found |= dict(zip(left, canvases, strict=True))
-            left = {at: one.again(found[at], scale) for at, one in left.items() if one.passes > 1}
-        return [found[at] for at in range(len(requests))]
+            canvas_of |= dict(zip(left, canvases, strict=True))
+            left = {at: one.again(canvas_of[at], scale) for at, one in left.items() if one.passes > 1}
+        return [canvas_of[at] for at in range(len(requests))]
 
     def _one_pass(
         self,

@@ -52,9 +52,9 @@ def test_the_normalisation_for_compilers_equals_the_kernel_and_keeps_the_layout(
     if affine:
         torch.nn.init.normal_(norm.weight, generator=generator)
         torch.nn.init.normal_(norm.bias, generator=generator)
-    found = layout_kept(x, 4, norm.weight, norm.bias, norm.eps)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(found, norm(x), rtol=1e-5, atol=1e-5)
+    kept = layout_kept(x, 4, norm.weight, norm.bias, norm.eps)
+    assert kept.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(kept, norm(x), rtol=1e-5, atol=1e-5)
 
 
 def test_activated_is_normalise_scale_shift_and_silu() -> None:
