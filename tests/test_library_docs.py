@@ -81,6 +81,6 @@ def test_the_node(page):
 
 def test_what_the_page_says_of_the_defaults(page):
     options = page[0]["restorer"].options
-    assert options.tile_batch_size == 4
+    assert options.tile_batch_size is None
     same = SamplingOptions(respaced_timestep_spacing="karras8", sampler="ddim", temperature=0.15)
     assert options.model_copy(update={"tile": None}).model_dump() == same.model_dump()

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-Item = dict[str, torch.Tensor | str]
+from ..images.canvas import Canvas
+
+Item = dict[str, torch.Tensor | Canvas | str]
 MAX_NAMED = 10
 NO_IMAGES = ("system", "other")  # kinds of rejected files that never claimed to be images, in the order they are told
 

@@ -99,8 +99,11 @@ class ImageDataset(Dataset):
         """Position of a strength -> the map of an image. Raises DataError when there is none."""
         return {}
 
-    def whole(self, position: int) -> tuple[Item, Traits | None]:
-        """The item of a file that is itself restored, with what its result takes over; None where it takes nothing."""
+    def whole(self, position: int, by_rows: bool = False) -> tuple[Item, Traits | None]:  # noqa: ARG002
+        """The item of a file that is itself restored, with what its result takes over; None where it takes nothing.
+
+        `by_rows`: a large image may come as a canvas, whose rows are read when they are needed.
+        """
         return self.item(position), None
 
     def check(self) -> None:

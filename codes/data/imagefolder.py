@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import torch
 
+from ..images.file_canvas import FileCanvas, FileTraits, file_canvas
 from ..images.files import Picture, count_frames, jpeg_table, quantise, read_image, to_tensor
 from ..utils.console import get_logger, warn_once
 from ..utils.errors import ConfigError, DataError
@@ -79,14 +80,20 @@ class ImageFolderDataset(ImageDataset):
         height, width = (side - side % self.options.scale for side in hq.shape[:2])
         return hq if self.options.skip_lq else hq[:height, :width]
 
-    def whole(self, position: int) -> tuple[Item, Traits]:
+    def whole(self, position: int, by_rows: bool = False) -> tuple[Item, Traits]:
         """The item of a file to be restored (skip_lq), and what its result takes over from it.
 
         Colours are those beside the transparency, not laid over anything; where nothing is visible they continue the
         nearest visible ones, so that hidden colours do not bleed into the edges. An image that is cut or shrunk to
-        `target_size`, or cut to what is visible (alpha: crop), comes without its transparency.
+        `target_size`, or cut to what is visible (alpha: crop), comes without its transparency. With `by_rows`, `hq`
+        is a FileCanvas where the file is large and its rows can be read when they are needed.
         """
         path = self.files[position]
+        if by_rows and self._reads_by_rows and (canvas := self._canvas(path)) is not None:
+            strengths = torch.tensor([float(value) for value in self.options.known_entropy or ()])  # type: ignore[arg-type]
+            found = self._record(position)
+            found |= {"hq": canvas, "corruption_entropy": strengths}
+            return found, _traits(canvas.traits, None)
         picture = read_image(path, max_pixels=self.options.max_pixels)
         if (frames := count_frames(path)) != 1:
             count = f"{frames}" if frames else "several"
@@ -104,6 +111,18 @@ class ImageFolderDataset(ImageDataset):
 
     def check(self) -> None:
         _ = self.truths, self.maps
+
+    @property
+    def _reads_by_rows(self) -> bool:
+        """Whether nothing looks at an image as a whole."""
+        known = all(isinstance(value, int | float) for value in self.options.known_entropy or ())
+        return known and self.options.target_size is None and not self.options.square and self.options.alpha != "crop"
+
+    def _canvas(self, path: Path) -> FileCanvas | None:
+        canvas = file_canvas(path, n1_to_1=self.options.rgb_n1_to_1, max_pixels=self.options.max_pixels)
+        if canvas is not None and count_frames(path) != 1:
+            return None  # read as a whole, with what is to be said of it
+        return canvas
 
     @cached_property
     def truths(self) -> Companions | None:
@@ -191,7 +210,7 @@ class ImageFolderDataset(ImageDataset):
         return self._corruptions.low_res(hq, self.options.scale, entropy, generator)
 
 
-def _traits(picture: Picture, alpha: np.ndarray | None) -> Traits:
+def _traits(picture: Picture | FileTraits, alpha: np.ndarray | None) -> Traits:
     return Traits(alpha, picture.gray, picture.bit_depth, picture.exif, picture.icc, picture.dpi)
 
 

@@ -59,6 +59,17 @@ class Bands(ABC):
             rgb, _ = to_srgb(samples, samples.shape[2] in (2, 4), self._profile, self.path)
         return rgb if rgb.shape[2] == 3 else without_alpha(rgb, self._alpha, self.path)
 
+    def first_row(self) -> tuple[np.ndarray, bytes | None]:
+        """The first row as it is stored, (1, W, C), and the profile that its result keeps."""
+        with reported(self.path):
+            samples = self._stored(0, 1)
+            return samples, to_srgb(samples, samples.shape[2] in (2, 4), self._profile, self.path)[1]
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether pixels are more or less transparent."""
+        return self.first_row()[0].shape[2] in (2, 4)
+
     @abstractmethod
     def _stored(self, start: int, stop: int) -> np.ndarray:
         """Rows [start, stop) as they are stored, (n, W, C), native byte order."""

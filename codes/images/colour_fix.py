@@ -25,7 +25,9 @@ REACH = 2**LEVELS - 1  # rows of the result on each side that its low frequencie
 _Correction = Callable[[int, int], Tensor]  # rows [y0, y1) of the result -> what is added to them, (C, n, W)
 
 
-def fix_colours(result: Canvas, low_res: Tensor | np.ndarray, kind: ColourFix, *, n1_to_1: bool = True) -> None:
+def fix_colours(
+    result: Canvas, low_res: Tensor | np.ndarray | Canvas, kind: ColourFix, *, n1_to_1: bool = True
+) -> None:
     """Correct the colours of `result` (C, H, W) IN PLACE by those of its input `low_res` (C, h, w), then clip.
 
     Both in [-1, 1] (n1_to_1) or [0, 1]; anything but `none` clips the result to that range.

@@ -288,6 +288,7 @@ def test_a_tiled_regression_has_seams_and_says_which_weights_it_takes(
         "generator": "generator",
         "model_input_keys": {"low_res": "lq", "corruption_factor": "corruption_entropy"},
         "output_scale_factor": 2,
+        "tile": 16,
         "out": "restored",
     }
     network = diffusion_network(out_channels=3)

@@ -145,9 +145,9 @@ def test_an_interrupted_image_goes_on_where_it_stopped(tmp_path: Path, canvas: s
 
 def test_an_interrupted_image_under_other_options_begins_anew(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        injector(tile_batch_size=1)(state(0, 20, 31), context(scratch=tmp_path, on_step=stop_at(10)))
-    expected = injector(sampler="ddim")(state(0, 20, 31), context())["restored"]
-    restored = injector(sampler="ddim")(state(0, 20, 31), context(scratch=tmp_path))["restored"]
+        injector(tile=32, tile_batch_size=1)(state(0, 20, 31), context(scratch=tmp_path, on_step=stop_at(10)))
+    expected = injector(tile=32, sampler="ddim")(state(0, 20, 31), context())["restored"]
+    restored = injector(tile=32, sampler="ddim")(state(0, 20, 31), context(scratch=tmp_path))["restored"]
     assert torch.equal(restored, expected)
 
 

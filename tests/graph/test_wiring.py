@@ -50,7 +50,7 @@ def test_guidance_on_low_res_is_linear_in_eps_and_clipped_outside() -> None:
     given, null = plain(x_t, t, cond), plain(x_t, t, {**cond, "low_res": 0.25 * cond["low_res"]})
     x_start = (null.x_start + 3.0 * (given.x_start - null.x_start)).clamp(-1, 1)
     guided = made.denoiser()(x_t, t, cond)
-    torch.testing.assert_close(guided.x_start, x_start)
+    torch.testing.assert_close(guided.x_start, x_start, rtol=1e-4, atol=5e-5)  # one batch of four rounds otherwise
     assert not torch.equal(guided.x_start, given.x_start.clamp(-1, 1))
     torch.testing.assert_close(guided.log_variance, given.log_variance)
 

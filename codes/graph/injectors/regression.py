@@ -12,6 +12,7 @@ from ...models.diffusion.denoiser import Denoiser
 from ...models.diffusion.engine import Engine
 from ...models.diffusion.networks.backbone import resized
 from ...models.diffusion.networks.base import DiffusionNetwork
+from ...models.diffusion.networks.graphed import Graphed
 from ...models.diffusion.prediction import Prediction
 from ...models.diffusion.process_options import DiffusionArgs, ProcessOptions
 from ...models.diffusion.sampling_checks import tile_problems
@@ -58,7 +59,7 @@ class RegressionDenoiser:
     So a restoration is one step from anywhere, and tiles, canvases and running out of memory are those of sampling.
     """
 
-    def __init__(self, network: DiffusionNetwork, timestep: int, clip: bool) -> None:
+    def __init__(self, network: DiffusionNetwork | Graphed, timestep: int, clip: bool) -> None:
         self.network = network
         self.timestep = timestep
         self.clip = clip

@@ -67,8 +67,9 @@ class TiledInjector(Injector):
     def _requests(self, state: State, context: StepContext, engine: Engine) -> list[Request]:
         """One for each image of a state."""
         options = self.options
-        cond = {name: state[key][: options.output_batch_size].cpu() for name, key in options.model_input_keys.items()}
-        if "corruption_factor" in cond and cond["corruption_factor"].shape[1] == 0:
+        cond = {name: _taken(state[key], options.output_batch_size) for name, key in options.model_input_keys.items()}
+        factor = cond.get("corruption_factor")
+        if isinstance(factor, Tensor) and factor.shape[1] == 0:
             warn_once(
                 logger, options.out, f"{options.out}: no strengths are set (fixed_parameters), so 0 (clean) is assumed"
             )
@@ -76,16 +77,16 @@ class TiledInjector(Injector):
         side = engine.network.image_size
         height, width = options.size or (side, side)
         if "low_res" in cond:
-            height, width = (length * self.options.scale for length in cond["low_res"].shape[-2:])
+            height, width = (length * self.options.scale for length in cond["low_res"][:1][0].shape[-2:])
         count = len(next(iter(cond.values()))) if cond else len(context.positions[: options.output_batch_size])
         seeds = image_seeds(state, context, count, options.one_noise)
         scratch = context.scratch and context.scratch / options.out  # the results of other injectors lie beside it
         return [
             Request(
-                {name: value[row : row + 1] for name, value in cond.items()}, height, width, seed,
+                {name: _of_row(value, row) for name, value in cond.items()}, height, width, seed,
                 scratch / str(row) if scratch and count > 1 else scratch,
                 context.passes.get(options.out, 1),
-                self.tolerance({name: value[row] for name, value in cond.items()}, context),
+                self.tolerance({name: v[row] for name, v in cond.items() if isinstance(v, Tensor)}, context),
             )
             for row, seed in enumerate(seeds)
         ]  # fmt: skip
@@ -120,6 +121,16 @@ def tiled_injector(options: TiledOptions) -> TiledInjector:
     """The injector with these options."""
     made: TiledInjector = INJECTORS.get(options.type)(options)
     return made
+
+
+def _taken(value: Tensor | list[Canvas], count: int | None) -> Tensor | list[Canvas]:
+    """The first images of a state in host memory, or as the canvases that they are."""
+    return value[:count] if isinstance(value, list) else value[:count].cpu()
+
+
+def _of_row(value: Tensor | list[Canvas], row: int) -> Tensor | Canvas:
+    """What one image is told, (1, ...), or the canvas that it is made from."""
+    return value[row] if isinstance(value, list) else value[row : row + 1]
 
 
 def image_seeds(state: State, context: StepContext, count: int, shared: bool) -> list[int]:

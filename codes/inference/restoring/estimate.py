@@ -1,13 +1,9 @@
 """What a test run would do, how long it would take and what memory it needs: everything is read, nothing is written."""
 
-import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-
-import torch
 
 from ...config.yaml_source import Source
-from ...models.diffusion.engine import AutocastDenoiser, Engine
+from ...models.diffusion.pace import Pace, timed
 from ...recipe.recipe import Recipe
 from ...runtime.devices import Ranks
 from ...utils.console import counted, format_seconds, get_logger, progress, size_text
@@ -21,16 +17,8 @@ FLOAT_BYTES = 4
 GIB = 2**30
 
 
-@dataclass(frozen=True)
-class Pace:
-    """One batch of tiles through the network: seconds a pixel of them, and the device memory it took (0: unknown)."""
-
-    seconds: float
-    device_bytes: int
-
-
 def estimate(recipe: Recipe, source: Source) -> int:
-    """Read every image, time one batch of tiles a result, and tell. The exit code is 0 even where images are broken."""
+    """Read every image, time a step of each result on a batch of tiles, and tell. 0 even where images are broken."""
     plan = Plan(recipe, source, Ranks())
     if not plan.nodes:
         raise TesseraError(f"{source.file}: no image is restored by this recipe, so there is nothing to estimate")
@@ -56,48 +44,6 @@ def estimate(recipe: Recipe, source: Source) -> int:
     plan.warn_of_passes(images)
     _tell_total(plan, len(images) + len(broken), readable, len(earlier), total, paces.values())
     return EXIT_OK
-
-
-def timed(engine: Engine) -> Pace:
-    """The second of two batches of tiles of noise through the network as it is sampled.
-
-    Where the device runs out of memory the batch halves, as it would while sampling.
-    """
-    side = engine.options.tile or engine.network.image_size
-    plan = engine.plan(side, side, 1)
-    batch = engine.options.tile_batch_size
-    while True:
-        try:
-            return _timed(engine, batch, *plan.tile)
-        except torch.OutOfMemoryError:
-            if batch == 1:
-                raise TesseraError(
-                    f"{engine.device} has no memory for one tile of {plan.tile[1]}x{plan.tile[0]} pixels; "
-                    "while sampling tiles would shrink, so no time can be told"
-                ) from None
-        batch //= 2
-
-
-@torch.no_grad()
-def _timed(engine: Engine, batch: int, height: int, width: int) -> Pace:
-    network, device = engine.network, engine.device
-    cuda = device.type == "cuda"
-    x = torch.zeros(batch, network.in_channels, height, width, device=device)
-    cond = {"low_res": x} if "low_res" in network.cond_names else {}
-    if network.null_label is not None or "y" in network.cond_names:
-        cond["y"] = torch.zeros(batch, dtype=torch.int64, device=device)
-    denoiser = AutocastDenoiser(engine.denoiser(), engine.autocast)
-    t = torch.full((batch,), engine.process.num_timesteps - 1, device=device)
-    if cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    seconds = 0.0
-    for _ in range(2):  # the first one warms up
-        start = time.monotonic()
-        denoiser(x, t, cond)
-        if cuda:
-            torch.cuda.synchronize(device)
-        seconds = time.monotonic() - start
-    return Pace(seconds / (batch * height * width), torch.cuda.max_memory_allocated(device) if cuda else 0)
 
 
 def _seconds(plan: Plan, image: Planned, paces: dict[str, Pace], states: int) -> float:

@@ -16,6 +16,7 @@ from ...images.canvas import Canvas, as_canvas
 from ...images.channels import Channels, FileOptions, Mean, Result, Spread, enlarged, write_channels
 from ...images.colour_fix import fix_colours
 from ...images.consistency import consistency
+from ...images.file_canvas import FileCanvas
 from ...images.files import LARGEST_SIDE, WRITERS, to_tensor
 from ...images.output_size import Framing
 from ...images.resampling import Resampled
@@ -103,10 +104,10 @@ class Job:
         )  # fmt: skip
 
     @property
-    def low_res(self) -> torch.Tensor:
+    def low_res(self) -> torch.Tensor | FileCanvas:
         """(3, h, w) in the dataset's range."""
         values = self.item[self.low_res_key]
-        assert isinstance(values, torch.Tensor)
+        assert isinstance(values, torch.Tensor | FileCanvas)
         return values
 
     def _fix_colours(self, key: str, samples: Sequence[Canvas]) -> None:
@@ -122,10 +123,12 @@ class Job:
         low_res, n1_to_1 = self._small_like(key), not self.plan.node(key).undo_n1_to_1
         return {label: consistency(sample, low_res, n1_to_1=n1_to_1) for label, sample in named.items()}
 
-    def _small_like(self, key: str) -> torch.Tensor:
+    def _small_like(self, key: str) -> torch.Tensor | FileCanvas:
         """The low resolution (3, h, w) in the range of a result."""
         values = self.low_res
         unit = self.plan.node(key).undo_n1_to_1
+        if isinstance(values, FileCanvas):
+            return values.in_range(not unit)
         if unit == (not self.n1_to_1):
             return values
         return (values + 1) / 2 if unit else values * 2 - 1
@@ -221,7 +224,7 @@ def read_item(plan: Plan, phase: str, position: int) -> tuple[Item, Traits | Non
     dataset = plan.datasets[phase]
     if not plan.is_input(phase):
         return dataset.item(position), None
-    item, traits = dataset.whole(position)
+    item, traits = dataset.whole(position, plan.by_rows)
     if traits is None or traits.alpha is None:
         return item, traits
     target = plan.targets[phase][position]

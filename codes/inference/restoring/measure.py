@@ -15,6 +15,7 @@ from ...data.imagefolder import Traits
 from ...evaluation.metrics import fidelity
 from ...images.bands import Rows, image_rows
 from ...images.channels import Bicubic, Channels, enlarged, pixels_of
+from ...images.file_canvas import FileCanvas
 from ...images.files import Alpha, quantise, read_samples, to_rgb
 from ...images.output_size import Framing
 from ...images.resampling import Resampled
@@ -217,6 +218,8 @@ def _results(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
 def low_res_shown(plan: Plan, phase: str, item: Item, traits: Traits | None) -> np.ndarray:
     """The low resolution as one looks at it, float32 (h, w, 3) in [0, 1]: transparency laid over the `alpha` ground."""
     values = item[plan.low_res_key(item)]
+    if isinstance(values, FileCanvas):
+        values = values.rows(0, values.height)
     assert isinstance(values, torch.Tensor)
     options = plan.datasets[phase].options
     small = to_rgb(values, options.rgb_n1_to_1)

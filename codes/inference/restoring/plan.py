@@ -103,9 +103,17 @@ class Plan:
             self._announce(len(images), len(todo), self.records.clean(todo))
             self.warn_of_passes(todo)
         messages.from_first(None)  # nobody begins before the leftovers are gone
-        at_once = min((node.tile_batch_size for node in self.nodes), default=1)
+        at_once = min((self._at_once(image) for image in todo), default=1)
         mine = share_of(todo, messages.ranks.rank, messages.ranks.world_size)
         return Work(images, earlier, groups(mine, at_once))
+
+    def _at_once(self, image: Planned) -> int:
+        """Tiles of its results that go through the network together."""
+        return min(
+            self.engines[key].tiles_at_once(self.tiles(key, size))
+            for key, size in image.sizes.items()
+            if key in self.engines
+        )
 
     def images(self) -> list[Planned]:
         """Every image of every dataset, in their order."""
@@ -183,6 +191,14 @@ class Plan:
 
     def _interpolates(self, image: Planned) -> bool:
         return any(image.framings[key].magnification(*image.sizes[key]) > SLACK for key in self.outputs)
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether large files may be read by rows: canvases lie on disk, and no other injector sees an image whole."""
+        nodes = [node for step in self.recipe.steps.values() for node in step.injectors.values() if not node.train]
+        on_disk = all(node.tiled is not None and node.tiled.canvas == "disk" for node in nodes)
+        agrees = any(engine.options.consistency != "none" for engine in self.engines.values())
+        return on_disk and not agrees and not self.output.resized
 
     def tiles(self, key: str, size: tuple[int, int]) -> TilePlan:
         """The tiles of a result of (height, width)."""

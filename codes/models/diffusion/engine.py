@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -21,17 +21,22 @@ from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import ClassifierFree, Clipped, EpsilonScaled, SplitDenoiser
 from .networks.base import DiffusionNetwork
 from .networks.cast import cast_once
+from .networks.graphed import Graphed
 from .noise import NoiseField
 from .prediction import Prediction, not_finite
 from .process import GaussianDiffusion
 from .sampling_checks import start_problem
 from .sampling_options import SamplingOptions
 from .tiling.canvas_sampling import Blending, SampledImage, canvas_channels, sample_images
-from .tiling.plan import TilePlan, padded_size, tile_side
+from .tiling.conditioning import Spatial, is_spatial, upsampled_region
+from .tiling.memory import Room, room_on
+from .tiling.plan import Tile, TilePlan, default_overlap, economical_side, padded_size, tile_side
 from .tiling.runner import TileRunner
 from .tiling.whole_image import Adjustment
 
 THRESHOLD_QUANTILE = 0.995  # of |x_start|, as in Saharia et al. 2022
+CPU = torch.device("cpu")
+KEPT_UPSAMPLED = 2**24  # pixels of a result in host memory whose low_res is upsampled once for all steps
 
 
 class AutocastDenoiser:
@@ -80,14 +85,15 @@ class AutocastDenoiser:
 class Request:
     """One image to sample.
 
-    `cond`: network argument -> tensor (1, ...); those of 4 dimensions are spatial, 1/n of the size of the image. The
-    noise follows from `seed`. `scratch`: a folder of this image alone, where an interrupted run finds its state again.
+    `cond`: network argument -> tensor (1, ...), or a canvas; canvases and tensors of 4 dimensions are spatial, 1/n of
+    the size of the image. The noise follows from `seed`. `scratch`: a folder of this image alone, where an interrupted
+    run finds its state again.
     `tolerance`: how far its low frequencies may lie from those of low_res (`images.enforced`), where that is enforced.
     `passes`: how often the image is restored, each time at the scale of the network; height and width are those of the
     first result.
     """
 
-    cond: Mapping[str, Tensor]
+    cond: Mapping[str, Spatial]
     height: int
     width: int
     seed: int
@@ -98,14 +104,22 @@ class Request:
     def again(self, result: Canvas, scale: int) -> "Request":
         """The next pass, from the result of this one, which is clean by now: the strengths are 0."""
         told = self.cond.get("corruption_factor")
-        cond = {**self.cond, "low_res": result.rows(0, result.height)[None]}
-        if told is not None:
+        cond: dict[str, Spatial] = {**self.cond, "low_res": result.rows(0, result.height)[None]}
+        if isinstance(told, Tensor):
             cond["corruption_factor"] = torch.zeros_like(told.flatten(2).amax(2) if told.ndim == 4 else told)
         left = self.passes - 1
         return Request(
             cond, self.height * scale, self.width * scale, derive_seed(self.seed, "pass", left),
             self.scratch and self.scratch / f"pass_{left}", left,
         )  # fmt: skip
+
+
+class Blank(NamedTuple):
+    """What a denoiser is given."""
+
+    x_t: Tensor
+    t: Tensor
+    cond: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -127,6 +141,8 @@ class Engine:
     mean: GaussianDiffusion | None = None
 
     def __post_init__(self) -> None:
+        if self.options.cuda_graphs and self.device.type != "cuda":
+            raise ConfigError(f"cuda_graphs needs a CUDA device, and this runs on {self.device}; leave it out")
         problem = start_problem(self.options, self.process, self.network)
         if problem:
             raise ConfigError(f"respaced_timestep_spacing {problem}")
@@ -172,10 +188,11 @@ class Engine:
         with self.autocast():
             return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
-    def ready(self, network: DiffusionNetwork) -> DiffusionNetwork:
-        """A network with weights in the dtype that it computes in."""
+    def ready(self, network: DiffusionNetwork) -> DiffusionNetwork | Graphed:
+        """A network with weights in the dtype that it computes in, replayed as a graph where that is asked for."""
         dtype = self.dtype
-        return network if dtype is None else cast_once(network, dtype)
+        cast = network if dtype is None else cast_once(network, dtype)
+        return Graphed(cast) if self.options.cuda_graphs else cast
 
     def _networks(self, clip: bool) -> Denoiser:
         networks = (self.network, *self.experts)
@@ -192,11 +209,22 @@ class Engine:
         align, wrap = math.lcm(self.network.multiple_of, scale), self.options.wrapped
         padded = padded_size(height, width, self.network.minimum_size, align)
         canvas = (height if wrap[0] else padded[0], width if wrap[1] else padded[1])
-        tile = tile_side(self.options.tile, self.network.image_size, align)
-        chosen = self.options.tile_overlap if tile else None
-        tile = tile or max(padded)
-        overlap = tile // 4 if chosen is None else chosen
-        return TilePlan.cover(*canvas, tile=tile, overlap=overlap // align * align, align=align, wrap=wrap)
+        if self.options.tile == 0:
+            whole = max(padded)
+            return TilePlan.cover(*canvas, tile=whole, overlap=whole // 4 // align * align, align=align, wrap=wrap)
+        training = tile_side(None, self.network.image_size, align)
+        overlap = default_overlap(self.options.tile or training, align)
+        if self.options.tile_overlap is not None:
+            overlap = self.options.tile_overlap // align * align
+        if self.options.tile is not None:
+            return TilePlan.cover(*canvas, tile=self.options.tile, overlap=overlap, align=align, wrap=wrap)
+        overlap = min(overlap, training - align)
+        rows, columns = (
+            training if around else economical_side(side, training, overlap, align)
+            for side, around in zip(padded, wrap, strict=True)
+        )
+        shared = (min(overlap, rows - align), min(overlap, columns - align))
+        return TilePlan.cover(*canvas, tile=(rows, columns), overlap=shared, align=align, wrap=wrap)
 
     def tile_steps(self, requests: Sequence[Request], scale: int) -> int:
         """The tiles of all steps of all images: what the work is in proportion to."""
@@ -250,9 +278,7 @@ class Engine:
         on_event: Callable[[str], None] | None,
     ) -> list[Canvas]:
         """The results of the first pass of each request."""
-        plans = [self.plan(request.height, request.width, scale) for request in requests]
-        images = [self._image(request, plan, on_event) for request, plan in zip(requests, plans, strict=True)]
-        runner = self._runner(on_event)
+        images, runner = self.prepared(requests, scale, on_event)
         try:
             sample_images(
                 images, runner, self.process, self.options.rule, on_progress, self.adjustment, self._blending(on_event)
@@ -271,14 +297,54 @@ class Engine:
                 image.agreement.enforce(result, clip=self.options.clip_denoised)
         return results
 
-    def _image(self, request: Request, plan: TilePlan, on_event: Callable[[str], None] | None) -> SampledImage:
+    def tiles_at_once(self, plan: TilePlan) -> int:
+        """Tiles of a batch, as far as it is known before the device is asked for its memory."""
+        if self.options.tile_batch_size is not None:
+            return self.options.tile_batch_size
+        if self.device.type == "cuda":
+            return 16
+        return max(4 * self.network.image_size**2 // (plan.tile[0] * plan.tile[1]), 1)  # of memory as 4 of training
+
+    def blank(self, count: int, plan: TilePlan) -> Blank:
+        """`count` tiles without anything on them, for measuring."""
+        x = torch.zeros(count, self.network.in_channels, *plan.tile, device=self.device)
+        cond = {"low_res": x} if "low_res" in self.network.cond_names else {}
+        if "y" in self.network.cond_names:
+            cond["y"] = torch.zeros(count, dtype=torch.int64, device=self.device)
+        return Blank(x, torch.full((count,), self.process.num_timesteps - 1, device=self.device), cond)
+
+    @torch.no_grad()
+    def _room(self, plans: Sequence[TilePlan]) -> Room:
+        largest = max(plans, key=lambda plan: plan.tile[0] * plan.tile[1])
+        if self.device.type != "cuda":
+            return Room(CPU, self.tiles_at_once(largest))
+        pixels = sum(plan.height * plan.width for plan in plans) * self.canvas_channels // self.network.in_channels
+        in_memory = self.options.canvas == "ram"
+        warm = AutocastDenoiser(self._plainly(self.autocast).denoiser(), self.autocast, checks=False)
+        batch = self.options.tile_batch_size
+        return room_on(self.device, pixels, lambda count: warm(*self.blank(count, largest)).x_start, batch, in_memory)
+
+    def prepared(
+        self, requests: Sequence[Request], scale: int, on_event: Callable[[str], None] | None = None
+    ) -> tuple[list[SampledImage], TileRunner]:
+        """The images as they are before sampling, or as an interruption left them, and what predicts their tiles."""
+        plans = [self.plan(request.height, request.width, scale) for request in requests]
+        runner, room = self._runner(on_event), self._room(plans)
+        runner.tile_batch_size = room.batch
+        images = [self._image(request, plan, room, on_event) for request, plan in zip(requests, plans, strict=True)]
+        return images, runner
+
+    def _image(
+        self, request: Request, plan: TilePlan, room: Room, on_event: Callable[[str], None] | None
+    ) -> SampledImage:
         channels = self.network.in_channels
+        cond, scales = self._conditions(request, plan, room)
         return SampledImage(
-            cond=request.cond,
-            scales=_scales(request),
+            cond=cond,
+            scales=scales,
             plan=plan,
             noise=NoiseField(request.seed, channels),
-            store=self._store(request, (self.canvas_channels, plan.height, plan.width), on_event),
+            store=self._store(request, (self.canvas_channels, plan.height, plan.width), room.canvas, on_event),
             zero_start=self.options.noise_type == "zero",
             temperature=self.options.temperature,
             jitter=self.options.tile_jitter,
@@ -291,16 +357,36 @@ class Engine:
             return None
         if "low_res" not in request.cond:
             raise ConfigError("consistency: there is no low_res to agree with; it is for restoring, so leave it out")
-        low_res = request.cond["low_res"][0].float().cpu()
+        given = request.cond["low_res"]
+        low_res = given.rows(0, given.height) if isinstance(given, Canvas) else given[0].float().cpu()
         return Agreement(low_res, request.tolerance, request.height // low_res.shape[-2], self.options.wrapped)
+
+    def _plainly(self, autocast: Callable[[], AbstractContextManager[Any]]) -> Self:
+        """The same without graphs, which would keep the memory of shapes that are not used again."""
+        return replace(self, autocast=autocast, options=self.options.model_copy(update={"cuda_graphs": False}))
+
+    def _conditions(self, request: Request, plan: TilePlan, room: Room) -> tuple[dict[str, Spatial], dict[str, int]]:
+        """What tiles are cut from: beside the canvas, and upsampled once where that takes little memory."""
+        cond: dict[str, Spatial] = {
+            name: value if isinstance(value, Canvas) else value.to(room.canvas, non_blocking=True)
+            for name, value in request.cond.items()
+        }
+        scales = _scales(request)
+        small = room.canvas.type != "cpu" or plan.height * plan.width <= KEPT_UPSAMPLED
+        scale = scales.get("low_res", 1)
+        # Only where positions are exact in binary is a part of the whole what the part alone would be.
+        if self.options.canvas == "ram" and small and scale > 1 and not scale & (scale - 1):
+            whole, mode = Tile(0, 0, 0, plan.height, 0, plan.width), self.network.low_res_upsampling
+            cond["low_res"] = upsampled_region(cond["low_res"], whole, plan, scale, mode, room.canvas)
+            scales["low_res"] = 1
+        return cond, scales
 
     def _runner(self, on_event: Callable[[str], None] | None) -> TileRunner:
         in_float32 = partial(torch.autocast, self.device.type, enabled=False)
-        exact = replace(self, autocast=nullcontext).denoiser() if self.dtype is not None else None
+        exact = self._plainly(nullcontext).denoiser() if self.dtype is not None else None
         return TileRunner(
             AutocastDenoiser(self.denoiser(), self.autocast, checks=False),
             self.process.eps_from_x_start,
-            tile_batch_size=self.options.tile_batch_size,
             needs_log_variance=self.options.rule.needs_log_variance,
             device=self.device,
             low_res_upsampling=self.network.low_res_upsampling,
@@ -308,14 +394,19 @@ class Engine:
             on_event=on_event,
             exact=None if exact is None else AutocastDenoiser(exact, in_float32, checks=False),
             checks=True,
+            pads=self.options.cuda_graphs,
         )
 
     def _store(
-        self, request: Request, shape: tuple[int, int, int], on_event: Callable[[str], None] | None
+        self,
+        request: Request,
+        shape: tuple[int, int, int],
+        device: torch.device,
+        on_event: Callable[[str], None] | None,
     ) -> CanvasStore:
         key = self._key(request, shape)
         if self.options.canvas == "ram":
-            return RamStore(shape, request.scratch, key, self.options.resume_seconds, on_event)
+            return RamStore(shape, request.scratch, key, self.options.resume_seconds, on_event, device)
         if request.scratch is None:
             raise ConfigError("canvas: disk needs a folder for its files, which only test.py has; use canvas: ram here")
         return DiskStore(request.scratch, key, shape)
@@ -329,7 +420,8 @@ class Engine:
     def _result(self, store: CanvasStore, request: Request) -> Canvas:
         channels = self.network.in_channels
         if isinstance(store, RamStore):
-            return RamCanvas(store.state.rows(0, store.state.height)[:channels, : request.height, : request.width])
+            whole = store.state.rows(0, store.state.height)[:channels, : request.height, : request.width]
+            return RamCanvas(whole.cpu())
         return CanvasWindow(store.state, channels, request.height, request.width)
 
 
@@ -340,4 +432,6 @@ def _tell(on_progress: Callable[[float], None] | None, before: float, share: flo
 
 def _scales(request: Request) -> dict[str, int]:
     """Pixels of the image per pixel of each spatial conditioning."""
-    return {name: max(request.height // value.shape[-2], 1) for name, value in request.cond.items() if value.ndim == 4}
+    return {
+        name: max(request.height // value.shape[-2], 1) for name, value in request.cond.items() if is_spatial(value)
+    }

@@ -42,9 +42,9 @@ def null_condition(
 class ClassifierFree:
     """Classifier-free guidance (Ho & Salimans 2022, eq. 6): eps_null + scale * (eps - eps_null).
 
-    Linear in eps whatever the network predicts; the variance is that of the conditional pass. scale 1 is off and
-    costs no second pass. keep_unguided: the prediction carries the x_start of the conditional pass as `unguided`.
-    The null pass sees `null_condition(cond, num_classes, low_res_strength)`.
+    Linear in eps whatever the network predicts; the variance is that of the conditional pass. scale 1 is off;
+    otherwise both passes are one call of twice the batch. keep_unguided: the prediction carries the x_start of the
+    conditional pass as `unguided`. The null pass sees `null_condition(cond, num_classes, low_res_strength)`.
     """
 
     def __init__(
@@ -67,10 +67,12 @@ class ClassifierFree:
         self.keep_unguided = keep_unguided
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
-        given = self.denoiser(x_t, t, cond)
         if self.scale == 1.0:
-            return given
-        null = self.denoiser(x_t, t, null_condition(cond, self.num_classes, self.low_res_strength))
+            return self.denoiser(x_t, t, cond)
+        unconditional = null_condition(cond, self.num_classes, self.low_res_strength)
+        told = {name: torch.cat([value, unconditional[name]]) for name, value in cond.items()}
+        both = self.denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), told)
+        given, null = both.each(lambda value: value[: len(x_t)]), both.each(lambda value: value[len(x_t) :])
         # Extrapolated as x_start too, not recovered from eps: where little signal is left that would amplify rounding.
         x_start = null.x_start + self.scale * (given.x_start - null.x_start)
         guided = given.at(x_start, lambda: null.eps + self.scale * (given.eps - null.eps))

@@ -35,16 +35,24 @@ class TilingOptions(Options):
         None,
         ge=0,
         le=1_000_000,
-        description="Tile side in output pixels; ~: the training size (image_size); 0 never tiles.",
+        description="Tile side in output pixels; ~: as few tiles as sides of at most 2.25 times the training size "
+        "(image_size) allow; 0 never tiles.",
     )
     tile_overlap: Annotated[int | None, NotWith("tile", 0)] = Field(
         None,
         ge=0,
         le=1_000_000,
-        description="Overlap of neighbouring tiles in output pixels; ~ is a quarter of the tile.",
+        description="Overlap of neighbouring tiles in output pixels; ~ is an eighth of the tile, or of image_size.",
     )
-    tile_batch_size: Annotated[int, SPEED_ONLY] = Field(
-        4, ge=1, le=65536, description="Tiles that the device works on at once; halves by itself when memory runs out."
+    tile_batch_size: Annotated[int | None, SPEED_ONLY] = Field(
+        None,
+        ge=1,
+        le=65536,
+        description="Tiles that the device works on at once; ~: on CPUs as many pixels as in 4 tiles of image_size, on "
+        "GPUs what memory holds, up to 64. Halves by itself when memory runs out.",
+    )
+    cuda_graphs: Annotated[bool, SPEED_ONLY] = Field(
+        False, description="Replay the network as one CUDA graph for each shape of batches; for many tiles of one size."
     )
     wrap: Literal["none", "x", "y", "xy"] = Field(
         "none",
@@ -53,8 +61,9 @@ class TilingOptions(Options):
     )
     canvas: Annotated[Literal["ram", "disk"], SPEED_ONLY] = Field(
         "ram",
-        description="Where the image lies while it is sampled: in memory (about 30 bytes a pixel of the output), or in "
-        "files beside the results (about 24 bytes a pixel), with memory for a row of tiles only.",
+        description="Where the image lies while it is sampled: in memory (about 30 bytes a pixel of the output, 40 up "
+        "to 16 megapixels; on the GPU while that is less than half of what is free), or in files beside the results "
+        "(about 24 bytes a pixel), with memory for a row of tiles only.",
     )
 
     @property

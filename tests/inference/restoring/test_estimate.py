@@ -18,7 +18,7 @@ def test_sizes_tiles_memory_and_time_of_every_image_and_of_all():
     code, said = dry()
     assert code == 0
     lines = {line.split()[2]: line for line in said.splitlines() if ".png: " in line}
-    assert "24x16 -> 48x32, 2 tiles, 0.00 GiB of memory, about 0:00" in lines["ok.png:"]
+    assert "24x16 -> 48x32, 1 tile, 0.00 GiB of memory, about 0:00" in lines["ok.png:"]
     assert "300x200 -> 600x400, " in lines["deep/large.png:"]
     assert "2 of 2 images can be read, 0 are done already; about 0:" in said
     assert "device memory: that of one batch of tiles" in said
@@ -31,7 +31,7 @@ def test_broken_files_are_named_and_finished_ones_cost_nothing():
     Path("small/zero.png").touch()
     code, said = dry()
     assert code == 0
-    assert "ok.png: 24x16 -> 48x32, 2 tiles; done already" in said
+    assert "ok.png: 24x16 -> 48x32, 1 tile; done already" in said
     assert "small/zero.png: would fail: the file is empty" in said
     assert "cut.jpg: would fail: " in said
     assert "1 are done already; about 0:00 in all" in said

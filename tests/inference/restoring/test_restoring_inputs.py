@@ -11,6 +11,7 @@ import pytest
 from command_helpers import picture, restore, restore_small, restored_files, save_picture, truncated_jpeg
 from PIL import Image
 
+from codes.images import file_canvas
 from codes.inference.restoring import job as restore_job
 from codes.inference.restoring import report
 from codes.inference.restoring import run as restoring_run
@@ -357,3 +358,25 @@ def test_a_pair_whose_low_resolution_changed_is_restored_again():
         assert code == 0, said
         assert ("1 of 1 images are restored already" in said) == done
     assert json.loads(Path("results/restored/metrics.json").read_text())["images"][0]["metrics"]["restored"]
+
+
+@pytest.mark.usefixtures("here")
+def test_a_large_file_is_read_by_rows_with_the_same_result(monkeypatch):
+    save_picture("small/ok.png", 40, 58)
+    node = "steps.restore.injectors.detail"
+    monkeypatch.setattr(file_canvas, "LARGE", 100)
+    seen = []
+    rows = file_canvas.FileCanvas.rows
+
+    def counted(canvas, y0, y1):
+        seen.append(y1 - y0)
+        return rows(canvas, y0, y1)
+
+    monkeypatch.setattr(file_canvas.FileCanvas, "rows", counted)
+    assert restore_small(f"{node}.canvas=disk", f"{node}.tile=32", "name=rows")[0] == 0
+    assert restore_small(f"{node}.tile=32", "name=ram")[0] == 0
+    assert seen
+    assert len(seen) > 3
+    assert min(seen) < 20
+    files = [Path(f"results/{name}/test/ok.png") for name in ("rows", "ram")]
+    assert files[0].read_bytes() == files[1].read_bytes()

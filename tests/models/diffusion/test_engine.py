@@ -89,9 +89,20 @@ def test_any_size_is_padded_and_cropped(height: int, width: int) -> None:
     assert sample(engine(), height, width).shape == (2, 3, 2 * height, 2 * width)
 
 
-def test_the_tile_is_the_training_size_unless_the_option_says_otherwise() -> None:
-    assert engine().plan(100, 80, 2).tile == (32, 32)
-    assert engine().plan(100, 80, 2).overlap == (8, 8)
+@pytest.mark.parametrize(("height", "width"), [(100, 80), (512, 512), (200, 1000), (72, 73), (8, 300)])
+def test_tiles_are_chosen_so_that_little_is_computed_twice(height: int, width: int) -> None:
+    plan = engine().plan(height, width, 2)
+    assert plan.overlap == tuple(min(8, side - 8) for side in plan.tile)  # an eighth of 32, in multiples of 8
+    assert max(plan.tile) <= 72  # 2.25 * 32
+    for canvas, side, origins in ((plan.height, plan.tile[0], plan.ys), (plan.width, plan.tile[1], plan.xs)):
+        fewest = max(-(-(canvas - 8) // (72 - 8)), 1)
+        assert len(origins) == fewest
+        assert side * fewest < canvas + 8 * (fewest - 1) + 8 * fewest  # what they share, and less than 8 px each
+
+
+def test_a_tile_that_is_asked_for_is_taken() -> None:
+    assert engine(tile=32).plan(100, 80, 2).tile == (32, 32)
+    assert engine(tile=32).plan(100, 80, 2).overlap == (8, 8)
     assert engine(tile=48, tile_overlap=16).plan(100, 80, 2).tile == (48, 48)
     assert len(engine(tile=0).plan(100, 80, 2)) == 1
 

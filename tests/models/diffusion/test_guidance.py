@@ -34,6 +34,15 @@ def class_network(x: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:  # noqa: A
     return torch.cat([torch.tanh(x + shift), 0.1 * x + shift], dim=1)
 
 
+def by_class(outputs: Mapping[int, Tensor]) -> Callable[..., Tensor]:
+    """A network that returns a given output of each class, for batches of whole sets of its samples."""
+
+    def network(x: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
+        return torch.stack([outputs[int(label)][row % len(outputs[int(label)])] for row, label in enumerate(y)])
+
+    return network
+
+
 def class_denoiser(process: GaussianDiffusion) -> NetworkDenoiser:
     return NetworkDenoiser(class_network, process, clip_denoised=False)
 
@@ -53,12 +62,8 @@ def test_guidance_matches_golden(mean_type: Any) -> None:
     schedule = NoiseSchedule.named("linear", 1000)
     process = GaussianDiffusion(schedule, parameterized(mean_type), "learned_range", variance_convention="patch")
     outputs = {10: PIECES[f"out/guided_uncond_{mean_type}"], 3: PIECES[f"out/guided_cond_{mean_type}"]}
-
-    def network(x: Tensor, timesteps: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
-        return outputs[int(y[0])]
-
     x_t, t = PIECES[f"out/guided_x_t_{mean_type}"], torch.tensor([250, 900])
-    guided = ClassifierFree(NetworkDenoiser(network, process, False), process, 1.5, num_classes=10)
+    guided = ClassifierFree(NetworkDenoiser(by_class(outputs), process, False), process, 1.5, num_classes=10)
     ours = guided(x_t, t, {"y": torch.tensor([3, 3])})
     golden = process.predict(PIECES[f"out/guided_{mean_type}"], x_t, t, clip=False)
     torch.testing.assert_close(ours.eps, golden.eps, rtol=1e-4, atol=1e-5)
@@ -72,7 +77,7 @@ def test_guided_x_start_is_exact_where_the_references_rounding_shows() -> None:
     process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), parameterized("start_x"), "learned_range")
     given, null = PIECES["out/guided_cond_start_x"], PIECES["out/guided_uncond_start_x"]
     guided = ClassifierFree(
-        NetworkDenoiser(lambda _, __, y: null if int(y[0]) == 10 else given, process, False),
+        NetworkDenoiser(by_class({10: null, 3: given}), process, False),
         process,
         1.5,
         num_classes=10,

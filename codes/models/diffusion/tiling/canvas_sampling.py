@@ -26,7 +26,7 @@ from ..prediction import Lazy, Prediction
 from ..process import GaussianDiffusion
 from ..samplers import Moment, Sampler
 from .blending import undeclared
-from .conditioning import region_of, upsampled_region
+from .conditioning import Spatial, region_of, upsampled_region
 from .plan import Tile, TilePlan
 from .runner import Band, TileRunner, View
 from .whole_image import Adjustment, Gathered
@@ -38,12 +38,12 @@ NO_ADJUSTMENT = Adjustment()
 class SampledImage:
     """One image to sample.
 
-    `cond` holds (1, ...) tensors; those of 4 dimensions have pixels `scales[name]` canvas pixels wide. `noise` draws
-    its noise, of C channels. `store` keeps its state, of `canvas_channels`. It is
-    afterwards at the last step, its state the image in [-1, 1], padded as the plan is.
+    `cond` holds (1, ...) tensors and canvases; canvases and tensors of 4 dimensions have pixels `scales[name]` canvas
+    pixels wide. `noise` draws its noise, of C channels. `store` keeps its state, of `canvas_channels`. It is afterwards
+    at the last step, its state the image in [-1, 1], padded as the plan is.
     """
 
-    cond: Mapping[str, Tensor]
+    cond: Mapping[str, Spatial]
     scales: Mapping[str, int]
     plan: TilePlan
     noise: NoiseField

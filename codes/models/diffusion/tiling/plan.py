@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+LARGEST = 2.25  # side of a tile that is chosen, in sides of training
 FloatArray = npt.NDArray[np.float64]
 Size = int | tuple[int, int]
 NOWHERE = (False, False)
@@ -179,6 +180,25 @@ def tile_side(chosen: int | None, training: int, align: int) -> int:
     0 is one tile for everything.
     """
     return max(align, training // align * align) if chosen is None else chosen
+
+
+def economical_side(canvas: int, training: int, overlap: int, align: int) -> int:
+    """The side of a tile along an axis of `canvas` pixels with which the least is computed twice.
+
+    As few tiles as a side of at most LARGEST times that of training allows, and each no larger than these need. Fewer
+    tiles share fewer borders; larger ones cost memory and move the statistics of a network's normalisation away from
+    those of training (docs/measurements.md).
+    """
+    most = max(align, int(LARGEST * training) // align * align)
+    if canvas <= most:
+        return canvas
+    count = math.ceil((canvas - overlap) / (most - overlap))
+    return min(_round_up(math.ceil((canvas + (count - 1) * overlap) / count), align), most)
+
+
+def default_overlap(side: int, align: int) -> int:
+    """An eighth of a tile's side, a multiple of `align`; with less, borders begin to show."""
+    return max(_round_up(math.ceil(side / 8), align), align) if side > align else 0
 
 
 class _Axis(NamedTuple):

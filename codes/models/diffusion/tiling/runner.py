@@ -22,7 +22,16 @@ from ....utils.errors import TesseraError
 from ..denoiser import Denoiser
 from ..prediction import Prediction, not_finite
 from .blending import RollingBlend, undeclared
-from .conditioning import UPSAMPLED, UPSAMPLING_MARGIN, columns_around, region_of, rows_around, upsampled_region
+from .conditioning import (
+    UPSAMPLED,
+    UPSAMPLING_MARGIN,
+    Spatial,
+    columns_around,
+    is_spatial,
+    region_of,
+    rows_around,
+    upsampled_region,
+)
 from .memory import is_out_of_memory
 from .plan import Tile, TilePlan
 
@@ -31,15 +40,15 @@ from .plan import Tile, TilePlan
 class View:
     """One image as the runner sees it at one step.
 
-    `x_t`: its state, of which the first `channels` are read. `cond` holds (1, ...) tensors; those of 4 dimensions are
-    spatial, with pixels `scales[name]` canvas pixels wide, and are continued by reflection where the canvas is larger.
-    `shift` moves the inner tiles of the grid (see `TilePlan.shifted`).
+    `x_t`: its state, of which the first `channels` are read. `cond` holds (1, ...) tensors and canvases; canvases and
+    tensors of 4 dimensions are spatial, with pixels `scales[name]` canvas pixels wide, and are continued by reflection
+    where the canvas is larger. `shift` moves the inner tiles of the grid (see `TilePlan.shifted`).
     """
 
     x_t: Canvas
     channels: int
     t: int
-    cond: Mapping[str, Tensor]
+    cond: Mapping[str, Spatial]
     scales: Mapping[str, int]
     plan: TilePlan
     shift: tuple[int, int] = (0, 0)
@@ -94,7 +103,11 @@ class _Work:
         self.reader = RowReader(self.view.x_t, self.device, [span for span in spans if span[1] <= self.plan.height])
         self.t = torch.full((1,), self.view.t, dtype=torch.int64, device=self.device)
         cond = self.view.cond
-        self.vectors = {name: v.to(self.device, non_blocking=True) for name, v in cond.items() if v.ndim < 4}
+        self.vectors = {
+            name: value.to(self.device, non_blocking=True)
+            for name, value in cond.items()
+            if isinstance(value, Tensor) and not is_spatial(value)
+        }
 
     @property
     def whole(self) -> bool:
@@ -107,7 +120,7 @@ class _Work:
             while len(self.seen) > 1:  # a batch may end in one row and begin in the one before
                 del self.seen[next(iter(self.seen))]
             across = tile._replace(x0=0, x1=self.plan.width)
-            spatial = {name: self._band(name, across) for name, v in self.view.cond.items() if v.ndim == 4}
+            spatial = {name: self._band(name, across) for name, v in self.view.cond.items() if is_spatial(v)}
             inside = tile.y1 <= self.plan.height
             rows = self.reader.rows(tile.y0, tile.y1) if inside else self.rows(tile.y0, tile.y1)
             self.seen[tile.y0] = _Seen(rows, spatial)
@@ -360,5 +373,5 @@ def _log_variance(prediction: Prediction) -> Tensor:
 
 def _batch_key(work: _Work) -> tuple[object, ...]:
     """Views whose tiles can stand in one batch: equal sizes, and conditioning of equal shapes where it stays small."""
-    spatial = [(name, work.view.scales.get(name)) for name, value in work.view.cond.items() if value.ndim == 4]
+    spatial = [(name, work.view.scales.get(name)) for name, value in work.view.cond.items() if is_spatial(value)]
     return work.plan.tile, work.whole, tuple(work.view.cond), tuple(spatial)

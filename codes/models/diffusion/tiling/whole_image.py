@@ -63,7 +63,7 @@ class Gathered:
     def add(self, x_start: Tensor, unguided: Tensor | None, y0: int = 0) -> None:
         """Some rows of the prediction (1, C, n, W), from y0 on; without guidance `unguided` is None."""
         if self._cells is not None:
-            self._cells.add(y0, self._clipped(x_start)[0])
+            self._cells.add(y0, self._clipped(x_start)[0].cpu())
         if self.adjustment.rescale:
             assert unguided is not None, "guidance keeps the prediction that it started from"
             self._guided.add(x_start)
