@@ -204,9 +204,9 @@ def train_command(bench: Bench, iterations: int, *more: str) -> list[str]:
     """A training of the reference recipe, or of its small form."""
     sets = [f"device={bench.device.type}", "name=bench", f"train.niter={iterations}", "eval.evaluators={}",
             "train.val_freq=~", "use_tb_logger=false", "logger.print_freq=1",
-            "networks.generator.args=" + json.dumps(bench.network_options)]  # fmt: skip
+            "networks.generator.args=" + json.dumps({**bench.network_options, "image_size": 256})]  # fmt: skip
     if bench.quick:
-        sets += ["datasets.train.batch_size=2", "datasets.train.target_size=64", "datasets.train.n_workers=0"]
+        sets += ["datasets.train.batch_size=1", "datasets.train.n_workers=0"]
     recipe = ["-opt", str(ROOT / "recipes/diffusion/train_sr.yml")]
     return [sys.executable, str(ROOT / "codes/train.py"), *recipe, *more, "--set", *sets]
 
@@ -230,8 +230,10 @@ def training(bench: Bench) -> dict[str, Any]:
         command = train_command(bench, count)
         done = subprocess.run(command, cwd=name, capture_output=True, text=True, timeout=300, check=False)
         whole = time.perf_counter() - start
+        if done.returncode:
+            raise RuntimeError(f"train.py ended with {done.returncode}: {done.stderr[-300:]}")
         said = [line for line in done.stderr.splitlines() if "it/s" in line or "data" in line][-3:]
-    return {"iterations/s on a ready batch": 1 / ready, "whole run": {"code": done.returncode, "seconds": whole},
+    return {"iterations/s on a ready batch": 1 / ready, "whole run, seconds": whole,
             "log of the loader's run": said or done.stderr.splitlines()[-3:]}  # fmt: skip
 
 
@@ -281,7 +283,9 @@ def kill_and_resume(bench: Bench) -> dict[str, Any]:
         again = [*train_command(bench, count, "--auto_resume"), saving]
         done = subprocess.run(again, cwd=name, capture_output=True, text=True, timeout=300, check=False)
         last = done.stderr.splitlines()[-1:]
-    return {"states when it was killed": killed, "code": done.returncode, "last line": last}
+        if done.returncode:
+            raise RuntimeError(f"train.py --auto_resume ended with {done.returncode}: {done.stderr[-300:]}")
+    return {"states when it was killed": killed, "last line": last}
 
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
