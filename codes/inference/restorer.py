@@ -112,8 +112,7 @@ class Restorer:
 
         `from_pretrained` takes the names of weights that come with the project, too.
         device: auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:N or mps. precision: fp32, bf16 or fp16.
-        tile: side in output pixels; None chooses by cost, up to 2.25 sides of training, 0 never tiles. tile_overlap:
-        None is an eighth of it.
+        tile: side in output pixels; None chooses by cost, 0 never tiles. tile_overlap: None is an eighth of it.
         corruptions, scale: those of training, for older files that do not record them. estimator: a checkpoint of
         train_strengths.yml, or the name of one that comes with the project; it reads strengths that are `auto`. Raises
         ConfigError, one line, for what does not fit or contradicts the record: strengths would mean something else.
