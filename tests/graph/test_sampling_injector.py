@@ -18,7 +18,7 @@ from codes.graph.injectors.gaussian_diffusion_inference import (
     GaussianDiffusionInferenceOptions,
 )
 from codes.images.canvas import Canvas, as_canvas
-from codes.models.diffusion.engine import AutocastDenoiser
+from codes.models.diffusion.mixed_precision import AutocastDenoiser
 from codes.models.diffusion.networks.unet import UNetModel
 from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process_options import ProcessOptions

@@ -13,7 +13,8 @@ from ...data.datasets import DATASETS, DatasetOptions
 from ...graph.graph import StepContext
 from ...graph.injectors.gaussian_diffusion import conditioning_problems
 from ...models.diffusion.bound import variational_bound
-from ...models.diffusion.engine import AutocastDenoiser, Engine
+from ...models.diffusion.engine import Engine
+from ...models.diffusion.mixed_precision import AutocastDenoiser
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.process import check_image_range
 from ...models.diffusion.sampling_options import SamplingOptions

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...config.yaml_source import Issue, KeyPath
 from ...models.diffusion.denoiser import NetworkDenoiser, run_network
-from ...models.diffusion.engine import AutocastDenoiser
+from ...models.diffusion.mixed_precision import AutocastDenoiser
 from ...models.diffusion.networks.backbone import resized
 from ...models.diffusion.networks.base import DiffusionNetwork
 from ...models.diffusion.process import check_image_range

@@ -19,11 +19,11 @@ from ...utils.errors import ConfigError
 from ...utils.rng import derive_seed
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import ClassifierFree, Clipped, EpsilonScaled, SplitDenoiser
+from .mixed_precision import AutocastDenoiser
 from .networks.base import DiffusionNetwork
 from .networks.cast import cast_once
 from .networks.graphed import Graphed
 from .noise import NoiseField
-from .prediction import Prediction, not_finite
 from .process import GaussianDiffusion
 from .sampling_checks import start_problem
 from .sampling_options import SamplingOptions
@@ -37,48 +37,6 @@ from .tiling.whole_image import Adjustment
 THRESHOLD_QUANTILE = 0.995  # of |x_start|, as in Saharia et al. 2022
 CPU = torch.device("cpu")
 KEPT_UPSAMPLED = 2**24  # pixels of a result in host memory whose low_res is upsampled once for all steps
-
-
-class AutocastDenoiser:
-    """Runs a denoiser under mixed precision; with `checks`, what is not finite is computed again in float32.
-
-    `on_event` is told of the first such repeat. Raises TesseraError where float32 does not help either: the image
-    would be black.
-    """
-
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        autocast: Callable[[], AbstractContextManager[Any]],
-        on_event: Callable[[str], None] | None = None,
-        needs_log_variance: bool = False,
-        *,
-        checks: bool = True,
-    ) -> None:
-        self.denoiser = denoiser
-        self.checks = checks
-        self.autocast = autocast
-        self.needs_log_variance = needs_log_variance
-        self.on_event = on_event
-        self.repeats = 0
-
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
-        with self.autocast():
-            prediction = self.denoiser(x_t, t, cond)
-        if not self.checks or self._finite(prediction):
-            return prediction
-        self.repeats += 1
-        if self.repeats == 1 and self.on_event:
-            self.on_event("the network overflowed in this precision: such tiles are computed again in float32")
-        with torch.autocast(x_t.device.type, enabled=False):
-            prediction = self.denoiser(x_t, t, cond)
-        if not self._finite(prediction):
-            raise not_finite(int(t.max()))
-        return prediction
-
-    def _finite(self, prediction: Prediction) -> bool:
-        whole = bool(torch.isfinite(prediction.x_start).all())
-        return whole and not (self.needs_log_variance and not bool(torch.isfinite(prediction.log_variance).all()))
 
 
 @dataclass(frozen=True)
