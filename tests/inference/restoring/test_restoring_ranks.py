@@ -12,6 +12,7 @@ import pytest
 from command_helpers import restore, restore_small, restored_files, save_picture
 from PIL import Image
 
+from codes.images.output_size import Framing
 from codes.inference.restoring.output import Planned
 from codes.inference.restoring.plan import groups, share_of
 from codes.runtime.devices import Ranks, join_ranks
@@ -105,8 +106,9 @@ def planned(position, height, tiles, phase="test"):
     file = Path(f"{position}.png")
     size = height, 10
     return Planned(
-        phase, position, file, file.name, file, {"out": file}, size, {"out": size}, tiles, 1, height * 10, "", ""
-    )
+        phase, position, file, file.name, file, {"out": file}, size, {"out": size}, {"out": 1}, {"out": Framing(*size)},
+        tiles, 1, height * 10, "", "",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
