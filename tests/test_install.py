@@ -8,12 +8,16 @@ import sys
 import sysconfig
 import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from codes.config import paths
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+DATA = ("recipes", "options")  # beside codes/, and in the package
 COMMANDS = {
     "train.py": "tessera-train",
     "test.py": "tessera-test",
@@ -141,6 +145,78 @@ def test_the_library_restores(installed):
     code, said = run(commands / "python", "-c", RESTORE, folder=folder)
     assert code == 0, said
     assert "(18, 22, 3)" in said
+
+
+@pytest.mark.slow
+def test_weights_and_recipes_are_installed(installed):
+    """From a folder that holds nothing of the checkout."""
+    commands, folder = installed
+    code, said = run(commands / "tessera-test", "-opt", "recipes/diffusion/infer.yml", "--dry_run", folder=folder)
+    assert code == 0, said
+    assert "tessera-photo-2x" in said or "sample" in said
+    load = "from tessera import Restorer; print(Restorer.from_pretrained('tessera-photo-2x-fast', 'cpu').corruptions)"
+    code, said = run(commands / "python", "-c", load, folder=folder)
+    assert (code, said.strip()) == (0, "('jpeg', 'gaussian_blur')")
+
+
+@pytest.mark.slow
+def test_sdist_and_wheel_are_built_and_hold_what_they_should(tmp_path):
+    for package in ("build", "twine", "setuptools"):
+        pytest.importorskip(package, reason=f"{package} is not installed (requirements-release.txt)")
+    ignored = shutil.ignore_patterns(
+        ".*", "__pycache__", "build", "dist", "site", "*.egg-info", "experiments", "results"
+    )
+    shutil.copytree(ROOT, tmp_path / "copy", ignore=ignored)
+    code, said = run(
+        sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path / "dist"), folder=tmp_path / "copy"
+    )
+    assert code == 0, said
+    files = sorted((tmp_path / "dist").iterdir())
+    assert [file.name.partition("-")[0] for file in files] == ["tessera_restoration"] * 2
+    code, said = run(sys.executable, "-m", "twine", "check", "--strict", *map(str, files), folder=tmp_path)
+    assert code == 0, said
+    with zipfile.ZipFile(files[0]) as wheel:
+        held = set(wheel.namelist())
+        about = wheel.read(next(name for name in held if name.endswith("/METADATA"))).decode()
+    there = {f"tessera/{file.relative_to(ROOT / 'codes')}" for file in (ROOT / "codes").rglob("*") if file.is_file()}
+    there |= {
+        f"tessera/{file.relative_to(ROOT)}" for folder in DATA for file in (ROOT / folder).rglob("*") if file.is_file()
+    }
+    there = {name for name in there if "__pycache__" not in name}
+    assert there <= held
+    assert {name for name in held if name.startswith("tessera/")} == there
+    assert "torchvision" not in about
+
+
+@pytest.mark.slow
+def test_the_site_of_the_documentation_has_no_broken_link(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed (requirements-release.txt)")
+    pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed (requirements-release.txt)")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    code, said = run(*build, folder=ROOT)
+    assert code == 0, said
+    api = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
+    assert "from_pretrained" in api
+    assert "Load a .safetensors checkpoint" in api
+    assert {file.stem for file in (ROOT / "docs").glob("*.md")} <= {
+        file.stem for file in (tmp_path / "site").glob("*.html")
+    }
+
+
+def test_a_recipe_is_found_here_and_then_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    installed = tmp_path / "package" / "config" / "paths.py"
+    recipe = tmp_path / "package" / "recipes" / "diffusion" / "infer.yml"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text("name: installed")
+    monkeypatch.setattr(paths, "__file__", str(installed))
+    named = Path("recipes/diffusion/infer.yml")
+    assert paths.recipe_file(named) == recipe
+    assert paths.recipe_file(Path("recipes/mine.yml")) == Path("recipes/mine.yml")
+    assert paths.recipe_file(Path("/recipes/diffusion/infer.yml")) == Path("/recipes/diffusion/infer.yml")
+    named.parent.mkdir(parents=True)
+    named.write_text("name: here")
+    assert paths.recipe_file(named) == named
 
 
 @pytest.mark.slow

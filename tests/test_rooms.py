@@ -59,7 +59,7 @@ def test_the_rooms_are_the_known_ones():
 
 
 def test_the_tests_lie_where_the_code_lies():
-    aside = {"fixtures", "golden", "helpers", "simulated"}
+    aside = {"fixtures", "golden", "helpers", "simulated", "integrations"}
     folders = {file.relative_to(ROOT / "tests").parts[0] for file in (ROOT / "tests").glob("*/**/*.py")}
     assert folders - aside <= {*ROOMS, "scripts"}
 
@@ -75,10 +75,10 @@ def test_the_picture_of_the_rooms_has_their_order(text):
 def test_every_path_in_text_exists():
     """Paths of the project's own files, in documentation, recipes, code and comments."""
     path = re.compile(
-        r"(?<![\w/.-])((?:codes|docs|tests|recipes|options|benchmarks)/[\w/.-]*\w\.(?:py|md|yml|json|png))\b"
+        r"(?<![\w/.-])((?:codes|docs|tests|recipes|options|benchmarks|integrations|notebooks)/[\w/.-]*\w\.(?:py|md|yml|json|png))\b"
     )
     the_users = {"recipes/mine.yml", "options/mine.yml"}
-    folders = ("codes", "docs", "tests", "recipes", "options", "benchmarks")
+    folders = ("codes", "docs", "tests", "recipes", "options", "benchmarks", "integrations", "notebooks")
     files = [file for name in folders for file in (ROOT / name).rglob("*") if file.suffix in (".md", ".py", ".yml")]
     files += ROOT.glob("*.md")
     stale = [
@@ -205,4 +205,4 @@ def test_every_package_is_installed():
     listed = set(project["tool"]["setuptools"]["packages"])
     there = {".".join(init.relative_to(ROOT).parent.parts).replace("codes", "tessera", 1) for init in
              (ROOT / "codes").rglob("__init__.py")}  # fmt: skip
-    assert listed == there
+    assert listed == there | {"tessera.recipes", "tessera.options"}  # data of other folders

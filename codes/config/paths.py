@@ -1,6 +1,7 @@
 """The one type of every option that names a file or a folder."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -22,3 +23,12 @@ def user_path(text: str) -> str:
 
 UserPath = Annotated[str, AfterValidator(user_path)]
 """The path of a file or folder, absolute or from the working directory; `~` is the home folder."""
+
+
+def recipe_file(path: Path) -> Path:
+    """The recipe itself, or where no file is called so here, that of the same name in the installed package.
+
+    `recipes/diffusion/infer.yml` and `options/train_sr_128.yml` are thus found from every folder.
+    """
+    installed = Path(__file__).resolve().parents[1] / path
+    return installed if not path.exists() and not path.is_absolute() and installed.is_file() else path

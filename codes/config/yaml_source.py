@@ -14,6 +14,7 @@ from typing import Any
 
 from ..utils.errors import ConfigError
 from ..utils.printable import printable
+from .paths import recipe_file
 from .registry import nearest
 from .yaml_text import MOST_LENGTH, MOST_TEXT, Mark, YamlProblem, is_text, parse_yaml, shortened, to_yaml
 
@@ -109,7 +110,7 @@ def format_path(path: KeyPath) -> str:
 
 def load_source(path: str | Path, overrides: Sequence[str] = ()) -> Source:
     """Read a recipe with its bases and overrides. Raises ConfigError for what cannot be read or parsed."""
-    path = Path(path)
+    path = recipe_file(Path(path))
     source = _load_with_bases(path, (), {})
     for text in overrides:
         source = _override(source, text)

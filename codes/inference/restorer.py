@@ -29,10 +29,12 @@ from ..models.diffusion.process_options import ProcessOptions, build_process
 from ..models.diffusion.sampling_checks import sampling_problems
 from ..models.diffusion.sampling_options import SamplingOptions
 from ..recipe.networks import place
-from ..runtime.devices import Precision, choose_device
+from ..runtime.devices import Precision
 from ..utils.console import get_logger
 from ..utils.errors import ConfigError
 from ..utils.rng import image_seed, torch_globals_at
+from .export.hub import pretrained_file, push_to_hub, record_of, save_pretrained
+from .restorer_arguments import agreed, device_of, shipped_estimator
 from .restorer_sizes import ResultSize
 from .restorer_strengths import Strengths, read_strengths, strength_tensor
 from .run import Run
@@ -40,7 +42,6 @@ from .strength_reader import StrengthReader
 
 logger = get_logger(__name__)
 T = TypeVar("T")
-V = TypeVar("V", int, tuple[str, ...])
 Progress = Callable[[int, int], object]
 NETWORK = "the network"  # its name in messages
 # Those of recipes/diffusion/infer.yml: plausible detail without grain.
@@ -65,12 +66,13 @@ class Restorer:
         precision: Precision = "fp32",
         options: SamplingOptions = DEFAULTS,
         estimator: StrengthReader | None = None,
+        record: CheckpointMetadata | None = None,
     ) -> None:
         """Take over a network: it moves to the device, into evaluation mode.
 
         process: what it was trained under, or None where `options` say it. scale: output pixels per input pixel.
-        corruptions: the names of its strengths in the order of training; None, and strengths have no names.
-        Raises ConfigError for what does not fit.
+        corruptions: the names of its strengths in the order of training; None, and strengths have no names. record:
+        what its checkpoint says of itself, which `save_pretrained` passes on. Raises ConfigError for what does not fit.
         """
         if type(scale) is not int or scale < 1:
             raise ConfigError(f"scale: expected a whole number of at least 1, found {scale!r}")
@@ -87,10 +89,12 @@ class Restorer:
                 f"corruptions: {len(self.corruptions)} names ({', '.join(self.corruptions) or 'none'}), but the "
                 f"network was trained with {self.num_strengths}; name each, in the order of training"
             )
-        device = _device(device)
+        device = device_of(device)
         self.network = place(network, device).eval().requires_grad_(False)
         self.options = options
-        self.run = Run({NETWORK: self.network}, device, precision=precision, processes=_processes(process))
+        self.run = Run(
+            {NETWORK: self.network}, device, precision=precision, processes=_processes(process), records=_named(record)
+        )
         self.estimator = estimator
         self._lock = threading.RLock()
 
@@ -124,14 +128,14 @@ class Restorer:
                 f"{path}: does not say what network it holds; use a .safetensors file of tessera-train, or build the "
                 "network and pass it to Restorer(network, process, scale=...)"
             )
-        scale = _agreed("scale", scale, metadata.scale, metadata)
+        scale = agreed("scale", scale, metadata.scale, metadata)
         if scale is None:
             raise ConfigError(f"{path}: does not record its scale, as older checkpoints do not; pass scale=2, say")
         with torch_globals_at("cpu", 0, "network"):
             network = network_of(metadata)
         load_into(network, path, strict=True)
         recorded = metadata.corruptions if len(metadata.corruptions or ()) == network.strengths_told else None
-        names = _agreed("corruptions", None if corruptions is None else tuple(corruptions), recorded, metadata)
+        names = agreed("corruptions", None if corruptions is None else tuple(corruptions), recorded, metadata)
         tiling = {"tile": tile, "tile_overlap": tile_overlap, "tile_batch_size": tile_batch_size}
         return cls(
             network,
@@ -141,9 +145,8 @@ class Restorer:
             device=device,
             precision=precision,
             options=_changed(DEFAULTS, tiling),
-            estimator=None
-            if estimator is None
-            else StrengthReader.from_checkpoint(weights_file(estimator), _device(device)),
+            estimator=_reader(estimator, device),
+            record=metadata,
         )
 
     def estimate(self, image: Any, auto_default: float = 0.2) -> dict[str, float]:
@@ -178,17 +181,38 @@ class Restorer:
         tile_batch_size: int | None = None,
         estimator: str | Path | None = None,
     ) -> Self:
-        """Load weights by the name under which they come with the project, "tessera-photo-2x", or a file or folder.
+        """Load weights by the name under which they come with the project, "tessera-photo-2x", a file or folder, or the
+        "owner/name" of the Hugging Face Hub (extra `hub`).
 
         estimator: None is the one that comes with the project, for weights that come with it and whose corruptions it
         knows. The other arguments are those of `from_checkpoint`. Raises ConfigError with the names that there are.
         """
         if estimator is None and str(named) in shipped_names():
-            estimator = _shipped_estimator(weights_file(named))
+            estimator = shipped_estimator(weights_file(named))
         return cls.from_checkpoint(
-            weights_file(named), device, precision=precision, tile=tile, tile_overlap=tile_overlap,
+            pretrained_file(named), device, precision=precision, tile=tile, tile_overlap=tile_overlap,
             tile_batch_size=tile_batch_size, estimator=estimator,
         )  # fmt: skip
+
+    @property
+    def record(self) -> CheckpointMetadata:
+        """What a checkpoint of this restorer says of itself."""
+        read, process = self.run.records.get(NETWORK), self.run.processes.get(NETWORK)
+        return record_of(self.network, process, read, self.scale, self.corruptions)
+
+    def save_pretrained(self, folder: str | Path, licence: str | None = None) -> Path:
+        """Write model.safetensors, config.json and a model card into a folder, which `from_pretrained` takes.
+
+        licence: of the weights, as the Hub writes it ("cc-by-4.0"); None where it is not known. Returns the folder.
+        """
+        return save_pretrained(self.network, self.record, Path(folder), licence)
+
+    def push_to_hub(self, repo_id: str, licence: str | None = None, private: bool | None = None) -> str:
+        """Upload what `save_pretrained` writes to "owner/name" of the Hugging Face Hub; returns the commit's address.
+
+        Needs the extra `hub` and a login (`hf auth login`). Raises TesseraError, one line, where the upload fails.
+        """
+        return push_to_hub(self.network, self.record, repo_id, licence, private)
 
     def __call__(
         self,
@@ -349,16 +373,12 @@ def _in_one_line(issues: Sequence[Issue]) -> str:
     return "; ".join(f"options: {'.'.join(map(str, issue.path))}: {issue.message}" for issue in issues)
 
 
-def _shipped_estimator(weights: Path) -> Path | None:
-    """The estimator among the weights that come with the project that knows the corruptions of a restorer."""
-    restorer = read_metadata(weights)
-    wanted = frozenset(() if restorer is None else restorer.corruptions or ())
-    for name in shipped_names():
-        record = read_metadata(weights_file(name))
-        estimates = record is not None and record.which_model == "strength_estimator"
-        if record is not None and estimates and wanted and wanted <= frozenset(record.corruptions or ()):
-            return weights_file(name)
-    return None
+def _reader(estimator: str | Path | None, device: str | torch.device) -> StrengthReader | None:
+    return None if estimator is None else StrengthReader.from_checkpoint(weights_file(estimator), device_of(device))
+
+
+def _named(record: CheckpointMetadata | None) -> dict[str, CheckpointMetadata]:
+    return {} if record is None else {NETWORK: record}
 
 
 def _processes(process: ProcessOptions | None) -> dict[str, ProcessOptions]:
@@ -370,23 +390,3 @@ def _processes(process: ProcessOptions | None) -> dict[str, ProcessOptions]:
     except ValueError as error:
         raise ConfigError(f"process: {error}") from None
     return {NETWORK: process}
-
-
-def _device(device: str | torch.device) -> torch.device:
-    kind, colon, index = str(device).partition(":")
-    if kind not in ("auto", "cpu", "cuda", "mps") or (colon and not index.isdecimal()):
-        raise ConfigError(f"device: expected auto, cpu, cuda, cuda:N or mps, found {str(device)!r}")
-    return choose_device(kind, [int(index)] if colon else None)
-
-
-def _agreed(what: str, given: V | None, recorded: V | None, metadata: CheckpointMetadata) -> V | None:
-    """What the caller or the checkpoint says. Raises ConfigError where both do, and not the same."""
-    if given is not None and recorded is not None and given != recorded:
-        raise ConfigError(
-            f"{what}: {metadata.place} was trained with {_shown(recorded)}, found {_shown(given)}; leave {what} out"
-        )
-    return recorded if given is None else given
-
-
-def _shown(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

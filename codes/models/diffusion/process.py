@@ -94,7 +94,7 @@ class GaussianDiffusion:
         """
         if prior is None:
             return noise
-        last = torch.full((len(noise),), self.num_timesteps - 1, dtype=torch.int64, device=noise.device)
+        last = torch.full((noise.shape[0],), self.num_timesteps - 1, dtype=torch.int64, device=noise.device)
         return self.q_sample(prior.to(noise.dtype), last, noise)
 
     def q_sample(self, x_start: Tensor, t: Tensor, noise: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from pathlib import Path
 from ....config.registry import nearest
 from ....utils.errors import ConfigError
 from .files import SAFETENSORS
+from .hub import fetched, is_hub_address
 
 FOLDER = Path(__file__).resolve().parents[3] / "weights"
 
@@ -17,10 +18,13 @@ def shipped_names() -> list[str]:
 def weights_file(named: str | Path) -> Path:
     """The file of weights that come with the project by this name, else the file or folder itself that is named.
 
-    A folder stands for the one .safetensors file in it. Raises ConfigError where there is none, or there are several.
+    A folder stands for the one .safetensors file in it, and "hf://owner/name" for weights of the Hugging Face Hub.
+    Raises ConfigError where there is none, or there are several.
     """
     if str(named) in shipped_names():
         return FOLDER / f"{named}{SAFETENSORS}"
+    if isinstance(named, str) and is_hub_address(named):
+        return fetched(named)
     place = Path(named)
     if place.is_dir():
         files = sorted(place.glob(f"*{SAFETENSORS}"))

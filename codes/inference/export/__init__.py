@@ -1,0 +1,1 @@
+"""Trained networks for other systems: plain graphs, ONNX files, model cards, the Hugging Face Hub."""
