@@ -177,7 +177,9 @@ class StrengthEstimator(DiffusionNetwork):
         scale = self.feature_second.diagonal().mean().clamp(min=1e-12)
         matrix = self.feature_second + 1e-3 * scale * torch.eye(size, device=pooled.device)
         centred = pooled - self.feature_mean
-        squared = (centred * torch.linalg.solve(matrix, centred.T).T).sum(1) / size
+        # Never singular, so nothing need be checked, for which the host would wait for the device.
+        solved = torch.linalg.solve_ex(matrix, centred.T, check_errors=False)[0]
+        squared = (centred * solved.T).sum(1) / size
         return 0.5 * squared.clamp(min=1e-12).log()
 
 
