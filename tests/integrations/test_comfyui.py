@@ -234,7 +234,8 @@ def test_progress_rises_to_the_end_and_cancel_stops(nodes):
     (bar,) = Bar.made
     assert [value for value, _ in bar.told] == sorted(value for value, _ in bar.told)
     assert len({total for _, total in bar.told}) == 1
-    assert bar.told[-1][0] == bar.told[-1][1] > len(bar.told) / 2 > 2
+    assert bar.told[-1][0] == bar.told[-1][1]
+    assert len(bar.told) >= 4  # two images of two steps
     sys.modules["comfy.model_management"].pressed_after = 3
     with pytest.raises(Interrupted):
         restore(nodes, model, image, strengths=strengths)
