@@ -34,7 +34,7 @@ class StudentGraph(nn.Module):
         self.align = math.lcm(network.multiple_of, scale)
         self.temperature_max = process.student.temperature_max
         self.process = SamplingOptions(respaced_timestep_spacing="karras1").build_process(process, "the student")
-        self.denoiser = NetworkDenoiser(network, self.process)
+        self.denoiser = NetworkDenoiser(network, self.process, low_res_upsampling=network.low_res_upsampling)
 
     def forward(self, low_res: Tensor, strengths: Tensor | None, noise: Tensor, temperature: Tensor) -> Tensor:
         """(B, C, h, w) in [0, 1], of any size -> (B, C, H, W) in [0, 1].
@@ -64,7 +64,7 @@ class DenoiserGraph(nn.Module):
         super().__init__()
         self.network = network
         self.process = build_process(process)
-        self.denoiser = NetworkDenoiser(network, self.process, clip_denoised=False)
+        self.denoiser = NetworkDenoiser(network, self.process, False, network.low_res_upsampling)
         if self.process.needs_prior and "low_res" not in network.cond_names:
             raise ConfigError("the process needs a low resolution, which this network does not take")
 
