@@ -236,6 +236,8 @@ class Always:
 class Gain(torch.nn.Module):
     """A network of one number: a * x."""
 
+    low_res_upsampling = "bicubic"
+
     def __init__(self) -> None:
         super().__init__()
         self.gain = torch.nn.Parameter(torch.zeros(()))

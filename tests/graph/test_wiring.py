@@ -89,6 +89,8 @@ class Recorder(torch.nn.Module):
     """Stands for a class-conditional network and remembers what it was given."""
 
     null_label = 10
+    low_res_upsampling = "bicubic"
+    adds_low_res = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -122,7 +122,9 @@ def test_a_frozen_network_stays_frozen_and_modes_survive_an_evaluation(two_netwo
     before = {name: value.clone() for name, value in networks["teacher"].state_dict().items()}
     updates: list[int] = []
     update = Ema.update
-    monkeypatch.setattr(Ema, "update", lambda self, network, n: (updates.append(n), update(self, network, n))[0])
+    monkeypatch.setattr(
+        Ema, "update", lambda self, network, n, changed: (updates.append(n), update(self, network, n, changed))[0]
+    )
     two_networks.run()
     assert updates == [1, 2]  # once per iteration
     assert set(two_networks.parts.averages) == {"generator"}

@@ -54,7 +54,7 @@ def step_problems(
     if trained is None and (sampling.beta_schedule is None or sampling.diffusion_args is None):
         return []
     try:
-        problem = start_problem(sampling, sampling.build_process(trained, name), network)
+        problem = start_problem(sampling.suited_to(trained), sampling.build_process(trained, name), network)
     except ConfigError as error:
         problem = str(error)
     return [Issue(("respaced_timestep_spacing",), problem)] if problem else []

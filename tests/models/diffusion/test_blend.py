@@ -105,9 +105,11 @@ def test_the_mean_costs_one_more_call_of_each_tile_at_the_last_timestep() -> Non
         NET.told.clear()
         subject = engine(blend=blend, tile=0)
         images(subject, conditions(), HEIGHT, WIDTH, 2, (5, 6))
-        told.append([call[0] for call in NET.told])
+        of_both = [timestep for call in NET.told for timestep in call]
+        told.append(of_both[::2])
+        assert of_both[1::2] == told[-1]
         requests = [Request({}, HEIGHT, WIDTH, seed) for seed in (5, 6)]
-        assert subject.tile_steps(requests, 2) == 2 * subject.calls == 2 * len(NET.told)
+        assert subject.tile_steps(requests, 2) == 2 * subject.calls == len(of_both)
     assert len(told[0]) == 3
     assert told[1] == [*told[0], 199]
 
