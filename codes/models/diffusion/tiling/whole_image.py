@@ -99,7 +99,8 @@ class _Deviation:
         self.mean = self.squares = 0.0
 
     def add(self, values: Tensor) -> None:
-        count, part = values.numel(), values.double()
+        count = values.numel()
+        part = (values.cpu() if values.device.type == "mps" else values).double()  # MPS has no float64
         mean = float(part.mean())
         gap, total = mean - self.mean, self.count + count
         self.squares += float((part - mean).square().sum()) + gap**2 * self.count * count / total
