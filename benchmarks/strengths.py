@@ -190,7 +190,9 @@ STRANGERS = {
     "halved, noise of deviation 0.1": _noisy,
     "flat colours with outlines": _drawing,
     "screen with text": _screen,
-    "halved and enlarged": lambda image: cv2.resize(_half(image), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC),
+    "halved and enlarged": lambda image: cv2.resize(_half(image), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC).clip(
+        0, 1
+    ),
 }
 
 

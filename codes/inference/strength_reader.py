@@ -18,7 +18,7 @@ BLOCK = 512  # input pixels a side that the network sees at once
 MARGIN = 64  # pixels around a block that it sees besides; more than it reaches
 MOST_BLOCKS = 16  # of a large image, evenly spread, where one number for the whole is asked for
 FAR = 4.0  # deviations of the distance from which on an image is unlike everything in training
-UNSURE = 0.15  # spread from which on a strength is hardly more than a guess; that of guessing is about 0.3
+UNSURE = 0.24  # spread from which on a strength is hardly more than a guess, whose spread is 0.29
 SMOOTHING = 6.0  # of maps: deviation of the Gaussian, in places of CELL pixels
 
 
