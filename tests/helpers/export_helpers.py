@@ -8,7 +8,7 @@ from codes.models.diffusion.process_options import BetaScheduleOptions, Diffusio
 STUDENT = ProcessOptions(
     beta_schedule=BetaScheduleOptions(num_diffusion_timesteps=100),
     diffusion_args=DiffusionArgs(model_mean_type="residual", model_var_type="fixed_small"),
-    student=StudentOptions(sigma=1.0, temperature_max=0.6),
+    student=StudentOptions(sigma=0.45, temperature_max=0.6),
 )
 PLAIN = {**NETWORK, "out_channels": 3, "low_res_upsampling": "bicubic"}
 

@@ -29,7 +29,7 @@ STRENGTH = 0.2
 # As recipes/diffusion/distill_sr.yml trains; a state dict does not say it.
 PROCESS = ProcessOptions(
     diffusion_args=DiffusionArgs(model_mean_type="residual", model_var_type="fixed_small"),
-    student=StudentOptions(sigma=1.0, temperature_max=0.6),
+    student=StudentOptions(sigma=0.45, temperature_max=0.6),
 )
 BICUBIC = {"low_res_upsampling": "bicubic"}
 
