@@ -18,12 +18,14 @@ from .yaml_source import Issue, KeyPath
 class OnlyWith:
     """Marks a field that has an effect only where another option has one of `values`, or, without values, is set.
 
-    `key`: a key of the same section, or, from the top of the recipe, a path with a slash: "/eval.evaluators".
+    `key`: a key of the same section, or, from the top of the recipe, a path with a slash: "/eval.evaluators". `words`:
+    what a recipe would have to say, where `key` is a property that follows from several keys.
     """
 
-    def __init__(self, key: str, *values: Any) -> None:
+    def __init__(self, key: str, *values: Any, words: str = "") -> None:
         self.key = key
         self.values = values
+        self.words = words
 
     def holds(self, section: Options, root: Options) -> bool:
         value = self._value(section, root)
@@ -32,7 +34,7 @@ class OnlyWith:
     def needed(self) -> str:
         """What a recipe would have to say."""
         wanted = " or ".join(_word(value) for value in self.values)
-        return f"{self.key.lstrip('/')}{f': {wanted}' if wanted else ''}"
+        return self.words or f"{self.key.lstrip('/')}{f': {wanted}' if wanted else ''}"
 
     def _value(self, section: Options, root: Options) -> Any:
         value: Any = root if self.key.startswith("/") else section

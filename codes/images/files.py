@@ -95,6 +95,7 @@ def write_image(
     alpha: np.ndarray | None = None,
     exif: bytes | None = None,
     icc: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
 ) -> None:
     """Write (H, W, 3), float in [0, 1] or uint8 or uint16, atomically as PNG, JPEG, WebP or TIFF by the suffix.
 
@@ -105,7 +106,9 @@ def write_image(
     height, width, colours = planes.shape
     channels = colours + (alpha is not None)
     rows = max(_BAND_PIXELS // width, 1)
-    with open_writer(path, height, width, channels, bit_depth=bit_depth, quality=quality, exif=exif, icc=icc) as writer:
+    with open_writer(
+        path, height, width, channels, bit_depth=bit_depth, quality=quality, exif=exif, icc=icc, dpi=dpi
+    ) as writer:
         for y0 in range(0, height, rows):
             band = planes[y0 : y0 + rows]
             if alpha is not None:
@@ -122,7 +125,7 @@ def write_picture(path: str | Path, picture: Picture, *, quality: int = 95) -> N
     colours = picture.rgb.mean(axis=2, dtype=np.float32) if picture.gray else picture.rgb
     write_image(
         path, colours, quality=quality, bit_depth=8 if holds_8 else picture.bit_depth, alpha=picture.alpha,
-        exif=picture.exif, icc=picture.icc,
+        exif=picture.exif, icc=picture.icc, dpi=picture.dpi,
     )  # fmt: skip
 
 

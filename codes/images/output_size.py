@@ -17,6 +17,7 @@ from ..config.yaml_source import Issue
 
 SizeMode = Literal["fit", "fill", "exact"]
 WAYS = ("scale", "size", "megapixels")  # of saying how large; at most one of them
+RESIZED = OnlyWith("resized", words=" or ".join(WAYS))
 SLACK = 1.1  # up to which a restored image is enlarged by interpolation rather than restored once more
 MOST_PASSES = 4
 _SIZE = re.compile(r"\s*(\d+)\s*[xX×]\s*(\d+)\s*")
@@ -64,12 +65,12 @@ class SizeOptions(Options):
     megapixels: float | None = Field(
         None, gt=0, le=10_000, description="Size of the result in millions of pixels, in the proportions of the input."
     )
-    resampling: Annotated[Literal["lanczos", "area"], OnlyWith("resized")] = Field(
+    resampling: Annotated[Literal["lanczos", "area"], RESIZED] = Field(
         "lanczos",
         description="From the restored size to the one asked for: lanczos (three lobes, sharp), or area (the mean of "
         "what a pixel covers; only to make smaller, elsewhere it is lanczos).",
     )
-    linear_light: Annotated[bool, OnlyWith("resized")] = Field(
+    linear_light: Annotated[bool, RESIZED] = Field(
         False, description="Resample light instead of sRGB's values: fine bright lines keep their brightness."
     )
 

@@ -9,7 +9,7 @@ import tifffile
 from PIL import ExifTags, Image, ImageCms
 
 from codes.images import tiff as image_tiff
-from codes.images.files import open_writer, quantise, read_image, read_samples, write_image
+from codes.images.files import open_writer, quantise, read_image, read_samples, write_image, write_picture
 from codes.images.profiles import gray_profile, srgb_profile
 from codes.utils.errors import DataError
 
@@ -258,3 +258,12 @@ def test_memory_does_not_grow_with_the_height(tmp_path, suffix):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 200_000  # the image itself grew by 28 MB
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff"])
+def test_a_picture_written_again_keeps_its_dots_an_inch(tmp_path, suffix):
+    Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(tmp_path / "given.png", dpi=(300, 150))
+    write_picture(tmp_path / f"again.{suffix}", read_image(tmp_path / "given.png"))
+    again = read_image(tmp_path / f"again.{suffix}")
+    assert again.dpi == pytest.approx((300, 150), abs=0.1)
+    assert again.rgb.shape == (5, 7, 3)

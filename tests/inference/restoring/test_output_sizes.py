@@ -203,4 +203,4 @@ def test_a_size_that_turns_out_absurd_for_an_image_fails_that_image():
 def test_what_says_how_to_resize_without_a_size_is_told():
     code, said = restore_small("output.resampling=area")
     assert code == 0
-    assert "output.resampling: has no effect here" in said
+    assert "output.resampling: has no effect here: it needs scale or size or megapixels" in said
