@@ -37,6 +37,10 @@ def arguments_of_app() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32")
     parser.add_argument("--max_megabytes", type=float, default=limits.file_bytes / MIB, help="of a photograph's file")
     parser.add_argument("--max_megapixels", type=float, default=limits.pixels / 1e6, help="of a photograph")
+    parser.add_argument(
+        "--max_result_megapixels", type=float, default=limits.result_pixels / 1e6,
+        help="of a result of another size than the network's",
+    )  # fmt: skip
     parser.add_argument("--max_photographs", type=int, default=limits.photographs, help="of one browser at a time")
     parser.add_argument("--debug", action="store_true", help="show debug messages and the traceback of an error")
     return parser
@@ -47,15 +51,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from .inference.app.server import Place, serve
     except ModuleNotFoundError as error:
-        needed = f'the app needs {error.name}: pip install "tessera[app]", or starlette and uvicorn, or use make app'
-        raise ConfigError(needed) from None
-    bounds = {name: getattr(arguments, name) for name in ("max_megabytes", "max_megapixels", "max_photographs")}
-    for name, value in bounds.items():
-        if not value > 0:
+        ways = 'pip install "tessera-restoration[app]", or starlette and uvicorn, or use make app'
+        raise ConfigError(f"the app needs {error.name}: {ways}") from None
+    for name, value in vars(arguments).items():
+        if name.startswith("max_") and not value > 0:
             raise ConfigError(f"--{name} {value}: expected more than 0")
     limits = Limits(
         file_bytes=round(arguments.max_megabytes * MIB), pixels=round(arguments.max_megapixels * 1e6),
-        photographs=arguments.max_photographs,
+        photographs=arguments.max_photographs, result_pixels=round(arguments.max_result_megapixels * 1e6),
     )  # fmt: skip
     place = Place(arguments.host, arguments.port, arguments.allow_host)
     with place.listen() as listening:

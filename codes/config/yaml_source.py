@@ -53,6 +53,11 @@ class Issue:
     meant: str | None = None
     wants_text: bool = False
 
+    @property
+    def words(self) -> str:
+        """The key path, if there is one, and the message."""
+        return f"{'.'.join(map(str, self.path))}: {self.message}" if self.path else self.message
+
 
 @dataclass(frozen=True)
 class Source:

@@ -45,9 +45,22 @@ class Framing:
         return self.box == (0.0, 1.0, 0.0, 1.0)
 
     def magnification(self, height: int, width: int) -> float:
-        """Pixels of the result per pixel of an image of (height, width), along the axis that has more."""
+        """Pixels of the result per pixel of an image of (height, width), along the axis that has more.
+
+        Half a pixel of a side does not count: it is what rounding adds, and the same factor asks for the same of
+        images of all sizes.
+        """
+        down, across = self.magnifications(height, width)
+        return max(down * (1 - 0.5 / self.height), across * (1 - 0.5 / self.width))
+
+    def magnifications(self, height: int, width: int) -> tuple[float, float]:
+        """Pixels of the result per pixel of an image of (height, width): down, across."""
         top, bottom, left, right = self.box
-        return max(self.height / ((bottom - top) * height), self.width / ((right - left) * width))
+        return self.height / ((bottom - top) * height), self.width / ((right - left) * width)
+
+    def interpolates(self, height: int, width: int) -> bool:
+        """Whether a restored image of (height, width) is enlarged by interpolation, by more than SLACK."""
+        return self.magnification(height, width) > SLACK
 
 
 class SizeOptions(Options):

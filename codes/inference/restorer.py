@@ -20,7 +20,7 @@ from ..images.colour_fix import ColourFix, fix_colours
 from ..images.enforced import LEAST
 from ..images.files import to_tensor
 from ..images.objects import ImageObject, take_apart
-from ..images.output_size import Framing
+from ..images.output_size import Framing, SizeOptions
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, network_of, read_metadata
 from ..models.diffusion.checkpoints.shipped import shipped_names, weights_file
 from ..models.diffusion.engine import Request
@@ -228,7 +228,7 @@ class Restorer:
         options: SamplingOptions | Mapping[str, Any] | None = None,
         scale: float | None = None,
         size: str | tuple[int, int] | None = None,
-        output: Mapping[str, Any] | None = None,
+        output: SizeOptions | Mapping[str, Any] | None = None,
         color_fix: ColourFix = "none",
         seed: int = 0,
         name: str | None = None,
@@ -245,7 +245,7 @@ class Restorer:
         temperature: 0 is most faithful, 1 a sample. blend: the share of the mean in the result.
         options: keys of the sampling injector that change `self.options`, or SamplingOptions in their place.
         scale: pixels of the result per pixel of the image, any number. size: (height, width), or "WIDTHxHEIGHT".
-        output: size_mode, megapixels, resampling, linear_light as in recipes' `output`. color_fix: see `fix_colours`.
+        output: size_mode, megapixels, resampling, linear_light as in recipes, or SizeOptions. color_fix: `fix_colours`.
         seed, name, sample: the noise depends on them; with the recipe's seed, the file's path below its input folder
         and the number of the sample from 0 it is that of `tessera-test`. progress: called with (tiles done, tiles in
         all); what it raises ends the call and reaches the caller.
@@ -370,7 +370,7 @@ def _changed(base: SamplingOptions, changes: Mapping[str, Any]) -> SamplingOptio
 
 
 def _in_one_line(issues: Sequence[Issue]) -> str:
-    return "; ".join(f"options: {'.'.join(map(str, issue.path))}: {issue.message}" for issue in issues)
+    return "; ".join(f"options: {issue.words}" for issue in issues)
 
 
 def _reader(estimator: str | Path | None, device: str | torch.device) -> StrengthReader | None:

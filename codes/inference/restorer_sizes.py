@@ -23,31 +23,54 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class ResultSize:
-    """What a result shows and how large, and how often the image is restored on the way there."""
+    """What a result shows and how large, and how often the image is restored on the way there.
+
+    `restored`: (height, width) after that, before it is resampled.
+    """
 
     options: SizeOptions
     framing: Framing
     passes: int
+    restored: tuple[int, int]
+
+    @classmethod
+    def of(cls, options: SizeOptions, height: int, width: int, network_scale: int) -> Self:
+        """For an image of (height, width). Raises ConfigError for a result that is absurdly large."""
+        framing = options.framing(height, width, scale=network_scale)
+        passes = passes_for(framing.magnification(height, width), network_scale) if options.resized else 1
+        scale = network_scale**passes
+        for down, across in (framing.size, (height * scale, width * scale)) if options.resized else ():
+            if down * across > MAX_PIXELS:
+                raise ConfigError(
+                    f"{options.in_words}: asks for {across}x{down} pixels, more than {MAX_PIXELS}; ask for less"
+                )
+        return cls(options, framing, passes, (height * scale, width * scale))
 
     @classmethod
     def asked(
         cls,
         scale: float | None,
         size: str | tuple[int, int] | None,
-        output: Mapping[str, Any] | None,
+        output: SizeOptions | Mapping[str, Any] | None,
         image: ImageObject,
         network_scale: int,
     ) -> Self:
-        """The size of a result by the arguments of a call. Raises ConfigError; several passes are warned of."""
-        options = _size_options(scale, size, output)
-        framing = _framing(options, image, network_scale)
+        """The size of a result by the arguments of a call. Raises ConfigError; what `warnings` holds is logged."""
         height, width = image.rgb.shape[:2]
-        passes = passes_for(framing.magnification(height, width), network_scale) if options.resized else 1
-        if passes > 1:
-            logger.warning(
-                "%s: restored %d times in a row; fine detail is invented from invented detail", options.in_words, passes
-            )
-        return cls(options, framing, passes)
+        wanted = cls.of(_size_options(scale, size, output), height, width, network_scale)
+        for warning in wanted.warnings:
+            logger.warning("%s: %s", wanted.options.in_words, warning)
+        return wanted
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What one should know of the detail of a result that is larger than the network makes it at once."""
+        found = []
+        if self.passes > 1:
+            found.append(f"restored {self.passes} times in a row; fine detail is invented from invented detail")
+        if self.options.resized and self.framing.interpolates(*self.restored):
+            found.append("more than the network gives; enlarged by interpolation for the rest")
+        return tuple(found)
 
     def shown(self, restored: Sequence[Tensor], wrap: tuple[bool, bool]) -> list[np.ndarray]:
         """float32 (H, W, 3) in [0, 1], of colours and transparency (3, h, w) in [-1, 1]; the latter is no light."""
@@ -61,26 +84,17 @@ class ResultSize:
 
 
 def _size_options(
-    scale: float | None, size: str | tuple[int, int] | None, output: Mapping[str, Any] | None
+    scale: float | None, size: str | tuple[int, int] | None, output: SizeOptions | Mapping[str, Any] | None
 ) -> SizeOptions:
     """How large the result is to be. Raises ConfigError, one line."""
     said = f"{size[1]}x{size[0]}" if isinstance(size, tuple) and len(size) == 2 else size
-    values = {**(output or {})} | {
-        key: value for key, value in {"scale": scale, "size": said}.items() if value is not None
-    }
+    given = {key: value for key, value in {"scale": scale, "size": said}.items() if value is not None}
+    if isinstance(output, SizeOptions):
+        if not given:
+            return output
+        output = output.given_for({})
+    values = {**(output or {}), **given}
     try:
         return SizeOptions.model_validate(values)
     except ValidationError as error:
-        issues = issues_of(SizeOptions, error, values)
-        raise ConfigError("; ".join(f"{'.'.join(map(str, issue.path))}: {issue.message}" for issue in issues)) from None
-
-
-def _framing(asked: SizeOptions, image: ImageObject, scale: int) -> Framing:
-    """The result's. Raises ConfigError for one that is absurdly large."""
-    height, width = image.rgb.shape[:2]
-    framing = asked.framing(height, width, scale=scale)
-    if asked.resized and framing.height * framing.width > MAX_PIXELS:
-        raise ConfigError(
-            f"{asked.in_words}: asks for {framing.width}x{framing.height} pixels, more than {MAX_PIXELS}; ask for less"
-        )
-    return framing
+        raise ConfigError("; ".join(issue.words for issue in issues_of(SizeOptions, error, values))) from None

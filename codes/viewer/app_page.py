@@ -7,7 +7,7 @@ from .layers import BICUBIC
 from .templates import served_page
 
 STYLES = ("theme.css", "page.css", "comparison.css", "app.css")
-SCRIPTS = ("frame.js", "comparison.js", "app_photograph.js", "app.js")
+SCRIPTS = ("frame.js", "comparison.js", "app_photograph.js", "app_output.js", "app.js")
 
 
 def app_page(facts: Mapping[str, Any]) -> tuple[str, str]:

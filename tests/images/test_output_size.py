@@ -62,7 +62,17 @@ def test_fill_cuts_the_same_off_both_sides_and_keeps_the_proportions():
     assert (left, right) == (0.0, 1.0)
     assert top == pytest.approx(1 - bottom)
     assert (right - left) * 100 / ((bottom - top) * 100) == pytest.approx(384 / 216)
-    assert framing.magnification(100, 100) == pytest.approx(3.84)
+    assert framing.magnifications(100, 100) == pytest.approx((3.84, 3.84))
+    assert framing.magnification(100, 100) == pytest.approx(3.835)  # less half a pixel
+
+
+def test_a_factor_asks_for_the_same_passes_whatever_sides_are_rounded_to():
+    sizes = [(height, width) for height in range(3, 40) for width in range(3, 40)]
+    for factor, passes in ((2.2, 1), (2.3, 2), (4.4, 2)):
+        large = [(height * 20, width * 20 + 1) for height, width in sizes]
+        for size in large if factor == 2.3 else sizes:
+            framing = SizeOptions(scale=factor).framing(*size, scale=2)
+            assert passes_for(framing.magnification(*size), 2) == passes, size
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ class Models:
     def restore(
         self, picture: Picture, dials: Dials, progress: Progress, options: dict[str, Any] | None = None
     ) -> Picture:
-        """The picture, `scale` times as large. `options`: further keys of the sampling injector."""
+        """The picture, as large as `dials.output` says. `options`: further keys of the sampling injector."""
         restorer = self.fast if dials.steps == 1 else self.full
         return restorer(
             picture,
@@ -62,6 +62,13 @@ class Models:
             steps=dials.steps,
             temperature=dials.temperature,
             seed=dials.seed,
-            options={**({} if dials.tile is None else {"tile": dials.tile}), **(options or {})},
+            options={**_sampling(dials), **(options or {})},
+            output=dials.output,
             progress=progress,
         )
+
+
+def _sampling(dials: Dials) -> dict[str, Any]:
+    """The dials that are keys of the sampling injector."""
+    tile = {} if dials.tile is None else {"tile": dials.tile}
+    return {**tile, "wrap": dials.wrap, "consistency": dials.consistency}

@@ -1,5 +1,6 @@
 """One photograph of a user in a folder of its own: read, previewed, restored, and written in the format asked for."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...data.corruptions.strength import Estimate
-from ...images.channels import Bicubic, pixels_of
+from ...images.channels import enlarged, pixels_of
 from ...images.decode import without_alpha
 from ...images.files import (
     LARGEST_SIDE,
@@ -24,21 +25,22 @@ from ...images.files import (
     write_image,
     write_picture,
 )
+from ...images.output_size import Framing, SizeOptions
 from ...images.room import Refused, check_memory
 from ...utils.errors import DataError, reason_of
 from ...utils.files import atomic_write
 from ...utils.names import FORBIDDEN, LONGEST_PART, RESERVED, cut_to_bytes
 from ...viewer.layers import BICUBIC, Pixels, RowsLayer
 from ...viewer.pictures import Pictures, encode
+from ..restorer_sizes import ResultSize
 from .jobs import Job, Progress
 from .models import Models
+from .region import Box, exactly, region_side, regions, window_of
 from .settings import Dials, PreviewChoice, RequestError
 
 UPLOAD, SAMPLES, THUMBNAIL, RESULT, VIEWS = "upload", "samples.npy", "thumbnail.jpg", "result.png", "view"
 RESTORED = "restored"
 THUMBNAIL_SIDE = 1280  # pixels, of the picture in which a region is chosen
-REGION = 256  # pixels of the result, the side of a preview
-MARGIN = 8  # pixels of the photograph around a region, so that its border is restored as in the whole image
 VIEW_BYTES = 48 * 2**20  # of the pictures that are shown of one result
 BYTES_A_PIXEL = 64  # of a result, while it is made
 # Formats of photographs. Pillow opens others, some by programs outside (EPS by Ghostscript), which nobody's upload may.
@@ -69,12 +71,13 @@ class View:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A preview or a result, `version` of its photograph: the pictures to compare, what it was made by, how long."""
+    """A preview or a result: the pictures to compare, what it was made by, how long, what is to be said of it."""
 
     views: tuple[View, ...]
     dials: Dials
     seconds: float
     size: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -121,48 +124,50 @@ class Photograph:
         return self.read
 
     def preview(self, models: Models, choice: PreviewChoice, progress: Progress) -> Outcome:
-        """Restore the region around a point with what surrounds it; only that is read."""
-        begin, scale = monotonic(), models.scale
+        """Restore the region around a point with what surrounds it, at the size of the result; only that is read."""
+        begin, wanted = monotonic(), self.wanted(choice.output, models.scale)
         samples = np.load(self.folder / SAMPLES, mmap_mode="r")
-        inner, outer = regions(samples.shape[:2], (choice.y, choice.x), REGION // scale)
+        inner, outer = regions(samples.shape[:2], (choice.y, choice.x), region_side(wanted, models.scale))
         part = self._cut(samples, outer)
-        # In one piece, because that is less work than tiles that overlap.
-        restored = models.restore(part, choice, progress, {"tile": 0})
-        (top, bottom), (left, right) = ((a - c, b - c) for (a, b), (c, _) in zip(inner, outer, strict=True))
-        window = np.s_[top * scale : bottom * scale, left * scale : right * scale]
-        small = _on_white(part)
-        bicubic = pixels_of(Bicubic(small, scale), 0, small.shape[0] * scale)
+        factors = wanted.framing.magnifications(*samples.shape[:2])
+        size, window = window_of(inner, outer, factors)
+        # In one piece, because that is less work than tiles that overlap; a part has no other edge to go on at.
+        own = choice.model_copy(update={"output": exactly(size, choice.output), "wrap": "none"})
+        restored = models.restore(part, own, progress, {"tile": 0})
+        bicubic = pixels_of(enlarged(_on_white(part), size), 0, size.height)
         self.number += 1
         files = {
             label: self._put(f"preview{place}", layer[window])
             for place, (label, layer) in enumerate([(BICUBIC, bicubic), (RESTORED, _on_white(restored))])
         }
-        height, width = ((end - start) * scale for start, end in inner)
+        height, width = bicubic[window].shape[:2]
         shape: dict[str, str | int | float] = {
-            "name": "Preview",
-            "note": "",
-            "width": width,
-            "height": height,
-            "scale": 1.0,
-        }
-        return Outcome((View(shape, files),), choice, monotonic() - begin, (height, width))
+            "name": "Preview", "note": "", "width": width, "height": height, "scale": 1.0,
+        }  # fmt: skip
+        return Outcome((View(shape, files),), choice, monotonic() - begin, (height, width), wanted.warnings)
 
     def restore(self, models: Models, dials: Dials, max_pixels: int, progress: Progress) -> Outcome:
         """Restore all of it into the folder: a lossless file, and the pictures to compare."""
         begin = monotonic()
         progress(0, 1)
         picture = self._picture(max_pixels)
-        _refuse_too_large(picture, models.scale)
+        wanted = self.wanted(dials.output, models.scale)
+        _refuse_too_large(wanted)
         restored = models.restore(picture, dials, progress)
         self.forget_results()
         write_picture(self.folder / RESULT, restored)
         progress(1, 1)
         self.number += 1
         small, large = _on_white(picture), _on_white(restored)
-        views = self._views(small, large, models.scale)
+        views = self._views(small, large, wanted.framing)
         height, width = large.shape[:2]
-        self.result = Outcome(views, dials, monotonic() - begin, (height, width))
+        self.result = Outcome(views, dials, monotonic() - begin, (height, width), wanted.warnings)
         return self.result
+
+    def wanted(self, output: SizeOptions, scale: int) -> ResultSize:
+        """How large a result of this photograph is to be. Raises ConfigError."""
+        assert self.read is not None
+        return ResultSize.of(output, *self.read.size, scale)
 
     def forget_results(self) -> None:
         """Remove what an earlier restoration wrote."""
@@ -210,7 +215,7 @@ class Photograph:
         except DataError as error:
             raise DataError(reason_of(error, self.upload)) from None
 
-    def _cut(self, samples: np.ndarray, box: list[tuple[int, int]]) -> Picture:
+    def _cut(self, samples: np.ndarray, box: Box) -> Picture:
         """A rectangle of the photograph, from what `understand` kept of it."""
         assert self.read is not None
         (y0, y1), (x0, x1) = box
@@ -240,9 +245,9 @@ class Photograph:
             temporary.write_bytes(data)
         return name
 
-    def _views(self, small: Pixels, large: Pixels, scale: int) -> tuple[View, ...]:
+    def _views(self, small: Pixels, large: Pixels, framing: Framing) -> tuple[View, ...]:
         """The comparison page's choice of what can be shown: all of it, or a smaller picture and a detail."""
-        bicubic = Bicubic(small, scale)
+        bicubic = enlarged(small, framing)
         layers: dict[str, Any] = {
             BICUBIC: RowsLayer(large.shape[0], large.shape[1], lambda y0, y1: pixels_of(bicubic, y0, y1)),
             RESTORED: RowsLayer(large.shape[0], large.shape[1], lambda y0, y1: large[y0:y1]),
@@ -253,19 +258,6 @@ class Photograph:
         return tuple(
             View(one.shape, {label: url.rpartition("/")[2] for label, url in one.urls.items()}) for one in shown
         )
-
-
-def regions(
-    size: tuple[int, int], centre: tuple[int, int], side: int
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """A square around a point, moved into the image and cut to it, and the same with a margin: (start, end) of y, x."""
-    inner, outer = [], []
-    for whole, middle in zip(size, centre, strict=True):
-        start = min(max(middle - side // 2, 0), max(whole - side, 0))
-        end = min(start + side, whole)
-        inner.append((start, end))
-        outer.append((max(start - MARGIN, 0), min(end + MARGIN, whole)))
-    return inner, outer
 
 
 def safe_name(name: str) -> str:
@@ -292,8 +284,8 @@ def _on_white(picture: Picture) -> Pixels:
     return samples if picture.alpha is None else without_alpha(samples, "white", Path())
 
 
-def _refuse_too_large(picture: Picture, scale: int) -> None:
-    height, width = (side * scale for side in picture.rgb.shape[:2])
+def _refuse_too_large(wanted: ResultSize) -> None:
+    height, width = max(wanted.restored, wanted.framing.size, key=math.prod)
     try:
         check_memory(width, height, BYTES_A_PIXEL)
     except Refused as error:

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from ...images.output_size import SizeOptions
 from ...images.search import EXTENSIONS
 from ...utils.errors import TesseraError
 from ...viewer.app_page import app_page
@@ -23,7 +24,7 @@ from .jobs import Cancelled
 from .photograph import THUMBNAIL, VIEWS, Photograph
 from .service import Service, Session, trouble_of
 from .settings import LARGEST_TILE, MIB, SMALLEST_TILE, Dials, PreviewChoice, RequestError, parsed
-from .state import outcome_state, state_of
+from .state import outcome_state, size_state, state_of
 
 Handler = Callable[[Request], Awaitable[Response]]
 FORGETTING = 30.0  # seconds between two looks for sessions that have gone
@@ -47,6 +48,7 @@ class Routes:
             Route(one, self._owned(self.remove), methods=["DELETE"]),
             Route(f"{one}/thumbnail", self._owned(self.thumbnail)),
             Route(f"{one}/view/{{name}}", self._owned(self.view)),
+            Route(f"{one}/size", self._owned(self.size), methods=["POST"]),
             Route(f"{one}/preview", self._owned(self.preview), methods=["POST"]),
             Route(f"{one}/restore", self._owned(self.restore), methods=["POST"]),
             Route(f"{one}/cancel", self._owned(self.cancel), methods=["POST"]),
@@ -91,6 +93,12 @@ class Routes:
         if name not in known or name.startswith("."):
             raise RequestError("there is no such picture", 404)
         return _file(photograph, f"{VIEWS}/{name}")
+
+    async def size(self, request: Request, session: Session) -> Response:
+        """How large a result would be that is asked for so."""
+        photograph = self._photograph(request, session)
+        wanted = self.service.size(photograph, parsed(SizeOptions, await _body(request)))
+        return JSONResponse(size_state(wanted, self.service.models.scale))
 
     async def preview(self, request: Request, session: Session) -> Response:
         """Answers when the preview is made."""

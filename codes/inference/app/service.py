@@ -2,6 +2,7 @@
 thread; a session's id is its only key.
 """
 
+import math
 import secrets
 import shutil
 import threading
@@ -11,9 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from ...images.output_size import SizeOptions
 from ...utils.console import get_logger
+from ...utils.errors import ConfigError
 from ...utils.names import first_free, numbered
 from ...utils.printable import printable
+from ..restorer_sizes import ResultSize
 from .folder import ProcessFolder
 from .jobs import EXPECTED, Cancelled, Job, Kind, Worker
 from .models import Models
@@ -170,10 +174,23 @@ class Service:
                 archive.write(file, first_free(names, lambda path: [path], taken).name)
         return target
 
-    def _check(self, photograph: Photograph, dials: Dials) -> None:
-        """Raise RequestError for what cannot be restored so."""
+    def size(self, photograph: Photograph, output: SizeOptions) -> ResultSize:
+        """How large a result would be. Raises RequestError where that cannot be, or is too much for this app."""
         if photograph.read is None:
             raise RequestError("this photograph is not read yet, or cannot be", 409)
+        try:
+            wanted = photograph.wanted(output, self.models.scale)
+        except ConfigError as error:
+            raise RequestError(str(error)) from None
+        height, width = max(wanted.framing.size, wanted.restored, key=math.prod)
+        if output.resized and height * width > self.limits.result_pixels:
+            most = f"{self.limits.result_pixels / 1e6:g} megapixels, the limit of this app"
+            raise RequestError(f"{output.in_words}: needs {width} × {height} pixels, more than {most}")
+        return wanted
+
+    def _check(self, photograph: Photograph, dials: Dials) -> None:
+        """Raise RequestError for what cannot be restored so."""
+        self.size(photograph, dials.output)
         unknown = [name for name in dials.strengths if name not in self.models.corruptions]
         if unknown:
             raise RequestError(f"strengths: no corruption {unknown[0]}; known: {', '.join(self.models.corruptions)}")

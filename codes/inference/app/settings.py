@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
+from pydantic_core import from_json
 
+from ...config.options import Options, issues_of
+from ...images.output_size import SizeOptions
+from ...models.diffusion.sampling_options import Consistency, Wrap
 from ...utils.errors import EXIT_FAILED, TesseraError
 
 MIB = 2**20
@@ -27,37 +31,39 @@ class RequestError(TesseraError):
 class Limits:
     """`file_bytes` and `pixels` of a photograph, `photographs` of a session; `free_bytes` stay free on the disk.
 
-    A session that is not heard of for `away` seconds lets others pass, after `forget` seconds it is removed.
+    `result_pixels`: of a result, also before it is resampled, where another size is asked for than the network's. A
+    session that is not heard of for `away` seconds lets others pass, after `forget` seconds it is removed.
     """
 
     file_bytes: int = 256 * MIB
     pixels: int = 50_000_000
     photographs: int = 100
+    result_pixels: int = 250_000_000
     sessions: int = 200
     free_bytes: int = 512 * MIB
     away: float = 150.0  # browsers let pages that are not looked at run once a minute
     forget: float = 3600.0
 
 
-class _Choice(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+Choice = TypeVar("Choice", bound=Options)
+Strength = Annotated[float, Field(ge=0, le=1)]
 
 
-Choice = TypeVar("Choice", bound=_Choice)
-Strength = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-
-
-class Dials(_Choice):
+class Dials(Options):
     """How a photograph is restored. `strengths`: corruption -> 0 (clean) to 1. Steps 1 are the one-step student's.
 
-    `tile`: side in pixels of the result; None is the size of training.
+    `tile`: side in pixels of the result; None is the size of training. `output`: how large, as in recipes; `wrap` and
+    `consistency` as there.
     """
 
     strengths: dict[str, Strength] = Field(default_factory=dict)
-    temperature: float = Field(0.15, ge=0, le=1, allow_inf_nan=False)
+    temperature: float = Field(0.15, ge=0, le=1)
     steps: Steps = 8
     seed: int = Field(0, ge=0, lt=2**32)
     tile: int | None = Field(None, ge=SMALLEST_TILE, le=LARGEST_TILE)
+    output: SizeOptions = Field(default_factory=SizeOptions)
+    wrap: Wrap = "none"
+    consistency: Consistency = "none"
 
 
 class PreviewChoice(Dials):
@@ -70,8 +76,13 @@ class PreviewChoice(Dials):
 def parsed(kind: type[Choice], body: bytes) -> Choice:
     """What a request says, in one line what is wrong with it. Raises RequestError."""
     try:
-        return kind.model_validate_json(body)
+        data = from_json(body)
+    except ValueError as error:
+        raise RequestError(f"the request: {error}") from None
+    try:
+        return kind.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the request"
-        raise RequestError(f"{place}: {first['msg']}") from None
+        words = (
+            issue.words if issue.path else f"the request: {issue.message}" for issue in issues_of(kind, error, data)
+        )
+        raise RequestError("; ".join(words)) from None

@@ -3,8 +3,10 @@
 from typing import Any
 
 from ...utils.printable import printable
+from ..restorer_sizes import ResultSize
 from .jobs import Job
 from .photograph import Outcome, Photograph
+from .region import region_side
 from .service import Service, Session, trouble_of
 
 
@@ -50,6 +52,17 @@ def outcome_state(photograph: Photograph, outcome: Outcome) -> dict[str, Any]:
         "height": outcome.size[0],
         "width": outcome.size[1],
         "dials": outcome.dials.model_dump(),
+        "notes": list(outcome.notes),
+    }
+
+
+def size_state(wanted: ResultSize, scale: int) -> dict[str, Any]:
+    """A size that is asked for: the result's, the side of a preview in pixels of the photograph, what to know of it."""
+    return {
+        "height": wanted.framing.height,
+        "width": wanted.framing.width,
+        "side": region_side(wanted, scale),
+        "notes": list(wanted.warnings),
     }
 
 

@@ -21,7 +21,7 @@ from ...graph.graph import StepContext
 from ...graph.injectors.tiled import tiled_injector
 from ...graph.node_options import TiledOptions
 from ...graph.step_graph import StepGraph
-from ...images.output_size import SLACK, Framing, passes_for
+from ...images.output_size import Framing, passes_for
 from ...models.diffusion.engine import Engine
 from ...models.diffusion.tiling.plan import TilePlan
 from ...recipe.checks import check_inference
@@ -190,7 +190,7 @@ class Plan:
             )  # fmt: skip
 
     def _interpolates(self, image: Planned) -> bool:
-        return any(image.framings[key].magnification(*image.sizes[key]) > SLACK for key in self.outputs)
+        return any(image.framings[key].interpolates(*image.sizes[key]) for key in self.outputs)
 
     @property
     def by_rows(self) -> bool:

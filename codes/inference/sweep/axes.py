@@ -153,4 +153,4 @@ def _made(options: Any, given: Mapping[str, Any], words: str) -> Any:
         return options.model_validate(given)
     except ValidationError as error:
         issue = issues_of(options, error, given)[0]
-        raise ConfigError(f"--axis: {words}: {'.'.join(map(str, issue.path))}: {issue.message}") from None
+        raise ConfigError(f"--axis: {words}: {issue.words}") from None

@@ -19,6 +19,8 @@ from .samplers import SAMPLERS, Sampler
 
 SIGMAS = ("sigma_max", "sigma_min")  # of karrasN alone
 NO_MEAN = "a network that was distilled to one step knows no mean; use blend: 0, or the network that taught it"
+Wrap = Literal["none", "x", "y", "xy"]
+Consistency = Literal["none", "end", "each_step"]
 SamplerName = Annotated[str, NameIn(SAMPLERS)]
 
 
@@ -54,7 +56,7 @@ class TilingOptions(Options):
     cuda_graphs: Annotated[bool, SPEED_ONLY] = Field(
         False, description="Replay the network as one CUDA graph for each shape of batches; for many tiles of one size."
     )
-    wrap: Literal["none", "x", "y", "xy"] = Field(
+    wrap: Wrap = Field(
         "none",
         description="Seamless textures: the image goes on with its beginning behind its right edge (x), its bottom (y) "
         "or both, for tiles, their blending, noise and upsampling alike.",
@@ -144,7 +146,7 @@ class SamplingOptions(TilingOptions, ChoiceOptions):
         "random",
         description="Start noise: each image's own, one for all, or zero (the steps' noise stays random).",
     )
-    consistency: Literal["none", "end", "each_step"] = Field(
+    consistency: Consistency = Field(
         "none",
         description="Keep the result to its input: where, made small again by area, it differs from it in the low "
         "frequencies by more than the corruptions explain, it is corrected, at the end or in every step's prediction.",

@@ -19,6 +19,7 @@ class App {
     this.comparison = new AppComparison(find("#compared"));
     this.region = new Region(() => this.preview());
     this.sliders = new StrengthSliders();
+    this.output = new OutputSize((side) => this.region.resize(side));
     this.listenToFiles();
     this.listenToButtons();
     this.listenToDials();
@@ -72,7 +73,8 @@ class App {
     const tile = find("#tile").value;
     return {
       steps: Number(find('input[name="steps"]:checked').value), temperature: Number(find("#temperature").value),
-      seed: Math.round(Number(find("#seed").value)), tile: tile ? Number(tile) : null,
+      seed: Math.round(Number(find("#seed").value)), tile: tile ? Number(tile) : null, output: this.output.value,
+      wrap: find("#wrap").value, consistency: find("#consistency").value,
     };
   }
 
@@ -211,7 +213,7 @@ class App {
     bar.hidden = one.state !== "running";
     bar.value = one.share ?? 0;
     bar.setAttribute("aria-label", "Progress");
-    find("#notes").replaceChildren(...(one.notes ?? []).map((text) => make("li", { textContent: text })));
+    find("#notes").replaceChildren(...[...(one.notes ?? []), ...(one.result?.notes ?? [])].map((text) => make("li", { textContent: text })));
     for (const selector of ["#preview", "#restore"]) find(selector).disabled = !one.strengths;
     find("#restore").disabled ||= working;
     find("#cancel").disabled = !working;
@@ -219,7 +221,7 @@ class App {
     if (one.strengths && this.opened !== one.id) this.open(one);
     find("#frame").hidden = !one.strengths;
     if (!one.strengths) {
-      this.opened = null;
+      this.opened = this.output.photograph = null;
       find("#strengths").replaceChildren();
     }
     const format = find("#format").value;
@@ -236,6 +238,7 @@ class App {
     image.alt = one.name;
     this.region.open([one.width, one.height]);
     this.sliders.open(one);
+    this.output.open(one);
   }
 
   /** Which of its pictures the viewer shows: "preview" or "result". */

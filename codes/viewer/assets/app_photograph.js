@@ -1,6 +1,6 @@
 const facts = JSON.parse(document.querySelector("#facts").textContent);
 const find = (selector) => document.querySelector(selector);
-const REGION = 256; // pixels of the result
+const REGION = 256; // pixels that the network makes
 
 function clock(seconds) {
   const whole = Math.max(0, Math.round(seconds));
@@ -54,6 +54,7 @@ class Region {
     this.inputs = [find("#region-x"), find("#region-y")];
     this.size = [1, 1];
     this.at = [0, 0];
+    this.side = REGION / facts.scale; // pixels of the photograph
     this.frame.addEventListener("pointerdown", (event) => this.down(event));
     this.frame.addEventListener("pointermove", (event) => this.moveTo(event));
     this.box.addEventListener("keydown", (event) => this.key(event, onEnter));
@@ -62,8 +63,9 @@ class Region {
     new ResizeObserver(() => this.draw()).observe(this.image);
   }
 
-  get side() {
-    return REGION / facts.scale;
+  resize(side) {
+    this.side = side;
+    this.place(this.at);
   }
 
   /** Of a photograph of (width, height), with its centre at first. */

@@ -32,9 +32,10 @@ from codes.images.files import quantise, read_image, resize_bicubic, to_float
 from codes.images.search import EXTENSIONS
 from codes.inference.app.folder import ProcessFolder
 from codes.inference.app.jobs import Job, Kind
-from codes.inference.app.photograph import REGION, TAKEN
+from codes.inference.app.photograph import TAKEN
+from codes.inference.app.region import REGION
 from codes.inference.app.routes import build_app
-from codes.inference.app.settings import Limits, PreviewChoice
+from codes.inference.app.settings import Dials, Limits, PreviewChoice
 from codes.inference.restorer import Restorer
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -76,7 +77,7 @@ def test_the_result_is_what_the_library_makes_of_the_file(page, tmp_path):
     assert np.array_equal(pixels(page.get(f"/api/photographs/{key}/result")), np.asarray(expected))
     told = states(page)[key]["result"]
     assert (told["width"], told["height"]) == (54, 36)
-    assert told["dials"] == {**DIALS, "tile": None}
+    assert told["dials"] == Dials(**DIALS).model_dump()
 
 
 def test_the_dials_reach_the_network(page):

@@ -5,7 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from codes.inference.app.photograph import MARGIN, regions, safe_name
+from codes.inference.app.photograph import safe_name
+from codes.inference.app.region import MARGIN, regions
 from codes.inference.app.settings import Dials, PreviewChoice, RequestError, parsed
 from codes.utils.names import FORBIDDEN, LONGEST_PART, problem_with_part
 

@@ -64,6 +64,20 @@ def told(driver):
     return one(driver, "#photograph-state").text
 
 
+def state_of(driver):
+    """What the server tells the page of its photographs."""
+    return driver.execute_async_script("fetch('api/state').then((a) => a.json()).then(arguments[0])")["photographs"]
+
+
+def upload(driver, file):
+    """Choose a file, and look at its photograph, which is the last one; what was there before stays."""
+    before = len(state_of(driver))
+    one(driver, "#files").send_keys(str(file))
+    wait(driver, lambda d: len(d.find_elements(By.CSS_SELECTOR, "#photographs li")) == before + 1)
+    one(driver, "#photographs li:last-child button").click()
+    wait(driver, lambda d: one(d, "#photograph-name").text == file.name and told(d) == "ready")
+
+
 def fetched(driver, selector):
     """(content-disposition, bytes) of what a link leads to, asked for with the browser's own cookie."""
     script = """
@@ -145,11 +159,7 @@ def test_cancelling_ends_a_restoration_and_light_and_dark_change_by_key(driver, 
     file = tmp_path / "large.png"
     Image.fromarray(data.astronaut()).save(file)
     driver.get(url)
-    one(driver, "#files").send_keys(str(file))
-    wait(driver, lambda d: "large.png" in one(d, "#photographs").text)
-    item = next(item for item in driver.find_elements(By.CSS_SELECTOR, "#photographs li") if "large.png" in item.text)
-    item.find_element(By.TAG_NAME, "button").click()
-    wait(driver, lambda d: told(d) == "ready")
+    upload(driver, file)
     one(driver, "#restore").click()
     wait(driver, lambda d: "left" in told(d))
     one(driver, "#cancel").click()
@@ -158,3 +168,53 @@ def test_cancelling_ends_a_restoration_and_light_and_dark_change_by_key(driver, 
     driver.execute_script("document.activeElement.blur()")
     press(driver, "t")
     assert one(driver, "html").get_attribute("data-theme") != theme
+
+
+def fill(driver, selector, text):
+    field = one(driver, selector)
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys(text)
+
+
+def test_a_size_is_chosen_told_with_its_warning_and_kept_by_the_download(driver, served, photo, tmp_path):
+    url, _ = served
+    driver.get(url)
+    driver.get_log("browser")
+    upload(driver, photo)
+    wait(driver, lambda d: one(d, "#output-size").text == "224 × 160 pixels")
+    assert not one(driver, "#resampling").is_enabled()
+    way = one(driver, "#way")
+    way.send_keys("w")  # by the keyboard: width x height
+    assert one(driver, "#output-width").is_displayed()
+    fill(driver, "#output-width", "400")
+    fill(driver, "#output-height", "240")
+    wait(driver, lambda d: one(d, "#output-size").text.startswith("336 × 240 pixels; restored 2 times in a row"))
+    assert "warning" in one(driver, "#output-size").get_attribute("class")
+    assert one(driver, "#region").size["width"] < one(driver, "#thumbnail").size["width"] * 0.7  # 64 of 112 pixels
+    fill(driver, "#output-width", "0")
+    wait(driver, lambda d: "at least 1 pixel" in one(d, "#output-size").text)
+    one(driver, 'input[name="steps"][value="1"]').click()
+    one(driver, "#restore").click()
+    wait(driver, lambda d: "at least 1 pixel" in one(d, "#trouble").text)
+    fill(driver, "#output-width", "170")
+    fill(driver, "#output-height", "160")
+    one(driver, "#size-mode").send_keys("e")
+    wait(driver, lambda d: one(d, "#output-size").text == "170 × 160 pixels")
+    one(driver, "details.more summary").click()
+    assert one(driver, "#resampling").is_enabled()
+    one(driver, "#linear-light").click()
+    one(driver, "#consistency").send_keys("a")
+    one(driver, "#preview").click()
+    wait(driver, lambda d: one(d, "#compared .size").text.startswith("preview, 170 × 160"))
+    one(driver, "#restore").click()
+    wait(driver, lambda d: told(d).startswith("restored, 170 × 160"))
+    file = tmp_path / "result.jpg"
+    file.write_bytes(fetched(driver, "#download")[1])
+    with Image.open(file) as result:
+        assert result.size == (170, 160)
+        assert result.getexif()[MAKER] == "A camera"
+    (dials,) = [p["result"]["dials"] for p in state_of(driver) if p.get("result", {}).get("width") == 170]
+    assert dials["output"] | {"size": "170x160", "size_mode": "exact", "linear_light": True} == dials["output"]
+    assert dials["consistency"] == "end"
+    expected = [entry for entry in driver.get_log("browser") if "status of 400" not in entry["message"]]
+    assert expected == []

@@ -62,5 +62,4 @@ def read_record(text: Mapping[str, str], place: str) -> Record:
 def first_problem(cls: type[BaseModel], error: ValidationError, data: Any) -> str:
     """The first finding of a validation in one printable line."""
     issue = issues_of(cls, error, data)[0]
-    key = f"{'.'.join(map(str, issue.path))}: " if issue.path else ""
-    return printable(f"{key}{issue.message}")[:MOST_SHOWN]
+    return printable(issue.words)[:MOST_SHOWN]
