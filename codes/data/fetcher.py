@@ -33,6 +33,7 @@ class Fetcher(Generic[T]):
         self._given: queue.SimpleQueue[_Answer[T]] = queue.SimpleQueue()
         self._workers: list[BaseProcess] = []
         self._waiting = False  # for an item that was asked for
+        self.started = False  # whether the iterator could be made
         self._thread = threading.Thread(target=self._run, name="data", daemon=True)
         self._thread.start()
 
@@ -72,8 +73,11 @@ class Fetcher(Generic[T]):
     def _run(self) -> None:
         before = {child.pid for child in multiprocessing.active_children()}
         try:
-            iterator = self._make()
-            self._workers += [child for child in multiprocessing.active_children() if child.pid not in before]
+            try:
+                iterator = self._make()
+            finally:  # some may have been started before one could not be; unseen, they would be waited for at the exit
+                self._workers += [child for child in multiprocessing.active_children() if child.pid not in before]
+            self.started = True
             while self._asked.get():
                 self._given.put(_Answer(next(iterator), None))
         except BaseException as error:  # whatever it is, it belongs to whoever waits

@@ -107,8 +107,8 @@ class TrainLoader:
         except (RuntimeError, OSError, EOFError) as error:
             if dead := fetcher.dead(expected=isinstance(error, ConnectionError | EOFError)):
                 raise TesseraError(_obituary(dead[0], self.num_workers)) from error
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-                raise TesseraError(f"data workers cannot be started: {NO_SHARED.format(shared_memory())}") from error
+            if not fetcher.started and isinstance(error, OSError) and self.num_workers:
+                raise TesseraError(_not_started(error)) from error
             raise
 
     def _wanted(self) -> str:
@@ -224,6 +224,16 @@ def shared_memory() -> str:
         return "shared memory"
     usage = shutil.disk_usage(SHARED)
     return f"shared memory ({SHARED}: {usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB free)"
+
+
+def _not_started(error: OSError) -> str:
+    """Why the workers could not be started, and what to change."""
+    text = f"data workers cannot be started ({error.strerror or error})"
+    if error.errno == errno.ENOSPC:
+        return f"{text}: {NO_SHARED.format(shared_memory())}"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOSYS):
+        return f"{text}: {shared_memory()} must be writable; or set datasets.train.n_workers: 0"
+    return f"{text}; lower datasets.train.n_workers, or set it to 0"
 
 
 def _obituary(worker: BaseProcess, workers: int) -> str:

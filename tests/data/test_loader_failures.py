@@ -1,5 +1,6 @@
 """Data workers that die, hang or have no shared memory: a message in time, never a wait without end."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -94,6 +95,36 @@ def test_without_shared_memory_the_same_batches_come_through_pipes(data, monkeyp
         assert all(torch.equal(one[key], other[key]) for key in ("hq", "lq", "corruption_entropy"))
         assert one["HQ_path"] == other["HQ_path"]
     assert caplog.text.count("come through pipes, which is slower: shared memory") == 1
+
+
+def ignore_sigterm():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, r"No space left on device\): shared memory .* is too small; .*n_workers: 0"),
+        (
+            errno.EROFS,
+            r"Read-only file system\): shared memory .* must be writable; or set datasets.train.n_workers: 0",
+        ),
+        (errno.EAGAIN, r"Resource temporarily unavailable\); lower datasets.train.n_workers"),
+    ],
+)
+def test_workers_that_could_be_started_end_where_one_could_not(data, monkeypatch, number, advice):
+    class Half:
+        def __iter__(self):
+            multiprocessing.get_context("fork").Process(target=ignore_sigterm, daemon=True).start()
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(TrainLoader, "_loader", lambda _: Half())
+    start = time.monotonic()
+    with pytest.raises(TesseraError, match=f"data workers cannot be started \\({advice}"):
+        next(iter(TrainLoader(data, 4, num_workers=2)))
+    assert time.monotonic() - start < 8
+    assert not multiprocessing.active_children()
 
 
 def test_the_file_that_is_wanted_is_the_one_that_is_read(data):
