@@ -106,6 +106,11 @@ class ImageDataset(Dataset):
         """
         return self.item(position), None
 
+    @property
+    def whole_because(self) -> str | None:
+        """What of the options needs images as a whole, so that `whole` gives no canvas; None where nothing does."""
+        return "the mode of its dataset"
+
     def check(self) -> None:
         """Raise DataError for what is wrong with further files that the options name, before any of them is needed."""
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import torch
 
+from ..images.bands import Rows
 from ..images.file_canvas import FileCanvas, FileTraits, file_canvas
 from ..images.files import Picture, count_frames, jpeg_table, quantise, read_image, to_tensor
 from ..utils.console import get_logger, warn_once
@@ -89,10 +90,10 @@ class ImageFolderDataset(ImageDataset):
         is a FileCanvas where the file is large and its rows can be read when they are needed.
         """
         path = self.files[position]
-        if by_rows and self._reads_by_rows and (canvas := self._canvas(path)) is not None:
-            strengths = torch.tensor([float(value) for value in self.options.known_entropy or ()])  # type: ignore[arg-type]
+        if by_rows and self.whole_because is None and (canvas := self._canvas(path)) is not None:
             found = self._record(position)
-            found |= {"hq": canvas, "corruption_entropy": strengths}
+            strengths = self._known(path, canvas.bands_of_file, canvas.bands_of_file)
+            found |= {"hq": canvas, "corruption_entropy": torch.from_numpy(strengths)}
             return found, _traits(canvas.traits, None)
         picture = read_image(path, max_pixels=self.options.max_pixels)
         if (frames := count_frames(path)) != 1:
@@ -113,10 +114,13 @@ class ImageFolderDataset(ImageDataset):
         _ = self.truths, self.maps
 
     @property
-    def _reads_by_rows(self) -> bool:
-        """Whether nothing looks at an image as a whole."""
-        known = all(isinstance(value, int | float) for value in self.options.known_entropy or ())
-        return known and self.options.target_size is None and not self.options.square and self.options.alpha != "crop"
+    def whole_because(self) -> str | None:
+        options = self.options
+        if any(isinstance(value, StrengthMap) or value == "auto_map" for value in options.known_entropy or ()):
+            return "maps of strengths"
+        asked = {"target_size": options.target_size is not None, "square": options.square}
+        asked["alpha: crop"] = options.alpha == "crop"
+        return next((name for name, set_so in asked.items() if set_so), None)
 
     def _canvas(self, path: Path) -> FileCanvas | None:
         canvas = file_canvas(path, n1_to_1=self.options.rgb_n1_to_1, max_pixels=self.options.max_pixels)
@@ -157,7 +161,7 @@ class ImageFolderDataset(ImageDataset):
             files[index] = file
         return files
 
-    def _known(self, path: Path, samples: np.ndarray, rgb: np.ndarray, resized: bool = False) -> np.ndarray:
+    def _known(self, path: Path, samples: Rows, rgb: Rows, resized: bool = False) -> np.ndarray:
         """float32 (K,) strengths of an image, or (K, H, W) where one is a map; `auto` is read from the file.
 
         `resized`: the samples are no longer those of the file, and only they are looked at.
@@ -182,15 +186,13 @@ class ImageFolderDataset(ImageDataset):
             return np.stack([np.broadcast_to(np.float32(value), size) for value in strengths])
         return np.array(strengths, np.float32)
 
-    def _reading(self, rgb: np.ndarray, everywhere: bool) -> Reading | None:
+    def _reading(self, rgb: Rows, everywhere: bool) -> Reading | None:
         """What the estimator says of an image, where a strength of it is asked for."""
         if self.reader is None or not self.options.auto_positions:
             return None
         return self.reader.read(rgb, everywhere)
 
-    def _estimate(
-        self, path: Path, samples: np.ndarray, corruption: str, reading: Reading | None, resized: bool
-    ) -> Estimate:
+    def _estimate(self, path: Path, samples: Rows, corruption: str, reading: Reading | None, resized: bool) -> Estimate:
         key = (path, corruption)
         if key not in self._estimates:
             default = self.options.fixed_parameters.auto_default

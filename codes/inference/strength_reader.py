@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from ..data.corruptions.strength import Estimate
+from ..images.bands import Rows
+from ..images.pixels import to_float
 from ..models.diffusion.checkpoints.metadata import load_into, network_of, read_metadata
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.networks.strength_estimator import CELL, LocalStrengths, StrengthEstimator
@@ -106,8 +108,11 @@ class StrengthReader:
         return cls.of_weights(network, file, device)
 
     @torch.no_grad()
-    def read(self, rgb: np.ndarray, everywhere: bool = False) -> StrengthReading:
-        """What an image, float32 (H, W, 3) in [0, 1], says; `everywhere` looks at all of it, for maps."""
+    def read(self, rgb: Rows, everywhere: bool = False) -> StrengthReading:
+        """What an image says, float32 (H, W, 3) in [0, 1] or integer samples, whose rows may lie in a file.
+
+        `everywhere` looks at all of it, for maps.
+        """
         height, width = rgb.shape[:2]
         blocks = list(_blocks(height, width))
         if not everywhere and len(blocks) > MOST_BLOCKS:
@@ -130,10 +135,11 @@ class StrengthReader:
         distance = float(self.network.distance((pooled / seen).to(self.device)))
         return StrengthReading(self.names, mean, spread, distance, local, (height, width))
 
-    def _features(self, rgb: np.ndarray, y0: int, y1: int, x0: int, x1: int) -> torch.Tensor:
+    def _features(self, rgb: Rows, y0: int, y1: int, x0: int, x1: int) -> torch.Tensor:
         """Features (1, D, h, w) of a block, computed with what surrounds it."""
         top, left = max(y0 - MARGIN, 0), max(x0 - MARGIN, 0)
-        part = np.array(rgb[top : y1 + MARGIN, left : x1 + MARGIN])
+        part = np.array(rgb[top : min(y1 + MARGIN, rgb.shape[0])][:, left : x1 + MARGIN])
+        part = part if part.dtype == np.float32 else to_float(part)
         image = torch.from_numpy(part).permute(2, 0, 1)[None].to(self.device) * 2 - 1
         features = self.network.features(image)
         row, column = (y0 - top) // CELL, (x0 - left) // CELL

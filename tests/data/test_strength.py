@@ -10,6 +10,7 @@ from PIL import Image
 from codes.config.options import parse
 from codes.config.yaml_source import Source
 from codes.data import ImageFolderDataset, ImageFolderOptions, held_out_photograph, sample_photographs
+from codes.data.corruptions import jpeg_quality
 from codes.data.corruptions.all import CORRUPTIONS
 from codes.data.corruptions.jpeg_quality import quality_of_pixels, quality_of_table, standard_table
 from codes.data.corruptions.strength import (
@@ -19,6 +20,7 @@ from codes.data.corruptions.strength import (
     strength_of_quality,
     told_strength,
 )
+from codes.images.bands import open_bands
 from codes.images.files import jpeg_table, read_samples
 from codes.utils.console import ROOT
 from codes.utils.errors import ConfigError
@@ -58,6 +60,17 @@ def test_known_qualities_are_found_in_the_pixels(path):
         assert quality_of_pixels(compressed(path, quality)) == quality
     assert quality_of_pixels(compressed(path, 30, subsampling=0)) == 30
     assert quality_of_pixels(np.ascontiguousarray(compressed(path, 40)[3:, 5:])) == 40
+
+
+def test_rows_of_a_file_say_what_the_whole_picture_says(tmp_path, monkeypatch):
+    whole = np.ascontiguousarray(compressed(PHOTOGRAPHS[0], 40)[3:, 5:])
+    Image.fromarray(whole).save(tmp_path / "a.png")
+    origin, coefficients = jpeg_quality._grid_origin(whole), jpeg_quality._coefficients(whole, 5, 3)
+    monkeypatch.setattr(jpeg_quality, "_BAND_PIXELS", 1)  # bands of one row of blocks
+    rows = open_bands(tmp_path / "a.png")
+    assert jpeg_quality._grid_origin(rows) == origin == (5, 3)
+    np.testing.assert_array_equal(jpeg_quality._coefficients(rows, 5, 3), coefficients)
+    assert quality_of_pixels(rows) == 40
 
 
 @pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda path: path.stem)

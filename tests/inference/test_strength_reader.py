@@ -5,8 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_helpers import restore
+from command_helpers import restore, restore_small, save_picture
 
+from codes.data import imagefolder
+from codes.data.corruptions import jpeg_quality
+from codes.images import file_canvas
 from codes.inference import strength_reader
 from codes.inference.restorer import Restorer
 from codes.inference.strength_reader import StrengthReader, StrengthReading
@@ -108,6 +111,37 @@ def test_a_recipe_names_the_estimator(here: Path) -> None:
     code, said = restore("-opt", "infer.yml", "--set", *sets)
     assert code == 2
     assert "does not tell jpeg" in said
+
+
+def test_strengths_are_read_from_the_rows_of_a_large_file_as_from_the_whole(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(here / "strengths.safetensors")
+    save_picture("small/ok.png", 140, 200)
+    monkeypatch.setattr(strength_reader, "BLOCK", 64)
+    monkeypatch.setattr(strength_reader, "MOST_BLOCKS", 3)
+    monkeypatch.setattr(jpeg_quality, "_BAND_PIXELS", 40 * 200)
+    node = "steps.restore.injectors.detail"
+    sets = [
+        "datasets.test.fixed_corruptions=[jpeg, gaussian_blur]",
+        "datasets.test.fixed_parameters={corruption_entropy: [auto, auto], estimator: strengths}",
+        "path.pretrain_model_strengths=strengths.safetensors",
+        f"{node}.tile=64",
+    ]
+    code, expected = restore_small(*sets, "name=ram")
+    assert code == 0, expected
+    monkeypatch.setattr(file_canvas, "LARGE", 100)
+    monkeypatch.setattr(imagefolder, "read_image", None)  # the whole
+    code, said = restore_small(*sets, "name=rows", f"{node}.canvas=disk")
+    assert code == 0, said
+    told = [
+        [line.split("strength of ")[1] for line in log.splitlines() if "strength of " in line]
+        for log in (said, expected)
+    ]
+    assert len(told[0]) == 2
+    assert told[0] == told[1]
+    files = [Path(f"results/{name}/test/ok.png").read_bytes() for name in ("rows", "ram")]
+    assert files[0] == files[1]
 
 
 def test_the_library_reads_every_strength_by_name(here: Path) -> None:

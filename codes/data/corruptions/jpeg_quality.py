@@ -6,10 +6,13 @@ history", IEEE Trans. Image Processing 12(2), 2003; here one likelihood ratio is
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from ...images.bands import Rows
 
 BLOCK = 8
 # ITU-T T.81, table K.1: the luminance table at quality 50.
@@ -39,6 +42,7 @@ _ENOUGH = 200  # coefficients
 # answers have 0.17 to 3.5; wrong ones, and the best for pictures that were no JPEGs or of 95, have -0.25 to 0.01.
 _SURE = 0.1
 _MOST_BLOCKS = 20_000
+_BAND_PIXELS = 2**21  # looked at once
 
 
 class Quality(NamedTuple):
@@ -62,25 +66,44 @@ def quality_of_table(table: np.ndarray) -> Quality:
     return Quality(int(QUALITIES[best]), bool(distances[best] == 0))
 
 
-def quality_of_pixels(samples: np.ndarray) -> int | None:
+def quality_of_pixels(samples: Rows) -> int | None:
     """The quality 1..100 of the JPEG that uint8 or uint16 RGB (H, W, 3) pixels once were; None without a sure trace.
 
-    The grid of blocks may start anywhere (the picture may be a crop), but resized pictures have lost it.
+    The grid of blocks may start anywhere (the picture may be a crop), but resized pictures have lost it. Rows of a file
+    are read from top to bottom, three times at most, and never all at once.
     """
-    if samples.dtype != np.uint8 or min(samples.shape[:2]) < 4 * BLOCK:
+    if min(samples.shape[:2]) < 4 * BLOCK or samples[0:1].dtype != np.uint8:
         return None
-    luma = cv2.cvtColor(samples, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    origins = {(0, 0), _grid_origin(luma)}
-    guesses = [_best_quality(_coefficients(luma[top:, left:])) for top, left in sorted(origins)]
+    origins = {(0, 0), _grid_origin(samples)}
+    guesses = [_best_quality(_coefficients(samples, top, left)) for top, left in sorted(origins)]
     evidence, quality = max(guesses)
     return quality if evidence >= _SURE else None
 
 
-def _grid_origin(luma: np.ndarray) -> tuple[int, int]:
+def _luma(samples: Rows, y0: int, y1: int) -> np.ndarray:
+    """float32 (n, W) of the rows [y0, y1), as far as there are so many."""
+    rows = np.ascontiguousarray(samples[y0 : min(y1, samples.shape[0])])
+    return cv2.cvtColor(rows, cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def _bands(samples: Rows, top: int = 0) -> Iterator[tuple[int, int]]:
+    """[y0, y1) of the bands below `top`, each of a multiple of BLOCK rows but the last."""
+    height, width = samples.shape[:2]
+    count = max(_BAND_PIXELS // width // BLOCK, 1) * BLOCK
+    for y0 in range(top, height, count):
+        yield y0, min(y0 + count, height)
+
+
+def _grid_origin(samples: Rows) -> tuple[int, int]:
     """(top, left), each 0..7, of the first whole block: where the third difference, a step between
     two smooth sides, is largest on average."""
-    top, left = (_blockiest(np.abs(np.diff(luma, 3, axis=axis)).mean(1 - axis)) for axis in (0, 1))
-    return top, left
+    height, width = samples.shape[:2]
+    down, across = [], np.zeros(width - 3)
+    for y0, y1 in _bands(samples):
+        luma = _luma(samples, y0, y1 + 3)  # the differences that begin in the band
+        down.append(np.abs(np.diff(luma, 3, axis=0)).mean(1))
+        across += np.abs(np.diff(luma[: y1 - y0], 3, axis=1)).sum(0, dtype=np.float64)
+    return _blockiest(np.concatenate(down)), _blockiest(across / height)
 
 
 def _blockiest(steps: np.ndarray) -> int:
@@ -88,16 +111,30 @@ def _blockiest(steps: np.ndarray) -> int:
     return max(range(BLOCK), key=lambda start: float(steps[(start - 2) % BLOCK :: BLOCK].mean()))
 
 
-def _coefficients(luma: np.ndarray) -> np.ndarray:
-    """float32 (blocks, len(_LOW)): the low DCT coefficients of the 8x8 blocks, orthonormal, as a JPEG has them."""
-    rows, columns = (side // BLOCK for side in luma.shape)
-    blocks = luma[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK).swapaxes(1, 2)
-    flat = blocks.reshape(-1, BLOCK, BLOCK)
-    flat = flat[:: max(len(flat) // _MOST_BLOCKS, 1)]
+def _coefficients(samples: Rows, top: int, left: int) -> np.ndarray:
+    """float32 (blocks, len(_LOW)): the low DCT coefficients of the 8x8 blocks, orthonormal, as a JPEG has them.
+
+    Of a large picture every n-th block, counted row by row from the first whole one at (top, left).
+    """
+    flat = np.concatenate([*_some_blocks(samples, top, left)])
     # Summed place by place and not as a matrix product, whose last bits depend on the processor.
     lines = [sum(_BASIS[row, y] * flat[:, y] for y in range(BLOCK)) for row in range(max(_LOW)[0] + 1)]
     low = [sum(_BASIS[column, x] * lines[row][:, x] for x in range(BLOCK)) for row, column in _LOW]
     return np.stack(low, axis=1)
+
+
+def _some_blocks(samples: Rows, top: int, left: int) -> Iterator[np.ndarray]:
+    """float32 (n, BLOCK, BLOCK) of each band: every so many blocks, at most about _MOST_BLOCKS in all."""
+    rows, columns = (samples.shape[0] - top) // BLOCK, (samples.shape[1] - left) // BLOCK
+    every, before = max(rows * columns // _MOST_BLOCKS, 1), 0
+    for y0, y1 in _bands(samples, top):
+        count = (y1 - y0) // BLOCK
+        if count == 0:
+            return
+        luma = _luma(samples, y0, y0 + count * BLOCK)[:, left : left + columns * BLOCK]
+        blocks = luma.reshape(count, BLOCK, columns, BLOCK).swapaxes(1, 2).reshape(-1, BLOCK, BLOCK)
+        yield blocks[-before % every :: every]
+        before += count * columns
 
 
 def _best_quality(coefficients: np.ndarray) -> tuple[float, int]:

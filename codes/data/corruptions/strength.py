@@ -4,6 +4,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ...images.bands import Rows
 from .all import CORRUPTIONS, Jpeg
 from .jpeg_quality import quality_of_pixels, quality_of_table
 
@@ -38,8 +39,11 @@ class Reader(Protocol):
         """The corruptions that it knows."""
         ...
 
-    def read(self, rgb: np.ndarray, everywhere: bool = False) -> Reading:
-        """What an image, float32 (H, W, 3) in [0, 1], says; `everywhere` looks at all of it, for maps."""
+    def read(self, rgb: Rows, everywhere: bool = False) -> Reading:
+        """What an image says, float32 (H, W, 3) in [0, 1] or integer samples, whose rows may lie in a file.
+
+        `everywhere` looks at all of it, for maps.
+        """
         ...
 
 
@@ -61,7 +65,7 @@ def strength_of_quality(corruption: type[Jpeg], quality: int) -> float:
 
 
 def told_strength(
-    corruption: str, default: float, table: np.ndarray | None, samples: np.ndarray, reading: Reading | None
+    corruption: str, default: float, table: np.ndarray | None, samples: Rows, reading: Reading | None
 ) -> Estimate:
     """What `auto` is for an image: a JPEG's tables where there are some, else what a trained estimator read of it.
 
@@ -78,8 +82,11 @@ def told_strength(
     return traces if traces.sure else read
 
 
-def strength_of_image(table: np.ndarray | None, samples: np.ndarray, corruption: str, default: float) -> Estimate:
-    """The strength of a JPEG corruption by the file's luminance table (8, 8), else by its pixels, uint8 or uint16."""
+def strength_of_image(table: np.ndarray | None, samples: Rows, corruption: str, default: float) -> Estimate:
+    """The strength of a JPEG corruption by the file's luminance table (8, 8), else by its pixels, uint8 or uint16.
+
+    The pixels may be the rows of a file.
+    """
     kind = CORRUPTIONS.get(corruption)
     assert issubclass(kind, Jpeg), f"{corruption} leaves no trace in a file; the options should have refused it"
     if table is not None:

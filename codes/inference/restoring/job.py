@@ -12,6 +12,7 @@ import torch
 from ...data.base import Item
 from ...data.imagefolder import Traits
 from ...graph.graph import StepContext
+from ...images.bands import LARGE
 from ...images.canvas import Canvas, as_canvas
 from ...images.channels import Channels, FileOptions, Mean, Result, Spread, enlarged, write_channels
 from ...images.colour_fix import fix_colours
@@ -49,6 +50,7 @@ class Job:
         self._refuse_what_does_not_fit()
         self.item, self.traits = read_item(plan, image.phase, image.position)
         self.low_res_key = plan.low_res_key(self.item)
+        self._tell_if_whole()
         size = self.low_res.shape[-2], self.low_res.shape[-1]  # where transparency was cut off, not that of the header
         self.passes = plan.sizes(size, frozenset(self.item))[1]
         self.framings = {key: plan.framing(key, size) for key in plan.outputs}
@@ -109,6 +111,18 @@ class Job:
         values = self.item[self.low_res_key]
         assert isinstance(values, torch.Tensor | FileCanvas)
         return values
+
+    def _tell_if_whole(self) -> None:
+        """Say why a large input is in memory where canvas: disk promises that images need not be."""
+        values = self.low_res
+        if not self.plan.on_disk or isinstance(values, FileCanvas) or values[0].numel() <= LARGE:
+            return
+        dataset = self.plan.datasets[self.image.phase]
+        layout = "its format, layout or transparency (PNG and TIFF in strips are read by rows)"
+        logger.warning(
+            "%s: its %.0f megapixels are in memory as a whole, because of %s",
+            self.image.source, values[0].numel() / 1e6, self.plan.whole_because or dataset.whole_because or layout,
+        )  # fmt: skip
 
     def _fix_colours(self, key: str, samples: Sequence[Canvas]) -> None:
         kind = self.plan.output.color_fix
@@ -224,7 +238,7 @@ def read_item(plan: Plan, phase: str, position: int) -> tuple[Item, Traits | Non
     dataset = plan.datasets[phase]
     if not plan.is_input(phase):
         return dataset.item(position), None
-    item, traits = dataset.whole(position, plan.by_rows)
+    item, traits = dataset.whole(position, by_rows=plan.whole_because is None)
     if traits is None or traits.alpha is None:
         return item, traits
     target = plan.targets[phase][position]

@@ -193,12 +193,19 @@ class Plan:
         return any(image.framings[key].interpolates(*image.sizes[key]) for key in self.outputs)
 
     @property
-    def by_rows(self) -> bool:
-        """Whether large files may be read by rows: canvases lie on disk, and no other injector sees an image whole."""
+    def on_disk(self) -> bool:
+        """Whether a canvas lies on disk, so that images may be larger than memory."""
+        return any(node.tiled is not None and node.tiled.canvas == "disk" for node in self.nodes)
+
+    @property
+    def whole_because(self) -> str | None:
+        """What of the recipe, its datasets apart, needs images as a whole; None where large ones are read by rows."""
         nodes = [node for step in self.recipe.steps.values() for node in step.injectors.values() if not node.train]
-        on_disk = all(node.tiled is not None and node.tiled.canvas == "disk" for node in nodes)
-        agrees = any(engine.options.consistency != "none" for engine in self.engines.values())
-        return on_disk and not agrees and not self.output.resized
+        if any(node.tiled is None or node.tiled.canvas != "disk" for node in nodes):
+            return "injectors without canvas: disk"
+        if any(engine.options.consistency != "none" for engine in self.engines.values()):
+            return "consistency"
+        return f"output.{self.output.in_words}" if self.output.resized else None
 
     def tiles(self, key: str, size: tuple[int, int]) -> TilePlan:
         """The tiles of a result of (height, width)."""

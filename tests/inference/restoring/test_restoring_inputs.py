@@ -380,3 +380,27 @@ def test_a_large_file_is_read_by_rows_with_the_same_result(monkeypatch):
     assert min(seen) < 20
     files = [Path(f"results/{name}/test/ok.png") for name in ("rows", "ram")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (("steps.restore.injectors.detail.consistency=end",), "consistency"),
+        (("output.scale=1.5",), "output.scale"),
+        (("datasets.test.fixed_parameters={corruption_entropy: [0.2, {map: mask.png}]}",), "maps of strengths"),
+        (("datasets.test.paths=small/ok.jpg",), "its format, layout or transparency"),
+    ],
+)
+def test_why_a_large_file_is_in_memory_as_a_whole_is_told(monkeypatch, settings, reason):
+    save_picture("small/ok.png", 40, 58)
+    save_picture("small/ok.jpg", 40, 58)
+    Image.new("L", (58, 40), 99).save("mask.png")
+    monkeypatch.setattr(file_canvas, "LARGE", 100)
+    monkeypatch.setattr(restore_job, "LARGE", 100)
+    one = ("datasets.test.paths=small/ok.png", "steps.restore.injectors.detail.canvas=disk")
+    code, said = restore_small(*one, *settings)
+    assert code == 0, said
+    assert f"in memory as a whole, because of {reason}" in said
+    assert "as a whole" not in restore_small(*one, "name=rows")[1]
+    assert "as a whole" not in restore_small("datasets.test.paths=small/ok.jpg", "name=ram")[1]
