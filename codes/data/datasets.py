@@ -84,11 +84,21 @@ class DatasetOptions(Options):
         """Whether the centre square is cut first."""
         return False
 
+    @property
+    def most_pixels(self) -> int | None:
+        """Pixels of the largest image that is taken; None where any is."""
+        return None
+
+    @property
+    def cuts_tiles(self) -> bool:
+        """Whether an item is a tile that was drawn from a larger image."""
+        return False
+
 
 def how_to_hurry(options: DatasetOptions) -> str:
     """What makes the data of a training come faster, for a message."""
     ways = [f"raise n_workers ({options.n_workers}; this machine has {os.cpu_count()} cores)"]
-    if getattr(options, "tile", None) == "random":
+    if options.cuts_tiles:
         ways.append("raise tiles_per_image, or cut the photographs into tiles once (codes/scripts/extract_tiles.py)")
     return f"{', '.join(ways)}; benchmarks/data.py shows where the time goes"
 

@@ -94,6 +94,16 @@ class ImageOptions(DatasetOptions):
         return self.force_square
 
     @property
+    def most_pixels(self) -> int:
+        """Pixels of the largest image that is taken."""
+        return self.max_pixels
+
+    @property
+    def cuts_tiles(self) -> bool:
+        """Whether an item is a tile that was drawn from a larger image."""
+        return self.tile == "random"
+
+    @property
     def minimum_side(self) -> int:
         """Pixels that both sides of an image must have."""
         return self.target_size or self.scale

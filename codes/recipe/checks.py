@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 
 from ..config.yaml_source import Issue, KeyPath, Source
 from ..data.datasets import DatasetOptions
-from ..data.image_options import ImageOptions
 from ..graph.step_options import StepOptions
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata
 from ..models.diffusion.networks.base import DiffusionNetwork
@@ -99,9 +98,10 @@ def _output_issues(recipe: Recipe) -> Iterator[Issue]:
     written = sorted(node.out for node in nodes.values())
     least = recipe.output.least_pixels
     for phase, dataset in recipe.datasets.items():
-        if isinstance(dataset, ImageOptions) and least > dataset.max_pixels:
+        most = dataset.most_pixels
+        if most is not None and least > most:
             way = "size" if recipe.output.size else "megapixels"
-            message = f"{least / 1e6:.1f} megapixels are more than datasets.{phase}.max_pixels, {dataset.max_pixels}"
+            message = f"{least / 1e6:.1f} megapixels are more than datasets.{phase}.max_pixels, {most}"
             yield Issue(("output", way), message)
     outputs = recipe.eval.output_state
     for key in (outputs,) if isinstance(outputs, str) else outputs or ():
