@@ -11,7 +11,7 @@ from codes.config.fingerprint import all_settings
 from codes.config.options import Options, field_keys
 from codes.config.yaml_source import load_source
 from codes.inference.evaluation.run import RecipeEvaluation
-from codes.inference.restoring.plan import Plan
+from codes.inference.restoring.setup import Setup
 from codes.inference.run import Run, results_folder
 from codes.recipe.recipe import read_recipe
 from codes.runtime.devices import Ranks
@@ -59,7 +59,7 @@ def test_all_uses_take_seed_folder_and_networks_from_one_rule():
         ("path.results", "elsewhere"),
         ("eval", {"evaluators": yaml.safe_load(EVALUATORS)}),
     )
-    restoring = Plan(recipe, source, Ranks()).use
+    restoring = Setup(recipe, source, Ranks()).use
     evaluating = RecipeEvaluation(measuring, measuring_source).use
     for use in (restoring, evaluating):
         assert (use.seed, use.folder, use.precision, use.device.type) == (5, Path("elsewhere"), "fp32", "cpu")

@@ -10,7 +10,8 @@ from ...utils.console import counted, format_seconds, get_logger, progress, size
 from ...utils.errors import EXIT_OK, TesseraError, reason_of
 from .job import Job
 from .output import Planned
-from .plan import Plan
+from .setup import Setup
+from .work import planned_images, tiles_of, warn_of_sizes
 
 logger = get_logger(__name__)
 FLOAT_BYTES = 4
@@ -19,73 +20,72 @@ GIB = 2**30
 
 def estimate(recipe: Recipe, source: Source) -> int:
     """Read every image, time a step of each result on a batch of tiles, and tell. 0 even where images are broken."""
-    plan = Plan(recipe, source, Ranks())
-    if not plan.nodes:
+    setup = Setup(recipe, source, Ranks())
+    if not setup.chain.nodes:
         raise TesseraError(f"{source.file}: no image is restored by this recipe, so there is nothing to estimate")
-    images = plan.images()
-    earlier = plan.records.earlier(images, plan.output.skip_existing)
-    paces = {key: timed(engine) for key, engine in plan.engines.items()}
+    images = planned_images(setup)
+    earlier = setup.records.earlier(images, setup.output.skip_existing)
+    paces = {key: timed(engine) for key, engine in setup.engines.items()}
     readable = 0
     total = 0.0
     for image in progress(images, len(images), "reading"):
-        name = image.name
         try:
-            job = Job(plan, image)
+            job = Job(image, setup.inputs[image.phase], setup.chain, setup.use)
         except (TesseraError, OSError, RuntimeError, ValueError, MemoryError) as error:
-            logger.error("%s: would fail: %s", name, reason_of(error, image.source))
+            logger.error("%s: would fail: %s", image.name, reason_of(error, image.source))
             continue
         readable += 1
-        seconds = 0.0 if image.order in earlier else _seconds(plan, image, paces, len(job.units))
+        seconds = 0.0 if image.order in earlier else _seconds(setup, image, paces, len(job.units))
         total += seconds
-        logger.info("%s", _line(plan, image, name, len(job.units), seconds, image.order in earlier))
-    broken = [entry for dataset in plan.datasets.values() for entry in dataset.report().failed]
+        logger.info("%s", _line(setup, image, len(job.units), seconds, image.order in earlier))
+    broken = [entry for inputs in setup.inputs.values() for entry in inputs.dataset.report().failed]
     for rejected in broken:
         logger.error("%s: would fail: %s", rejected.path, rejected.reason)
-    plan.warn_of_passes(images)
-    _tell_total(plan, len(images) + len(broken), readable, len(earlier), total, paces.values())
+    warn_of_sizes(setup, images)
+    _tell_total(setup, len(images) + len(broken), readable, len(earlier), total, paces.values())
     return EXIT_OK
 
 
-def _seconds(plan: Plan, image: Planned, paces: dict[str, Pace], states: int) -> float:
+def _seconds(setup: Setup, image: Planned, paces: dict[str, Pace], states: int) -> float:
     total = 0.0
-    for key, size in image.sizes.items():
-        engine, scale = plan.engines[key], plan.node(key).output_scale_factor
-        for later in range(image.passes[key]):  # the last pass first
-            tiles = plan.tiles(key, (size[0] // scale**later, size[1] // scale**later))
+    for result in image.results:
+        calls, pace = setup.engines[result.key].calls, paces[result.key]
+        for later in range(result.passes):  # the last pass first
+            tiles = tiles_of(setup, result, later)
             pixels = len(tiles) * tiles.tile[0] * tiles.tile[1] * states
-            total += pixels * engine.calls * paces[key].seconds
+            total += pixels * calls * pace.seconds
     return total
 
 
-def _line(plan: Plan, image: Planned, name: str, states: int, seconds: float, earlier: bool) -> str:
-    key, size = next(iter(image.sizes.items()))
-    text = f"{name}: {size_text(image.low_res)} -> {size_text(size)}"
-    if image.passes[key] > 1:
-        text += f" in {image.passes[key]} passes"
-    if image.framings[key].size != size:
-        text += f" -> {size_text(image.framings[key].size)}"
+def _line(setup: Setup, image: Planned, states: int, seconds: float, earlier: bool) -> str:
+    first = image.results[0]
+    text = f"{image.name}: {size_text(image.low_res)} -> {size_text(first.size)}"
+    if first.passes > 1:
+        text += f" in {first.passes} passes"
+    if first.framing and first.framing.size != first.size:
+        text += f" -> {size_text(first.framing.size)}"
     text += f", {counted(image.tiles, 'tile')}"
     if states > 1:
         text += f" x {states} (samples, transparency)"
     if earlier:
         return f"{text}; done already"
-    return f"{text}, {_canvas_memory(plan, image, states)}, about {format_seconds(seconds)}"
+    return f"{text}, {_canvas_memory(setup, image, states)}, about {format_seconds(seconds)}"
 
 
-def _canvas_memory(plan: Plan, image: Planned, states: int) -> str:
+def _canvas_memory(setup: Setup, image: Planned, states: int) -> str:
     """What its canvases take, in memory or on disk: two of float32, which sometimes hold a second image."""
     sizes = {"ram": 0.0, "disk": 0.0}
-    for key, (height, width) in image.sizes.items():
-        engine = plan.engines[key]
+    for result in image.results:
+        engine, (height, width) = setup.engines[result.key], result.size
         sizes[engine.options.canvas] += states * height * width * 2 * FLOAT_BYTES * engine.canvas_channels
     words = {"ram": "memory", "disk": "disk"}
     return ", ".join(f"{value / GIB:.2f} GiB of {words[kind]}" for kind, value in sizes.items() if value)
 
 
-def _tell_total(plan: Plan, images: int, readable: int, earlier: int, total: float, paces: Iterable[Pace]) -> None:
+def _tell_total(setup: Setup, images: int, readable: int, earlier: int, total: float, paces: Iterable[Pace]) -> None:
     logger.info(
         "%d of %d images can be read, %d are done already; about %s in all on one %s",
-        readable, images, earlier, format_seconds(total), plan.use.device.type,
+        readable, images, earlier, format_seconds(total), setup.use.device.type,
     )  # fmt: skip
     device_bytes = max(pace.device_bytes for pace in paces)
     if device_bytes:

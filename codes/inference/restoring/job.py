@@ -10,27 +10,139 @@ import numpy as np
 import torch
 
 from ...data.base import Item
+from ...data.image_dataset import ImageDataset
+from ...data.image_options import ImageOptions
 from ...data.imagefolder import Traits
 from ...graph.graph import StepContext
+from ...graph.step_graph import StepGraph
 from ...images.bands import LARGE
 from ...images.canvas import Canvas, as_canvas
 from ...images.channels import Channels, FileOptions, Mean, Result, Spread, enlarged, write_channels
 from ...images.colour_fix import fix_colours
 from ...images.consistency import consistency
 from ...images.file_canvas import FileCanvas
-from ...images.files import LARGEST_SIDE, WRITERS, to_tensor
+from ...images.files import LARGEST_SIDE, WRITERS, Alpha, to_rgb, to_tensor
 from ...images.output_size import Framing
 from ...images.resampling import Resampled
+from ...recipe.output_options import OutputOptions
 from ...utils.console import get_logger, warn_once
 from ...utils.errors import DataError
 from ...utils.names import problem_with_length
-from ..run import OnStep
-from .output import SPREAD, ImageRecord, Planned
-from .plan import Plan
+from ..run import OnStep, Run
+from .output import SPREAD, ImageRecord, Planned, label_of
+from .sizes import Chain, PlannedResult
 
 logger = get_logger(__name__)
 BAND_PIXELS = 2**21  # of a result, converted and written at once
 COLOUR, ALPHA = "colour", "alpha"
+
+
+@dataclass(frozen=True)
+class Input:
+    """An image that has been read: the item of its dataset, and what its results take over from its file.
+
+    `key`: that of its low resolution. `traits`: None where the file is not itself what is restored; their alpha is
+    None where it is dropped.
+    """
+
+    item: Item
+    traits: Traits | None
+    key: str
+    options: ImageOptions
+
+    @property
+    def low_res(self) -> torch.Tensor | FileCanvas:
+        """(3, h, w) in the dataset's range."""
+        values = self.item[self.key]
+        assert isinstance(values, torch.Tensor | FileCanvas)
+        return values
+
+    @property
+    def alpha(self) -> np.ndarray | None:
+        """The transparency that the results keep, float32 (h, w)."""
+        return None if self.traits is None else self.traits.alpha
+
+    def low_res_in(self, unit: bool) -> torch.Tensor | FileCanvas:
+        """The low resolution in the range of a result: [0, 1] or [-1, 1]."""
+        values = self.low_res
+        if isinstance(values, FileCanvas):
+            return values.in_range(not unit)
+        if unit == (not self.options.rgb_n1_to_1):
+            return values
+        return (values + 1) / 2 if unit else values * 2 - 1
+
+    def shown(self) -> np.ndarray:
+        """The low resolution as one looks at it, float32 (h, w, 3) in [0, 1], laid over the `alpha` ground."""
+        values = self.low_res
+        small = to_rgb(
+            values.rows(0, values.height) if isinstance(values, FileCanvas) else values, self.options.rgb_n1_to_1
+        )
+        if self.alpha is None:
+            return small
+        ground, alpha = np.float32(0.0 if self.options.alpha == "black" else 1.0), self.alpha[..., None]
+        return small * alpha + ground * (1 - alpha)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images of a dataset, each as it is restored. `key`: that of their low resolution.
+
+    `targets`: for each image what its results are named by. `on_disk`: a canvas lies on disk, so that images may be
+    larger than memory. `whole_because`: what of the recipe, its datasets apart, needs images as a whole; None where
+    large ones are read by rows.
+    """
+
+    dataset: ImageDataset
+    key: str
+    output: OutputOptions
+    targets: Sequence[Path]
+    on_disk: bool
+    whole_because: str | None
+
+    @property
+    def options(self) -> ImageOptions:
+        """Those of the dataset."""
+        return self.dataset.image_options
+
+    @property
+    def as_they_are(self) -> bool:
+        """Whether the files are themselves what is restored."""
+        return self.options.files_are_lq
+
+    @property
+    def ground(self) -> Alpha:
+        """What transparency is laid over where it is shown or measured."""
+        return "black" if self.options.alpha == "black" else "white"
+
+    def read(self, position: int) -> Input:
+        """The image of a position. Raises DataError."""
+        return Input(*self._item(position), self.key, self.options)
+
+    def _item(self, position: int) -> tuple[Item, Traits | None]:
+        dataset = self.dataset
+        if not self.as_they_are:
+            return dataset.item(position), None
+        item, traits = dataset.whole(position, by_rows=self.whole_because is None)
+        if traits is None or traits.alpha is None:
+            return item, traits
+        holds_none = WRITERS[self.targets[position].suffix.lower()] == "JPEG"
+        if holds_none and self.output.alpha != "drop":
+            text = f"{dataset.files[position]}: JPEG holds no transparency, so it is laid over {self.options.alpha}"
+            warn_once(logger, f"alpha {dataset.files[position]}", text)
+        if holds_none or self.output.alpha == "drop":
+            return dataset.item(position), replace(traits, alpha=None)
+        return item, traits
+
+    def tell_if_whole(self, image: Input, source: Path) -> None:
+        """Say why a large input is in memory where canvas: disk promises that images need not be."""
+        values = image.low_res
+        if not self.on_disk or isinstance(values, FileCanvas) or values[0].numel() <= LARGE:
+            return
+        layout = "its format, layout or transparency (PNG and TIFF in strips are read by rows)"
+        logger.warning(
+            "%s: its %.0f megapixels are in memory as a whole, because of %s",
+            source, values[0].numel() / 1e6, self.whole_because or self.dataset.whole_because or layout,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,211 +156,152 @@ class Unit:
 class Job:
     """An image that has been read. Building it raises DataError when it cannot be."""
 
-    def __init__(self, plan: Plan, image: Planned) -> None:
-        self.plan = plan
+    def __init__(self, image: Planned, inputs: Inputs, chain: Chain, use: Run) -> None:
         self.image = image
-        self._refuse_what_does_not_fit()
-        self.item, self.traits = read_item(plan, image.phase, image.position)
-        self.low_res_key = plan.low_res_key(self.item)
-        self._tell_if_whole()
-        size = self.low_res.shape[-2], self.low_res.shape[-1]  # where transparency was cut off, not that of the header
-        self.passes = plan.sizes(size, frozenset(self.item))[1]
-        self.framings = {key: plan.framing(key, size) for key in plan.outputs}
-        self.n1_to_1: bool = plan.datasets[image.phase].options.rgb_n1_to_1
-        self.alpha = self._alpha()
+        self.use = use
+        self.output = chain.output
+        _refuse_what_does_not_fit(image, chain.output, inputs.options.max_pixels)
+        self.input = inputs.read(image.position)
+        inputs.tell_if_whole(self.input, image.source)
+        height, width = self.input.low_res.shape[-2:]
+        self.low_res = height, width  # where transparency was cut off, not that of the header
+        self.results = chain.results(inputs.key, self.low_res)
+        self.written = [(result, result.framing) for result in self.results if result.framing]
         kinds = [COLOUR, ALPHA] if self._restores_alpha() else [COLOUR]
-        self.units = [Unit(sample, kind) for kind in kinds for sample in range(plan.output.num_samples)]
+        self.units = [Unit(sample, kind) for kind in kinds for sample in range(self.output.num_samples)]
+
+    def _restores_alpha(self) -> bool:
+        """Transparency that is the same everywhere has nothing to restore."""
+        alpha = self.input.alpha
+        return self.output.alpha == "restore" and alpha is not None and np.ptp(alpha) > 0
 
     def states(self) -> list[dict[str, Any]]:
         """The first state of every unit, a batch of one each."""
-        colour = batch_of(self.item)
-        if len(self.units) == self.plan.output.num_samples:
+        colour = batch_of(self.input.item)
+        if len(self.units) == self.output.num_samples:
             return [colour for _ in self.units]
-        assert self.alpha is not None
-        gray = np.repeat(self.alpha[..., None], 3, axis=2)
-        alpha = {**colour, self.low_res_key: to_tensor(gray, self.n1_to_1)[None]}
+        assert self.input.alpha is not None
+        gray = np.repeat(self.input.alpha[..., None], 3, axis=2)
+        alpha = {**colour, self.input.key: to_tensor(gray, self.input.options.rgb_n1_to_1)[None]}
         return [colour if unit.kind == COLOUR else alpha for unit in self.units]
 
-    def contexts(self, on_step: OnStep) -> list[StepContext]:
-        """What the injectors get for each unit; units share no scratch folder."""
-        scratch = self.plan.records.scratch(self.image) if self.image.key else None
+    def contexts(self, on_step: OnStep, scratch: Path | None) -> list[StepContext]:
+        """What the injectors get for each unit; units share no folder below `scratch`."""
+        passes = {result.key: result.passes for result in self.results}
         return [
-            self.plan.use.context(
-                (self.image.position,),
-                on_step,
-                unit.sample,
-                scratch and scratch / f"{unit.sample}-{unit.kind}",
-                self.passes,
+            self.use.context(
+                (self.image.position,), on_step, unit.sample,
+                scratch and scratch / f"{unit.sample}-{unit.kind}", passes,
             )
             for unit in self.units
-        ]
+        ]  # fmt: skip
 
     def write(self, states: Sequence[Mapping[str, Any]]) -> ImageRecord:
         """Write the results, given the state of each unit after all injectors; what is to be remembered of them."""
         image, files, sizes = self.image, dict[str, Path](), []
         consistent: dict[str, float] = {}
-        for key in self.plan.outputs:
-            canvases = [as_canvas(state[key]) for state in states]
+        for result, framing in self.written:
+            canvases = [as_canvas(state[result.key]) for state in states]
             pairs = [*zip(canvases, self.units, strict=True)]
             samples, alphas = ([canvas for canvas, unit in pairs if unit.kind == kind] for kind in (COLOUR, ALPHA))
-            self._fix_colours(key, samples)
+            self._fix_colours(result, samples)
             sizes.append((samples[0].height, samples[0].width))
-            for part in self.plan.output.labels:
-                label = self.plan.names.label(key, part)
-                channels = self._channels(key, part, samples, alphas)
-                write_channels(image.files[label], channels, *self._form(self.framings[key], part))
+            for part in self.output.labels:
+                label = label_of(result.key, part)
+                channels = self._channels(result, framing, part, samples, alphas)
+                write_channels(image.files[label], channels, *self._form(framing, part))
                 files[label] = image.files[label]
-            consistent |= self._consistency(key, samples)
+            consistent |= self._consistency(result, samples)
         return ImageRecord(
             image.phase, image.position, image.source, image.name, image.input, image.key, files,
-            (self.low_res.shape[-2], self.low_res.shape[-1]), next(iter(self.framings.values())).size, sizes[0],
-            self.plan.use.seed, strengths_in_words(self.item), consistency=consistent,
+            self.low_res, self.written[0][1].size, sizes[0],
+            self.use.seed, strengths_in_words(self.input.item), consistency=consistent,
         )  # fmt: skip
 
-    @property
-    def low_res(self) -> torch.Tensor | FileCanvas:
-        """(3, h, w) in the dataset's range."""
-        values = self.item[self.low_res_key]
-        assert isinstance(values, torch.Tensor | FileCanvas)
-        return values
-
-    def _tell_if_whole(self) -> None:
-        """Say why a large input is in memory where canvas: disk promises that images need not be."""
-        values = self.low_res
-        if not self.plan.on_disk or isinstance(values, FileCanvas) or values[0].numel() <= LARGE:
-            return
-        dataset = self.plan.datasets[self.image.phase]
-        layout = "its format, layout or transparency (PNG and TIFF in strips are read by rows)"
-        logger.warning(
-            "%s: its %.0f megapixels are in memory as a whole, because of %s",
-            self.image.source, values[0].numel() / 1e6, self.plan.whole_because or dataset.whole_because or layout,
-        )  # fmt: skip
-
-    def _fix_colours(self, key: str, samples: Sequence[Canvas]) -> None:
-        kind = self.plan.output.color_fix
+    def _fix_colours(self, result: PlannedResult, samples: Sequence[Canvas]) -> None:
+        kind = self.output.color_fix
         if kind != "none":
             for sample in samples:
-                fix_colours(sample, self._small_like(key), kind, n1_to_1=not self.plan.node(key).undo_n1_to_1)
+                fix_colours(sample, self.input.low_res_in(result.unit), kind, n1_to_1=not result.unit)
 
-    def _consistency(self, key: str, samples: Sequence[Canvas]) -> dict[str, float]:
-        """Label of the page -> dB, of each sample."""
-        parts = [""] if len(samples) == 1 else [str(number + 1) for number in range(len(samples))]
-        named = {self.plan.names.label(key, part): sample for part, sample in zip(parts, samples, strict=True)}
-        low_res, n1_to_1 = self._small_like(key), not self.plan.node(key).undo_n1_to_1
-        return {label: consistency(sample, low_res, n1_to_1=n1_to_1) for label, sample in named.items()}
-
-    def _small_like(self, key: str) -> torch.Tensor | FileCanvas:
-        """The low resolution (3, h, w) in the range of a result."""
-        values = self.low_res
-        unit = self.plan.node(key).undo_n1_to_1
-        if isinstance(values, FileCanvas):
-            return values.in_range(not unit)
-        if unit == (not self.n1_to_1):
-            return values
-        return (values + 1) / 2 if unit else values * 2 - 1
-
-    def _channels(self, key: str, part: str, colours: Sequence[Canvas], alphas: Sequence[Canvas]) -> list[Channels]:
+    def _channels(
+        self,
+        result: PlannedResult,
+        framing: Framing,
+        part: str,
+        colours: Sequence[Canvas],
+        alphas: Sequence[Canvas],
+    ) -> list[Channels]:
         """What a file is made of."""
-        unit, gray = self.plan.node(key).undo_n1_to_1, self._kept_gray()
-        samples = [self._framed(key, Result(canvas, unit, gray), canvas) for canvas in colours]
+        gray = self.input.traits is not None and self.input.traits.gray
+        samples = [self._framed(result, framing, canvas, gray) for canvas in colours]
         if part == SPREAD:
             return [Spread(samples)]
-        transparency = [self._framed(key, Result(canvas, unit, gray=True), canvas, light=False) for canvas in alphas]
-        if not transparency and self.alpha is not None:
-            transparency = [enlarged(self.alpha[..., None], self.framings[key])] * len(samples)
+        transparency = [self._framed(result, framing, canvas, gray=True, light=False) for canvas in alphas]
+        if not transparency and self.input.alpha is not None:
+            transparency = [enlarged(self.input.alpha[..., None], framing)] * len(samples)
         layers = [samples, transparency] if transparency else [samples]
         if part == "mean":
             return [Mean(layer) for layer in layers]
         index = int(part or 1) - 1
         return [layer[index] for layer in layers]
 
-    def _framed(self, key: str, picture: Result, canvas: Canvas, *, light: bool = True) -> Channels:
+    def _framed(
+        self, result: PlannedResult, framing: Framing, canvas: Canvas, gray: bool, *, light: bool = True
+    ) -> Channels:
         """A restored image as it is written; transparency is no light."""
-        output, framing = self.plan.output, self.framings[key]
+        picture = Result(canvas, result.unit, gray)
         if framing == Framing(canvas.height, canvas.width):
             return picture
-        return Resampled(
-            picture, canvas.height, canvas.width, framing, output.resampling, light and output.linear_light,
-            self.plan.node(key).wrapped,
-        )  # fmt: skip
+        light = light and self.output.linear_light
+        return Resampled(picture, canvas.height, canvas.width, framing, self.output.resampling, light, result.wrapped)
 
     def _form(self, framing: Framing, part: str) -> tuple[FileOptions, int]:
         """How a file is written, and the rows of a band."""
-        band = max(BAND_PIXELS // framing.width, 1)
-        options = FileOptions(*framing.size, 8, self.plan.output.quality, None, None)
-        if part == SPREAD or self.traits is None:
+        band, traits = max(BAND_PIXELS // framing.width, 1), self.input.traits
+        options = FileOptions(*framing.size, 8, self.output.quality, None, None)
+        if part == SPREAD or traits is None:
             return options, band
-        return replace(
-            options, bit_depth=self._bit_depth(), exif=self.traits.exif, icc=self.traits.icc, dpi=self.traits.dpi
-        ), band
-
-    def _bit_depth(self) -> int:
         holds_8 = WRITERS[self.image.target.suffix.lower()] in ("JPEG", "WEBP")
-        keep = self.traits is not None and self.plan.output.bit_depth == "same" and not holds_8
-        return self.traits.bit_depth if keep and self.traits is not None else 8
+        bits = traits.bit_depth if self.output.bit_depth == "same" and not holds_8 else 8
+        return replace(options, bit_depth=bits, exif=traits.exif, icc=traits.icc, dpi=traits.dpi), band
 
-    def _kept_gray(self) -> bool:
-        return self.traits is not None and self.traits.gray
-
-    def _alpha(self) -> np.ndarray | None:
-        """The transparency that the results keep, float32 (h, w)."""
-        return None if self.traits is None else self.traits.alpha
-
-    def _restores_alpha(self) -> bool:
-        """Transparency that is the same everywhere has nothing to restore."""
-        return self.plan.output.alpha == "restore" and self.alpha is not None and np.ptp(self.alpha) > 0
-
-    def _refuse_what_does_not_fit(self) -> None:
-        """Before hours of work whose result no file of this name or format could hold."""
-        if problem := next(filter(None, map(problem_with_length, self.image.files.values())), None):
-            raise DataError(f"{self.image.source}: {problem}; shorten its name, or output.suffix")
-        name = WRITERS[self.image.target.suffix.lower()]
-        most = self.plan.datasets[self.image.phase].options.max_pixels
-        for height, width in (framing.size for framing in self.image.framings.values()):
-            if self.plan.output.resized and height * width > most:
-                raise DataError(
-                    f"{self.image.source}: output.{self.plan.output.in_words} asks for {width}x{height} pixels, more "
-                    f"than max_pixels of its dataset, {most}"
-                )
-            if max(height, width) > LARGEST_SIDE.get(name, math.inf):
-                raise DataError(
-                    f"{self.image.source}: its result of {width}x{height} pixels is larger than {name} holds "
-                    f"({LARGEST_SIDE[name]} a side); set output.format to png or tiff"
-                )
+    def _consistency(self, result: PlannedResult, samples: Sequence[Canvas]) -> dict[str, float]:
+        """Label of the page -> dB, of each sample."""
+        parts = [""] if len(samples) == 1 else [str(number + 1) for number in range(len(samples))]
+        named = {label_of(result.key, part): sample for part, sample in zip(parts, samples, strict=True)}
+        low_res = self.input.low_res_in(result.unit)
+        return {label: consistency(sample, low_res, n1_to_1=not result.unit) for label, sample in named.items()}
 
 
-def sampled(plan: Plan, jobs: Sequence[Job], on_step: OnStep) -> list[list[dict[str, Any]]]:
-    """The states of every job after all injectors, one for each of its units; all are sampled together."""
-    states = [state for job in jobs for state in job.states()]
-    contexts = [context for job in jobs for context in job.contexts(on_step)]
-    ran: list[str] = []
-    for name, step in plan.steps.items():
-        if step.options.runs(None, {*states[0], *ran}):
-            states = step.at(None, {*states[0], *ran}).inject_many(states, contexts)
+def _refuse_what_does_not_fit(image: Planned, output: OutputOptions, most: int) -> None:
+    """Before hours of work whose result no file of this name or format could hold."""
+    if problem := next(filter(None, map(problem_with_length, image.files.values())), None):
+        raise DataError(f"{image.source}: {problem}; shorten its name, or output.suffix")
+    name = WRITERS[image.target.suffix.lower()]
+    for height, width in (result.framing.size for result in image.results if result.framing):
+        if output.resized and height * width > most:
+            raise DataError(
+                f"{image.source}: output.{output.in_words} asks for {width}x{height} pixels, more "
+                f"than max_pixels of its dataset, {most}"
+            )
+        if max(height, width) > LARGEST_SIDE.get(name, math.inf):
+            raise DataError(
+                f"{image.source}: its result of {width}x{height} pixels is larger than {name} holds "
+                f"({LARGEST_SIDE[name]} a side); set output.format to png or tiff"
+            )
+
+
+def sampled(
+    steps: Mapping[str, StepGraph], states: Sequence[Mapping[str, Any]], contexts: Sequence[StepContext]
+) -> list[dict[str, Any]]:
+    """The states after all injectors of a recipe's steps; all are sampled together."""
+    after, ran = [dict(state) for state in states], list[str]()
+    for name, step in steps.items():
+        if step.options.runs(None, {*after[0], *ran}):
+            after = step.at(None, {*after[0], *ran}).inject_many(after, contexts)
             ran.append(name)
-    results = iter(states)
-    return [[next(results) for _ in job.units] for job in jobs]
-
-
-def read_item(plan: Plan, phase: str, position: int) -> tuple[Item, Traits | None]:
-    """The item of an image, and what its results take over from its file. Raises DataError.
-
-    The latter is None where the file is not itself what is restored; its alpha is None where it is dropped.
-    """
-    dataset = plan.datasets[phase]
-    if not plan.is_input(phase):
-        return dataset.item(position), None
-    item, traits = dataset.whole(position, by_rows=plan.whole_because is None)
-    if traits is None or traits.alpha is None:
-        return item, traits
-    target = plan.targets[phase][position]
-    holds_none = WRITERS[target.suffix.lower()] == "JPEG"
-    if holds_none and plan.output.alpha != "drop":
-        text = f"{dataset.files[position]}: JPEG holds no transparency, so it is laid over {dataset.options.alpha}"
-        warn_once(logger, f"alpha {dataset.files[position]}", text)
-    if holds_none or plan.output.alpha == "drop":
-        return dataset.item(position), replace(traits, alpha=None)
-    return item, traits
+    return after
 
 
 def batch_of(item: Item) -> dict[str, Any]:

@@ -8,17 +8,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ...data.base import Item
-from ...data.imagefolder import Traits
 from ...evaluation.metrics import fidelity
 from ...images.bands import Rows, image_rows
 from ...images.channels import Bicubic, Channels, enlarged, pixels_of
-from ...images.file_canvas import FileCanvas
-from ...images.files import Alpha, quantise, read_samples, to_rgb
+from ...images.files import quantise, read_samples, to_rgb
 from ...images.output_size import Framing
 from ...images.resampling import Resampled
+from ...recipe.output_options import OutputOptions
 from ...utils.console import get_logger, size_text
 from ...utils.errors import DataError
 from ...utils.files import digest_of
@@ -33,38 +31,37 @@ from ...viewer.layers import (
     file_layer,
     layer_of_file,
 )
-from .job import read_item
+from .job import Input, Inputs
 from .output import SPREAD, ImageRecord
-from .plan import Plan
 
 logger = get_logger(__name__)
 BAND_ROWS = 256
 
 
-def measured(plan: Plan, row: ImageRecord, item: Item, traits: Traits | None) -> ImageRecord:
+def measured(inputs: Inputs, row: ImageRecord, image: Input) -> ImageRecord:
     """With the metrics of its results; without any where no ground truth fits, of which a warning tells."""
-    row = replace(row, metrics={}, truth=truth_digest(plan, row.phase, row.position))
-    truth = truth_of(plan, row.phase, row.position, item)
+    row = replace(row, metrics={}, truth=truth_digest(inputs, row.position))
+    truth = truth_of(inputs, row.position, image.item)
     if truth is None:
         return row
     sizes = size_text((truth.shape[0], truth.shape[1])), size_text(row.size)
-    if not _fits(plan, row, truth.shape):
+    if not _fits(inputs.output, row, truth.shape):
         logger.warning("%s: its ground truth is %s pixels, the result %s; not measured", row.source, *sizes)
         return row
     compared = ""
     if truth.shape[:2] != row.size:
-        compared = f"with the ground truth of {sizes[0]} pixels brought to {sizes[1]} by {plan.output.resampling}"
+        compared = f"with the ground truth of {sizes[0]} pixels brought to {sizes[1]} by {inputs.output.resampling}"
         logger.info("%s: compared %s", row.source, compared)
-        truth = _whole(as_result(plan, row, truth), row, 16 if truth.dtype == np.uint16 else 8)
-    small = low_res_shown(plan, row.phase, item, traits)
-    metrics = {BICUBIC: fidelity(truth, _whole(enlarged(small, framing_of(plan, row)), row))}
+        truth = _whole(as_result(inputs.output, row, truth), row, 16 if truth.dtype == np.uint16 else 8)
+    bicubic = enlarged(image.shown(), framing_of(inputs.output, row))
+    metrics = {BICUBIC: fidelity(truth, _whole(bicubic, row))}
     for label, file in row.files.items():
         if not label.endswith(f" {SPREAD}"):
-            metrics[label] = fidelity(truth, result_pixels(plan, row.phase, file))
+            metrics[label] = fidelity(truth, _result_pixels(inputs, file))
     return replace(row, metrics=metrics, compared=compared)
 
 
-def _fits(plan: Plan, row: ImageRecord, truth: tuple[int, ...]) -> bool:
+def _fits(output: OutputOptions, row: ImageRecord, truth: tuple[int, ...]) -> bool:
     """Whether results can be compared with a truth (H, W, 3): of their size, or where one was asked for, brought to it.
 
     Then it shows what the input shows, in its proportions, up to a pixel of the smaller one.
@@ -72,19 +69,18 @@ def _fits(plan: Plan, row: ImageRecord, truth: tuple[int, ...]) -> bool:
     if truth[:2] == row.size:
         return True
     (height, width), (high, wide) = row.low_res, truth[:2]
-    return plan.output.resized and abs(height * wide - width * high) <= max(height, width, high, wide)
+    return output.resized and abs(height * wide - width * high) <= max(height, width, high, wide)
 
 
-def framing_of(plan: Plan, row: ImageRecord) -> Framing:
+def framing_of(output: OutputOptions, row: ImageRecord) -> Framing:
     """What of the restored image the first result shows, and how large."""
-    return plan.output.framing(*row.low_res, scale=1) if plan.output.resized else Framing(*row.size)
+    return output.framing(*row.low_res, scale=1) if output.resized else Framing(*row.size)
 
 
-def as_result(plan: Plan, row: ImageRecord, truth: Rows) -> Channels:
+def as_result(output: OutputOptions, row: ImageRecord, truth: Rows) -> Channels:
     """A truth of another size than the results, resampled as these are."""
     height, width = truth.shape[:2]
-    output = plan.output
-    return Resampled(Bicubic(truth, 1), height, width, framing_of(plan, row), output.resampling, output.linear_light)
+    return Resampled(Bicubic(truth, 1), height, width, framing_of(output, row), output.resampling, output.linear_light)
 
 
 def _whole(picture: Channels, row: ImageRecord, bit_depth: int = 8) -> np.ndarray:
@@ -94,9 +90,9 @@ def _whole(picture: Channels, row: ImageRecord, bit_depth: int = 8) -> np.ndarra
     return np.concatenate([pixels_of(picture, y0, min(y0 + BAND_ROWS, height), bit_depth) for y0 in bands])
 
 
-def truth_digest(plan: Plan, phase: str, position: int) -> str:
+def truth_digest(inputs: Inputs, position: int) -> str:
     """What tells one ground truth file from another; "" without one."""
-    dataset = plan.datasets[phase]
+    dataset = inputs.dataset
     if dataset.truths is None:
         return ""
     with suppress(OSError, DataError):
@@ -105,25 +101,24 @@ def truth_digest(plan: Plan, phase: str, position: int) -> str:
     return ""
 
 
-def truth_of(plan: Plan, phase: str, position: int, item: Mapping[str, object]) -> np.ndarray | None:
+def truth_of(inputs: Inputs, position: int, item: Item) -> np.ndarray | None:
     """Integer samples (H, W, 3) of what an image was made from, or of the file that its dataset names as the truth."""
-    dataset = plan.datasets[phase]
-    if plan.low_res_key(item) != "hq" and "hq" in item:
-        return quantise(to_rgb(item["hq"], dataset.options.rgb_n1_to_1))  # type: ignore[arg-type]
-    file = truth_file(plan, phase, position)
+    if inputs.key != "hq" and "hq" in item:
+        return quantise(to_rgb(item["hq"], inputs.options.rgb_n1_to_1))  # type: ignore[arg-type]
+    file = truth_file(inputs, position)
     if file is None:
         return None
     try:
-        return read_samples(file, max_pixels=sys.maxsize, alpha=dataset.options.alpha)
+        return read_samples(file, max_pixels=sys.maxsize, alpha=inputs.options.alpha)
     except DataError as error:
-        source = dataset.files[position]
+        source = inputs.dataset.files[position]
         logger.warning("%s: its ground truth cannot be used (%s); not measured", source, error)
         return None
 
 
-def truth_file(plan: Plan, phase: str, position: int) -> Path | None:
+def truth_file(inputs: Inputs, position: int) -> Path | None:
     """The file that the dataset names as the truth of an image; None, with a warning, where it has none."""
-    dataset = plan.datasets[phase]
+    dataset = inputs.dataset
     if dataset.truths is None:
         return None
     source = dataset.files[position]
@@ -137,73 +132,68 @@ def truth_file(plan: Plan, phase: str, position: int) -> Path | None:
     return file
 
 
-def ground_of(plan: Plan, phase: str) -> Alpha:
-    """What transparency is laid over where it is shown or measured."""
-    return "black" if plan.datasets[phase].options.alpha == "black" else "white"
-
-
-def result_pixels(plan: Plan, phase: str, file: Path) -> np.ndarray:
+def _result_pixels(inputs: Inputs, file: Path) -> np.ndarray:
     """Integer samples (H, W, 3) of a result; its transparency laid over what the dataset says."""
-    return read_samples(file, max_pixels=sys.maxsize, alpha=ground_of(plan, phase))
+    return read_samples(file, max_pixels=sys.maxsize, alpha=inputs.ground)
 
 
-def pictures(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
+def pictures(inputs: Inputs, row: ImageRecord) -> dict[str, Pixels | Layer]:
     """Label -> what there is to look at: enlarged input, results, ground truth; read again from their files."""
-    before = _before(plan, row)
+    before = _before(inputs, row)
     truth = before.pop(TRUTH, None)  # the last of the buttons
-    layers = {**before, **_results(plan, row)}
+    layers = {**before, **_results(inputs, row)}
     return layers if truth is None else {**layers, TRUTH: truth}
 
 
-def _before(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
+def _before(inputs: Inputs, row: ImageRecord) -> dict[str, Pixels | Layer]:
     """What the image was, at the size of the result, and the ground truth; a black one where it cannot be read now."""
     try:
-        small, truth = _low_res_rows(plan, row), _truth_layer(plan, row)
+        small, truth = _low_res_rows(inputs, row), _truth_layer(inputs, row)
     except DataError as error:
         logger.warning("%s; black on the page", error)
         return {BICUBIC: black_layer(*row.size)}
-    bicubic = enlarged(small, framing_of(plan, row))
+    bicubic = enlarged(small, framing_of(inputs.output, row))
     layers: dict[str, Pixels | Layer] = {BICUBIC: layer_of_file(row.source, *row.size, partial(pixels_of, bicubic))}
     if truth is not None and truth.shape[:2] == row.size:
         layers[TRUTH] = truth
     return layers
 
 
-def _low_res_rows(plan: Plan, row: ImageRecord) -> Rows:
+def _low_res_rows(inputs: Inputs, row: ImageRecord) -> Rows:
     """The low resolution as one looks at it: of a file that is restored as it is, its rows, not as floats."""
-    options = plan.datasets[row.phase].options
-    as_it_is = plan.is_input(row.phase) and options.target_size is None
+    options = inputs.options
+    as_it_is = inputs.as_they_are and options.target_size is None
     if not as_it_is or options.square or options.alpha == "crop":
-        return low_res_shown(plan, row.phase, *read_item(plan, row.phase, row.position))
-    return image_rows(row.source, max_pixels=options.max_pixels, alpha=ground_of(plan, row.phase))
+        return inputs.read(row.position).shown()
+    return image_rows(row.source, max_pixels=options.max_pixels, alpha=inputs.ground)
 
 
-def _truth_layer(plan: Plan, row: ImageRecord) -> Layer | None:
+def _truth_layer(inputs: Inputs, row: ImageRecord) -> Layer | None:
     """The ground truth that the metrics compare with."""
     if not row.metrics:
         return None
-    if plan.is_input(row.phase) and plan.datasets[row.phase].options.alpha != "crop":
-        file = truth_file(plan, row.phase, row.position)
+    if inputs.as_they_are and inputs.options.alpha != "crop":
+        file = truth_file(inputs, row.position)
         try:
             if file is None or not row.compared:
-                return None if file is None else file_layer(file, alpha=ground_of(plan, row.phase))
-            rows = image_rows(file, max_pixels=sys.maxsize, alpha=ground_of(plan, row.phase))
-            return layer_of_file(file, *row.size, partial(pixels_of, as_result(plan, row, rows)))
+                return None if file is None else file_layer(file, alpha=inputs.ground)
+            rows = image_rows(file, max_pixels=sys.maxsize, alpha=inputs.ground)
+            return layer_of_file(file, *row.size, partial(pixels_of, as_result(inputs.output, row, rows)))
         except DataError as error:
             logger.warning("%s: its ground truth cannot be used (%s); not on the page", row.source, error)
             return None
-    truth = truth_of(plan, row.phase, row.position, plan.datasets[row.phase].item(row.position))
+    truth = truth_of(inputs, row.position, inputs.dataset.item(row.position))
     if truth is None or not row.compared:
         return None if truth is None else as_layer(as_8_bit(truth))
-    return as_layer(_whole(as_result(plan, row, truth), row))
+    return as_layer(_whole(as_result(inputs.output, row, truth), row))
 
 
-def _results(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
+def _results(inputs: Inputs, row: ImageRecord) -> dict[str, Pixels | Layer]:
     """The results, but those that somebody replaced by something else."""
     results: dict[str, Pixels | Layer] = {}
     for label, file in row.files.items():
         try:
-            layer = file_layer(file, alpha=ground_of(plan, row.phase))
+            layer = file_layer(file, alpha=inputs.ground)
         except DataError as error:
             logger.warning("%s; not on the page", error)
             continue
@@ -213,21 +203,6 @@ def _results(plan: Plan, row: ImageRecord) -> dict[str, Pixels | Layer]:
             known = size_text((layer.shape[0], layer.shape[1]))
             logger.warning("%s: %s pixels, expected %s; not on the page", file, known, size_text(row.size))
     return results
-
-
-def low_res_shown(plan: Plan, phase: str, item: Item, traits: Traits | None) -> np.ndarray:
-    """The low resolution as one looks at it, float32 (h, w, 3) in [0, 1]: transparency laid over the `alpha` ground."""
-    values = item[plan.low_res_key(item)]
-    if isinstance(values, FileCanvas):
-        values = values.rows(0, values.height)
-    assert isinstance(values, torch.Tensor)
-    options = plan.datasets[phase].options
-    small = to_rgb(values, options.rgb_n1_to_1)
-    if traits is None or traits.alpha is None:
-        return small
-    ground = np.float32(0.0 if options.alpha == "black" else 1.0)
-    alpha = traits.alpha[..., None]
-    return small * alpha + ground * (1 - alpha)
 
 
 def metrics_text(metrics: Mapping[str, Mapping[str, float]]) -> str:

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from ...data.companions import Roots
 from ...images.files import WRITERS, ImageInfo
-from ...images.output_size import Framing
 from ...recipe.output_options import OutputOptions
 from ...utils.errors import ConfigError
 from ...utils.files import remove_temporaries, write_json
 from ...utils.names import first_free, numbered, same_file
+from .sizes import PlannedResult
 
 EXTENSIONS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 SAME = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}  # by Pillow's name of a format
@@ -53,13 +53,8 @@ class OutputNames:
             for part in self.options.labels:
                 name = f"{stem}_{part}" if part else stem
                 extension = ".png" if part == SPREAD else target.suffix
-                paths[self.label(key, part)] = target.with_name(name + extension)
+                paths[label_of(key, part)] = target.with_name(name + extension)
         return paths
-
-    @staticmethod
-    def label(key: str, part: str) -> str:
-        """What a file is called on the page."""
-        return f"{key} {part}" if part else key
 
     def targets(
         self, folder: Path, files: Sequence[Path], infos: Sequence[ImageInfo], roots: Sequence[str]
@@ -87,6 +82,11 @@ class OutputNames:
         return file.suffix if WRITERS.get(file.suffix.lower()) == kind else SAME.get(info.format, ".png")
 
 
+def label_of(key: str, part: str) -> str:
+    """What the file of a result, or of a part of it, is called on the page."""
+    return f"{key} {part}" if part else key
+
+
 def clash(named: Mapping[str, Path], inputs: frozenset[tuple[str, ...]]) -> Path | None:
     """A result that is itself an input (`same_file` of the resolved paths)."""
     return next((file for file in named.values() if same_file(file.resolve()) in inputs), None)
@@ -108,9 +108,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Planned(Placed):
-    """One image to restore: sizes (height, width) from its header, of the low resolution and of each restored image.
-
-    `passes`: how often each is restored, so that it is as large. `framings`: what of it is written, and how large.
+    """One image to restore: `low_res`, its (height, width) by the header, and `results`, those written first.
 
     `files`: label of the page -> file to be written; `target` is the first one's name without what tells them apart.
     `tiles`: network tiles of one state at once (of the largest result); `states`: samples, twice with transparency
@@ -122,9 +120,7 @@ class Planned(Placed):
     target: Path
     files: Mapping[str, Path]
     low_res: tuple[int, int]
-    sizes: Mapping[str, tuple[int, int]]
-    passes: Mapping[str, int]
-    framings: Mapping[str, Framing]
+    results: tuple[PlannedResult, ...]
     tiles: int
     states: int
     pixels: int
@@ -203,14 +199,14 @@ class Records:
         """Before results are written again: from now on they are not what the record says."""
         self._file(image.target).unlink(missing_ok=True)
 
-    def scratch(self, image: Planned) -> Path:
-        """The folder for what an interruption of this image keeps."""
-        return self.root / RESUME / image.key
+    def scratch(self, image: Planned) -> Path | None:
+        """The folder for what an interruption of this image keeps; None where nothing tells it from another."""
+        return self.root / RESUME / image.key if image.key else None
 
     def finished(self, image: Planned) -> None:
         """Remove what an interruption would have kept."""
-        if image.key:
-            shutil.rmtree(self.scratch(image), ignore_errors=True)
+        if scratch := self.scratch(image):
+            shutil.rmtree(scratch, ignore_errors=True)
             with suppress(OSError):
                 (self.root / RESUME).rmdir()  # empty
 
@@ -227,7 +223,7 @@ class Records:
                 shutil.rmtree(left, ignore_errors=True)
         with suppress(OSError):
             folder.rmdir()
-        return sum(bool(image.key) and self.scratch(image).is_dir() for image in images)
+        return sum(scratch.is_dir() for image in images if (scratch := self.scratch(image)))
 
     def _file(self, target: Path) -> Path:
         # A name as long as a file system takes has no room for more, so a digest stands for it.
@@ -237,10 +233,11 @@ class Records:
 
 def _without_record(image: Planned) -> ImageRecord:
     """What can be said of results that were there before anything was remembered of them."""
-    key, framing = next(iter(image.framings.items()))
+    first = image.results[0]
+    assert first.framing is not None, "what is written comes first"
     return ImageRecord(
-        image.phase, image.position, image.source, image.name, "", "", image.files, image.low_res, framing.size,
-        image.sizes[key], earlier=True,
+        image.phase, image.position, image.source, image.name, "", "", image.files, image.low_res, first.framing.size,
+        first.size, earlier=True,
     )  # fmt: skip
 
 

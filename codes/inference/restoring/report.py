@@ -10,14 +10,14 @@ from ...viewer.comparison_page import ComparisonEntry, ComparisonSummary, mean_m
 from ...viewer.layers import BICUBIC
 from .measure import numbers_text, pictures
 from .output import ImageRecord
-from .plan import Plan
+from .setup import Setup
 
 logger = get_logger(__name__)
 WIDEST_NAME = 40
 Means = Mapping[str, Mapping[str, float]]
 
 
-def write_report_files(plan: Plan, rows: Sequence[ImageRecord], failed: Sequence[str], seconds: float) -> None:
+def write_report_files(setup: Setup, rows: Sequence[ImageRecord], failed: Sequence[str], seconds: float) -> None:
     """Table, metrics.json and page of all finished images, those of earlier runs included."""
     means = mean_metrics([row.metrics for row in rows])
     numbers = {
@@ -27,16 +27,16 @@ def write_report_files(plan: Plan, rows: Sequence[ImageRecord], failed: Sequence
         "failed": list(failed),
         "seconds": round(seconds, 2),
     }
-    write_json(plan.root / "metrics.json", numbers)
+    write_json(setup.root / "metrics.json", numbers)
     for line in table(rows):
         logger.info("%s", line)
     for label, values in means.items():
         count = sum(label in row.metrics for row in rows)
         logger.info("mean of %s, %s: %s", counted(count, "image"), label, numbers_text(values))
     if rows:
-        page = plan.root / "index.html"
+        page = setup.root / "index.html"
         measured = sum(bool(row.metrics) for row in rows)
-        write_comparison_page(page, _Entries(plan, rows), _summary(plan, seconds, means, measured))
+        write_comparison_page(page, _Entries(setup, rows), _summary(setup, seconds, means, measured))
         logger.info("compare before and after: %s", page)
 
 
@@ -106,12 +106,12 @@ def _mean_consistency(rows: Sequence[ImageRecord]) -> dict[str, float]:
     return {label: values[""] for label, values in means.items() if "" in values}
 
 
-def _summary(plan: Plan, seconds: float, means: Means, measured: int) -> ComparisonSummary:
+def _summary(setup: Setup, seconds: float, means: Means, measured: int) -> ComparisonSummary:
     return ComparisonSummary(
-        title=plan.recipe.name,
-        options=plan.source.to_yaml(),
-        weights=[str(file) for file in plan.use.weights.values()],
-        device=f"{plan.use.device} ({plan.use.precision})",
+        title=setup.recipe.name,
+        options=setup.source.to_yaml(),
+        weights=[str(file) for file in setup.use.weights.values()],
+        device=f"{setup.use.device} ({setup.use.precision})",
         seconds=seconds,
         version=__version__,
         mean_metrics=means,
@@ -119,15 +119,15 @@ def _summary(plan: Plan, seconds: float, means: Means, measured: int) -> Compari
     )
 
 
-def entry(plan: Plan, row: ImageRecord) -> ComparisonEntry:
+def entry(setup: Setup, row: ImageRecord) -> ComparisonEntry:
     """The page's entry of a finished image, read again from its files so that a long run holds no pictures."""
-    notes = {"time": format_seconds(row.seconds), "seed": str(row.seed), "strengths": row.strengths, **_steps(plan)}
+    notes = {"time": format_seconds(row.seconds), "seed": str(row.seed), "strengths": row.strengths, **_steps(setup)}
     notes |= {f"consistency, {label}": f"{value:.2f} dB" for label, value in row.consistency.items()}
-    if plan.output.resized:
-        notes["restored at"] = f"{size_text(row.restored_size)} pixels, then {plan.output.in_words}"
+    if setup.output.resized:
+        notes["restored at"] = f"{size_text(row.restored_size)} pixels, then {setup.output.in_words}"
     if row.compared:
         notes["compared"] = row.compared
-    layers = pictures(plan, row)
+    layers = pictures(setup.inputs[row.phase], row)
     metrics = {label: values for label, values in row.metrics.items() if label in layers}
     files = {label: file for label, file in row.files.items() if label in layers}
     return ComparisonEntry(row.name, layers, metrics, notes, files)
@@ -136,19 +136,19 @@ def entry(plan: Plan, row: ImageRecord) -> ComparisonEntry:
 class _Entries(Sequence[ComparisonEntry]):
     """Entries of the page, made one at a time."""
 
-    def __init__(self, plan: Plan, rows: Sequence[ImageRecord]) -> None:
-        self.plan = plan
+    def __init__(self, setup: Setup, rows: Sequence[ImageRecord]) -> None:
+        self.setup = setup
         self.rows = rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return entry(self.plan, self.rows[index])
+        return entry(self.setup, self.rows[index])
 
     def __iter__(self) -> Iterator[ComparisonEntry]:
-        return (entry(self.plan, row) for row in self.rows)
+        return (entry(self.setup, row) for row in self.rows)
 
 
-def _steps(plan: Plan) -> dict[str, str]:
-    return {node.out: node.method_under(plan.use.processes) for node in plan.nodes}
+def _steps(setup: Setup) -> dict[str, str]:
+    return {node.out: node.method_under(setup.use.processes) for node in setup.chain.nodes}

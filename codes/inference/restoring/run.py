@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ...config.yaml_source import Source
 from ...images.files import write_image
@@ -17,11 +18,12 @@ from ...runtime.step_watch import StepWatch
 from ...utils.console import StepLine, counted, format_seconds, get_logger, log_to_file, size_text, stop_logging_to
 from ...utils.errors import ConfigError, DataError, Interrupted, TakenOver, TesseraError, reason_of
 from ...utils.files import write_json
-from .job import Job, read_item, sampled
+from .job import Job, sampled
 from .measure import measured, metrics_text, truth_digest
 from .output import ImageRecord, Order, Planned
-from .plan import Plan
 from .report import write_report_files
+from .setup import Setup
+from .work import work_of
 
 logger = get_logger(__name__)
 # Errors of one image; the rest goes on.
@@ -58,8 +60,8 @@ class Restoration:
 
     def __init__(self, recipe: Recipe, source: Source, ranks: Ranks | None = None) -> None:
         self.ranks = ranks or Ranks()
-        self.plan = Plan(recipe, source, self.ranks)
-        self.root = self.plan.root
+        self.setup = Setup(recipe, source, self.ranks)
+        self.root = self.setup.root
         self.messages = RankMessages(self.ranks)
         self.lock: RunLock | None = None
 
@@ -82,8 +84,8 @@ class Restoration:
                 stopped = any(self.messages.gathered(stop.requested))
                 if trouble is not None:
                     raise trouble
-                if self.ranks.first and self.plan.nodes:
-                    write_report_files(self.plan, outcome.done, [*outcome.failed.values()], outcome.seconds)
+                if self.ranks.first and self.setup.chain.nodes:
+                    write_report_files(self.setup, outcome.done, [*outcome.failed.values()], outcome.seconds)
                 if self.ranks.first and not stopped:
                     self._evaluate()
                 if stopped or stop.requested:
@@ -98,14 +100,14 @@ class Restoration:
 
     def _run_all(self, stop: StopRequest) -> tuple[Outcome, OSError | None]:
         """What all ranks did, and what kept one of them from writing."""
-        work = self.plan.work(self.messages)
+        work = work_of(self.setup, self.messages)
         own = Outcome()
         trouble = self._restore_all(work.groups, own, stop)
         parts = self.messages.gathered((own.done, own.failed, trouble))
         measures = self.ranks.first and not stop.requested
         earlier = self._measured_again(work.earlier, work.images) if measures else work.earlier
         done = [*earlier.values(), *(row for part in parts for row in part[0])]
-        reports = [data.report() for data in self.plan.datasets.values()]
+        reports = [inputs.dataset.report() for inputs in self.setup.inputs.values()]
         failed: dict[Order | str, str] = {
             str(failure.path): str(failure) for report in reports for failure in report.failed
         }
@@ -120,12 +122,12 @@ class Restoration:
         """Finished images, measured again where the ground truth is another than then."""
         records = dict(earlier)
         for image in images:
-            row = records.get(image.order)
-            if row is None or row.truth == truth_digest(self.plan, row.phase, row.position):
+            row, inputs = records.get(image.order), self.setup.inputs[image.phase]
+            if row is None or row.truth == truth_digest(inputs, row.position):
                 continue
             with suppress(DataError):  # an input that is damaged by now; its result is still there
-                records[image.order] = measured(self.plan, row, *read_item(self.plan, row.phase, row.position))
-                self.plan.records.put(records[image.order], image)
+                records[image.order] = measured(inputs, row, inputs.read(row.position))
+                self.setup.records.put(records[image.order], image)
         return records
 
     def _restore_all(self, groups: Sequence[Sequence[Planned]], outcome: Outcome, stop: StopRequest) -> OSError | None:
@@ -172,34 +174,40 @@ class Restoration:
 
     def _restore(self, images: Sequence[Planned], title: str, outcome: Outcome, stop: StopRequest) -> None:
         """Read images, sample those together that can be read, then write and measure each."""
-        start, jobs = time.monotonic(), list[Job]()
+        start, jobs, setup = time.monotonic(), list[Job](), self.setup
         for image in images:
             with self._noting(image, outcome, stop):
-                jobs.append(Job(self.plan, image))
+                jobs.append(Job(image, setup.inputs[image.phase], setup.chain, setup.use))
         if not jobs:
             return
         name = jobs[0].image.source.name if len(jobs) == 1 else f"{len(jobs)} images"
         with StepLine(f"{title} {name}") as line:
             watch = StepWatch(line if self.ranks.first else None, stop, self.lock)
-            states = sampled(self.plan, jobs, watch)
+            contexts = [one for job in jobs for one in job.contexts(watch, setup.records.scratch(job.image))]
+            states = iter(sampled(setup.steps, [state for job in jobs for state in job.states()], contexts))
         sampling, pixels = time.monotonic() - start, sum(job.image.pixels for job in jobs)
-        for job, results in zip(jobs, states, strict=True):
-            begin = time.monotonic()
-            self.plan.records.forget(job.image)
-            row = measured(self.plan, job.write(results), job.item, job.traits)
-            row = replace(row, seconds=sampling * job.image.pixels / pixels + time.monotonic() - begin)
+        for job in jobs:
+            spent = sampling * job.image.pixels / pixels
+            row = self._finish(job, [next(states) for _ in job.units], spent)
+            outcome.done.append(row)
             size, target = size_text(row.size), next(iter(row.files.values()))
             said = f"{title} {job.image.source.name} -> {target} ({size}, {format_seconds(row.seconds)})"
-            said += metrics_text(row.metrics)
-            self.plan.records.put(row, job.image)
-            self.plan.records.finished(job.image)
-            outcome.done.append(row)
-            logger.info("%s", said)
+            logger.info("%s%s", said, metrics_text(row.metrics))
+
+    def _finish(self, job: Job, states: Sequence[Mapping[str, Any]], spent: float) -> ImageRecord:
+        """Write and measure the results of an image that was read and sampled in `spent` seconds, and remember it."""
+        begin, records = time.monotonic(), self.setup.records
+        records.forget(job.image)
+        row = measured(self.setup.inputs[job.image.phase], job.write(states), job.input)
+        row = replace(row, seconds=spent + time.monotonic() - begin)
+        records.put(row, job.image)
+        records.finished(job.image)
+        return row
 
     def _evaluate(self) -> None:
         """Run the evaluators: numbers to the log and to evaluation.json, pictures beside it."""
-        context = self.plan.use.context()
-        evaluations = {name: evaluator.evaluate(context) for name, evaluator in self.plan.evaluators.items()}
+        context = self.setup.use.context()
+        evaluations = {name: evaluator.evaluate(context) for name, evaluator in self.setup.evaluators.items()}
         for name, evaluation in evaluations.items():
             logger.info("evaluation %s: %s", name, "  ".join(f"{k} {v:.4g}" for k, v in evaluation.metrics.items()))
             for key, image in evaluation.images.items():

@@ -56,7 +56,7 @@ class Sweep:
         self.axes = read_axes(request.axes, dataset.corruption_names)
         _refuse_many(self.axes, request.yes)
         self.subject = Subject(recipe, source, request, self.root)
-        self.cells = list(cells(self.axes, self.subject.node, self.subject.plan.output))
+        self.cells = list(cells(self.axes, self.subject.node, self.subject.setup.output))
         for cell in self.cells:
             self.subject.check(cell)
         self.options = source.to_yaml()
@@ -77,7 +77,7 @@ class Sweep:
         if len(todo) < len(self.cells):
             logger.info("%d of %d cells are there already", len(self.cells) - len(todo), len(self.cells))
         with StopRequest() as stop:
-            if todo and self.subject.plan.use.device.type != "cpu":
+            if todo and self.subject.setup.use.device.type != "cpu":
                 self.subject.warm_up(todo[0])
             for number, cell in enumerate(todo, 1):
                 lock.check()
@@ -121,7 +121,7 @@ class Sweep:
 
     def _fingerprint(self) -> str:
         """Of everything that decides a cell besides its values: options, image, weights."""
-        decided = self.subject.plan.decided_by[self.subject.phase]
+        decided = self.subject.setup.decided_by[self.subject.phase]
         return fingerprint(
             decided, self.request.image.name, digest_of(self.request.image), self.request.crop, self.subject.node.out
         )
@@ -156,18 +156,18 @@ class Sweep:
     def _facts(self) -> dict[str, str]:
         height, width = self.subject.state[self.subject.key].shape[-2:]
         crop = self.request.crop
-        plan = self.subject.plan
+        setup = self.subject.setup
         where = "" if crop is None else f", from row {crop[0]}, column {crop[1]}"
         read = ", ".join(f"{name} {strength:.2f}" for name, strength in self.subject.read_strengths.items())
         return {
             "Image": f"{self.request.image}",
             "Input": f"{width} × {height} pixels{where}; enlarged {self.subject.scale} times",
             **({"Strengths read": f"{read} (of the whole image, where the recipe says auto)"} if read else {}),
-            "Weights": "\n".join(map(str, plan.use.weights.values())),
-            "Device": f"{plan.use.device} ({plan.use.precision})",
+            "Weights": "\n".join(map(str, setup.use.weights.values())),
+            "Device": f"{setup.use.device} ({setup.use.precision})",
             "Seed": "varied"
             if any(axis.kind == "seed" for axis in self.axes)
-            else f"{plan.use.seed}, the same everywhere",
+            else f"{setup.use.seed}, the same everywhere",
         }
 
 

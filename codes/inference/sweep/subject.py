@@ -21,7 +21,7 @@ from ...recipe.recipe import EvalOptions, Recipe
 from ...runtime.devices import Ranks
 from ...utils.errors import ConfigError, DataError
 from ..restoring.job import batch_of
-from ..restoring.plan import Plan
+from ..restoring.setup import Setup
 from .axes import Axis, Cell
 
 Crop = tuple[int, int, int, int]
@@ -50,14 +50,15 @@ class Subject:
     def __init__(self, recipe: Recipe, source: Source, request: SweepRequest, root: Path) -> None:
         self.request = request
         self.phase = next(iter(recipe.datasets))
-        self.plan = Plan(_of_one_image(recipe, self.phase, request.image, root), source, Ranks())
+        self.setup = Setup(_of_one_image(recipe, self.phase, request.image, root), source, Ranks())
         self.node = self._chosen(request.result)
         self.injectors = self._leading_to(self.node)
-        dataset = self.plan.datasets[self.phase]
+        inputs = self.setup.inputs[self.phase]
+        dataset = inputs.dataset
         if len(dataset) == 0:
             raise DataError("; ".join(str(line) for line in dataset.report().failed) or f"{request.image}: no image")
-        self.n1_to_1: bool = dataset.options.rgb_n1_to_1
-        self.key = self.plan.low_res_key(dataset.item(0))
+        self.n1_to_1: bool = inputs.options.rgb_n1_to_1
+        self.key = inputs.key
         self.state, self.truth = self._state(batch_of(dataset.item(0)))
 
     @property
@@ -74,9 +75,9 @@ class Subject:
     @property
     def scale(self) -> int:
         """Pixels of the result per pixel of the input."""
-        keys = frozenset(self.state)
-        low = (self.state[self.key].shape[-2], self.state[self.key].shape[-1])
-        return self.plan.sizes(low, keys)[0][self.node.out][0] // low[0]
+        height, width = self.state[self.key].shape[-2:]
+        results = self.setup.chain.results(self.key, (height, width))
+        return next(result.size[0] for result in results if result.key == self.node.out) // height
 
     def check(self, cell: Cell) -> None:
         """Raise ConfigError for steps that the process of the network does not have, and for a part of a seamless
@@ -85,7 +86,7 @@ class Subject:
             raise ConfigError(
                 f"--crop: cuts a seamless texture open, and wrap is {cell.node.wrap}; leave one of them out"
             )
-        cell.node.check_processes(self.plan.use.processes)
+        cell.node.check_processes(self.setup.use.processes)
 
     def restore(
         self, cell: Cell, axes: Sequence[Axis], on_step: Callable[[str, int, int], None]
@@ -114,7 +115,7 @@ class Subject:
     def _sampled(self, state: Mapping[str, Any], cell: Cell, on_step: Callable[[str, int, int], None]) -> Any:
         nodes = {**self.injectors, "swept": cell.node}
         graph = Graph({name: INJECTORS.get(node.type)(node) for name, node in nodes.items()}, {})
-        context = self.plan.use.context(on_step=on_step)
+        context = self.setup.use.context(on_step=on_step)
         if "seed" in cell.values:
             context = replace(context, seed=cell.values["seed"])
         return graph.inject(state, context)[cell.node.out]
@@ -138,27 +139,27 @@ class Subject:
         given = self.state.get("corruption_entropy")
         if given is None or given.ndim != 2:
             return {}
-        asked = self.plan.recipe.datasets[self.phase].known_entropy or ()
+        asked = self.setup.recipe.datasets[self.phase].known_entropy or ()
         return {self.corruptions[index]: float(given[0, index]) for index, value in enumerate(asked) if value == "auto"}
 
     @property
     def corruptions(self) -> list[str]:
         """Names of the strengths, in their order."""
-        return list(self.plan.recipe.datasets[self.phase].corruption_names)
+        return list(self.setup.recipe.datasets[self.phase].corruption_names)
 
     def _chosen(self, result: str | None) -> TiledOptions:
         """The injector whose options are swept."""
-        wanted = self.plan.outputs[0] if result is None else result
-        known = [node.out for node in self.plan.nodes]
+        wanted = self.setup.chain.outputs[0] if result is None else result
+        known = [node.out for node in self.setup.chain.nodes]
         if wanted not in known:
             raise ConfigError(f"--result {wanted}: no injector writes it (there are: {', '.join(known)})")
-        return self.plan.node(wanted)
+        return self.setup.chain.node(wanted)
 
     def _leading_to(self, node: TiledOptions) -> dict[str, InjectorOptions]:
         """The other injectors whose results this one needs, in order."""
         every = [
             (f"{step}.{name}", other)
-            for step, options in self.plan.recipe.steps.items()
+            for step, options in self.setup.recipe.steps.items()
             for name, other in options.injectors.items()
             if not other.train
         ]

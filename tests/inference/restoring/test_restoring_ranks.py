@@ -14,7 +14,8 @@ from PIL import Image
 
 from codes.images.output_size import Framing
 from codes.inference.restoring.output import Planned
-from codes.inference.restoring.plan import groups, share_of
+from codes.inference.restoring.sizes import PlannedResult
+from codes.inference.restoring.work import groups, share_of
 from codes.runtime.devices import Ranks, join_ranks
 from codes.utils.errors import ConfigError
 
@@ -106,8 +107,8 @@ def planned(position, height, tiles, phase="test"):
     file = Path(f"{position}.png")
     size = height, 10
     return Planned(
-        phase, position, file, file.name, file, {"out": file}, size, {"out": size}, {"out": 1}, {"out": Framing(*size)},
-        tiles, 1, height * 10, "", "",
+        phase, position, file, file.name, file, {"out": file}, size,
+        (PlannedResult("out", size, 1, 1, Framing(*size), True, (False, False)),), tiles, 1, height * 10, "", "",
     )  # fmt: skip
 
 
