@@ -27,6 +27,7 @@ from .yaml_source import Issue, KeyPath, Source
 
 LARGEST_EXACT = 2**53  # of the whole numbers that floats hold
 MOST_ISSUES = 50  # that are told of one section: a file that is no recipe would have thousands
+MOST_TOLD = 200  # of the whole recipe
 M = TypeVar("M", bound="Options")
 # What a recipe's writer calls what pydantic calls a tuple, a dictionary or an instance of a class.
 PLAIN_WORDS = {
@@ -145,25 +146,23 @@ def parse_typed(cls: type[M], source: Source) -> tuple[M, Source]:
             issues = issues_of(cls, error, data)
         words = {issue.path: typed.pop(issue.path) for issue in issues if issue.wants_text and issue.path in typed}
         if not words:
-            raise source.error(issues)
+            raise source.error(_first_of(issues, MOST_TOLD))
         text |= words
         data = normalised(_all_with(source.data, text))
 
 
 def _all_with(data: Any, values: Mapping[KeyPath, Any]) -> Any:
+    """A copy of mappings and lists with the values at key paths that are there, each level copied once."""
+    if () in values:
+        return values[()]
+    inside: dict[str | int, dict[KeyPath, Any]] = {}
     for path, value in values.items():
-        data = _with(data, path, value)
-    return data
-
-
-def _with(data: Any, path: KeyPath, value: Any) -> Any:
-    """A copy of mappings and lists with a value at a key path that is there."""
-    if not path:
-        return value
-    key, rest = path[0], path[1:]
+        inside.setdefault(path[0], {})[path[1:]] = value
     if isinstance(data, Mapping):
-        return {**data, key: _with(data[key], rest, value)}
-    return [*data[: int(key)], _with(data[int(key)], rest, value), *data[int(key) + 1 :]]
+        return {key: _all_with(item, inside[key]) if key in inside else item for key, item in data.items()}
+    if isinstance(data, list):
+        return [_all_with(item, inside[place]) if place in inside else item for place, item in enumerate(data)]
+    return data
 
 
 def normalised(value: Any) -> Any:
@@ -178,9 +177,14 @@ def normalised(value: Any) -> Any:
 
 
 def issues_of(cls: type[BaseModel], error: ValidationError, data: Any) -> list[Issue]:
-    """A pydantic error as issues in the words of a recipe's writer."""
+    """A pydantic error as issues in the words of a recipe's writer: the first ones, and all that want text.
+
+    Those are put right by `parse_typed`, all at once.
+    """
     merged: dict[KeyPath, list[Issue]] = {}
-    for detail in error.errors(include_url=False)[:MOST_ISSUES]:
+    details = error.errors(include_url=False)
+    told = details[:MOST_ISSUES] + [detail for detail in details[MOST_ISSUES:] if detail["type"] == "string_type"]
+    for detail in told:
         context = detail.get("ctx") or {}
         nested_in = detail["type"] == "nested"
         path = _existing(detail["loc"], data, keep_last=detail["type"] == "missing")
@@ -190,8 +194,13 @@ def issues_of(cls: type[BaseModel], error: ValidationError, data: Any) -> list[I
         for issue in context["issues"] if nested_in else [_issue(cls, detail, path)]:
             merged.setdefault((*path, *issue.path), []).append(issue)
     of_keys = [_joined(path, issues) for path, issues in merged.items()]
-    more = error.error_count() - MOST_ISSUES
-    return [*of_keys, Issue((), f"and {more} more problems of this kind")] if more > 0 else of_keys
+    return _first_of(of_keys, len(of_keys), len(details) - len(told))
+
+
+def _first_of(issues: list[Issue], most: int, more: int = 0) -> list[Issue]:
+    """At most `most` of them, and how many others there are besides."""
+    more += max(len(issues) - most, 0)
+    return [*issues[:most], Issue((), f"and {more} more problems of this kind")] if more else issues
 
 
 def _joined(path: KeyPath, issues: list[Issue]) -> Issue:

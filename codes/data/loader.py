@@ -1,12 +1,9 @@
 """Endless training batches, the same for every number of workers and from every starting position."""
 
-import errno
 import math
 import multiprocessing
-import shutil
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +17,12 @@ from ..utils.errors import ConfigError, DataError, TesseraError
 from .base import Dataset, Item
 from .eight_bit import EightBit
 from .fetcher import Fetcher
+from .worker_advice import Advice
 
 logger = get_logger(__name__)
 Batch = dict[str, torch.Tensor | EightBit | list[str]]
-SHARED = Path("/dev/shm")
 WORTH_TELLING = 60.0  # seconds without a batch
 MOST_NAMED = 8  # files in a message
-NO_SHARED = "{} is too small; give the container more (docker run --shm-size=1g), or set datasets.train.n_workers: 0"
-PIPED = f"batches of data workers come through pipes, which is slower: {NO_SHARED}"
 
 
 class TrainLoader:
@@ -68,6 +63,8 @@ class TrainLoader:
         self.patience = patience
         self.while_waiting = while_waiting
         self.start_method = start_method or _default_start_method()
+        fewer = f"lower datasets.train.n_workers ({num_workers}) or cache_megabytes"
+        self.advice = Advice("a data worker", "data workers", fewer, "set datasets.train.n_workers: 0")
         self._share = _Share(dataset, rank * (batch_size // world_size), batch_size // world_size, eight_bit)
 
     def __iter__(self) -> Generator[Batch, None, None]:
@@ -78,7 +75,8 @@ class TrainLoader:
                 if delivery.unreadable:
                     self.dataset.record_unreadable(delivery.unreadable)
                 if delivery.piped:
-                    warn_once(logger, "shared memory", PIPED.format(shared_memory()))
+                    slower = f"batches of data workers come through pipes, which is slower: {self.advice.more_shared()}"
+                    warn_once(logger, "shared memory", slower)
                 if isinstance(delivery.batch, DataError):
                     raise delivery.batch
                 self.position += self.batch_size
@@ -93,7 +91,7 @@ class TrainLoader:
             nonlocal told
             self.while_waiting(seconds)
             if dead := fetcher.dead():
-                raise TesseraError(_obituary(dead[0], self.num_workers))
+                raise TesseraError(self.advice.obituary(dead[0].pid, dead[0].exitcode))
             if seconds > self.patience:
                 raise TesseraError(f"no batch for {seconds:.0f} s (limit: loader_timeout); {self._wanted()}")
             if seconds > WORTH_TELLING and not told:
@@ -106,9 +104,9 @@ class TrainLoader:
             raise
         except (RuntimeError, OSError, EOFError) as error:
             if dead := fetcher.dead(expected=isinstance(error, ConnectionError | EOFError)):
-                raise TesseraError(_obituary(dead[0], self.num_workers)) from error
+                raise TesseraError(self.advice.obituary(dead[0].pid, dead[0].exitcode)) from error
             if not fetcher.started and isinstance(error, OSError) and self.num_workers:
-                raise TesseraError(_not_started(error)) from error
+                raise TesseraError(self.advice.not_started(error)) from error
             raise
 
     def _wanted(self) -> str:
@@ -216,40 +214,6 @@ def _as_arrays(batch: Batch) -> Batch:
 
 def _as_tensors(batch: Batch) -> Batch:
     return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
-
-
-def shared_memory() -> str:
-    """How much shared memory this machine or container has, in words."""
-    if not SHARED.is_dir():
-        return "shared memory"
-    usage = shutil.disk_usage(SHARED)
-    return f"shared memory ({SHARED}: {usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB free)"
-
-
-def _not_started(error: OSError) -> str:
-    """Why the workers could not be started, and what to change."""
-    text = f"data workers cannot be started ({error.strerror or error})"
-    if error.errno == errno.ENOSPC:
-        return f"{text}: {NO_SHARED.format(shared_memory())}"
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOSYS):
-        return f"{text}: {shared_memory()} must be writable; or set datasets.train.n_workers: 0"
-    return f"{text}; lower datasets.train.n_workers, or set it to 0"
-
-
-def _obituary(worker: BaseProcess, workers: int) -> str:
-    """Why a data worker ended, as far as can be known, and what to change."""
-    number = -(worker.exitcode or 0)
-    what = f"ended with exit code {worker.exitcode}"
-    if number > 0:
-        what = f"was killed by {signal.Signals(number).name}"
-    text = f"a data worker (process {worker.pid}) {what}"
-    if number == signal.SIGBUS:
-        return f"{text}: {NO_SHARED.format(shared_memory())}"
-    if number == signal.SIGKILL:
-        return (
-            f"{text}, as systems do when memory runs out; lower datasets.train.n_workers ({workers}) or cache_megabytes"
-        )
-    return f"{text}; n_workers: 0 shows what is wrong in the main process"
 
 
 def collate(items: Sequence[Item]) -> Batch:

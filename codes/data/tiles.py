@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,18 +21,21 @@ import numpy as np
 
 from ..images.files import MAX_PIXELS, read_samples, resize_area, to_float, write_image
 from ..utils.console import get_logger, progress
-from ..utils.errors import DataError, reason_of
+from ..utils.errors import DataError, TesseraError, reason_of
 from ..utils.files import remove_temporaries, write_json
 from ..utils.names import first_free, numbered, problem_with_length, same_file
 from .base import Rejected, failures, named
 from .scan import Scan, scan
 from .windows import gray_deviation, window
+from .worker_advice import Advice
 
 logger = get_logger(__name__)
 Corner = tuple[int, int]  # top, left
 SETTINGS_FILE = ".tiles.json"  # hidden, so that a search for images passes them by
 NOTES_FILE = ".photographs.json"
 WRITING = 600.0  # seconds that no writing of a tile takes
+ADVICE = Advice("a process", "processes", "lower --workers", "use --workers 1")
+KEPT = "what is cut is kept, and the same command goes on"
 SAVE_NOTES = 20.0  # seconds of work that a killed run may lose at most
 
 
@@ -197,10 +201,19 @@ def _run(jobs: Sequence[_Job], settings: TileSettings, workers: int) -> Iterator
         yield from map(work, jobs)
         return
     with ExitStack() as stack:
-        pool = stack.enter_context(ProcessPoolExecutor(workers, initializer=_prepare_worker))
-        # Without this a stop (Ctrl-C, an error) would wait for every photograph that is queued.
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        yield from pool.map(work, jobs)
+        try:
+            pool = stack.enter_context(ProcessPoolExecutor(workers, initializer=_prepare_worker))
+            # Without this a stop (Ctrl-C, an error) would wait for every photograph that is queued.
+            stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            results = pool.map(work, jobs)
+        except OSError as error:
+            raise TesseraError(ADVICE.not_started(error)) from error
+        try:
+            yield from results
+        except BrokenProcessPool as error:
+            raise TesseraError(
+                f"{ADVICE.one} was killed, as systems do when memory runs out; {ADVICE.fewer}; {KEPT}"
+            ) from error
 
 
 def _prepare_worker() -> None:

@@ -163,9 +163,27 @@ def test_a_word_is_text_as_it_was_typed_where_text_is_expected(read, written, te
 
 
 def test_a_file_with_thousands_of_mistakes_names_the_first_fifty(read):
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ConfigError) as caught:
         read("needed: x\n" + "".join(f"key{number}: 1\n" for number in range(4000)))
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert len(str(caught.value).splitlines()) == 51
     assert "and 3950 more problems of this kind" in str(caught.value)
+
+
+def test_thousands_of_bare_words_where_text_is_wanted_are_text_at_once(tmp_path):
+    words = [f"0{number}" for number in range(3000)]
+    (tmp_path / "r.yml").write_text(f"needed: 7\ninner: {{names: [{', '.join(words)}]}}\n")
+    start = time.process_time()
+    parsed = parse(Outer, load_source(tmp_path / "r.yml"))
+    assert (parsed.needed, parsed.inner.names) == ("7", tuple(words))
+    assert time.process_time() - start < 5
+
+
+def test_of_thousands_of_mistakes_the_first_are_told_and_the_others_counted(tmp_path):
+    (tmp_path / "r.yml").write_text(f"needed: x\ninner: {{names: [{'[1], ' * 3000}]}}\n")
+    with pytest.raises(ConfigError) as caught:
+        parse(Outer, load_source(tmp_path / "r.yml"))
+    lines = str(caught.value).splitlines()
+    assert len(lines) < 250
+    assert "and 2800 more problems of this kind" in str(caught.value)

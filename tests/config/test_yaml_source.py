@@ -240,9 +240,9 @@ def test_of_merge_keys_the_own_key_wins_then_the_first(write):
 def test_thousands_of_keys_take_no_longer_each(write):
     """Time grows with the number of keys, not with its square: bases and overrides of 3,000 keys are read at once."""
     write("".join(f"k{n}: {{a: {n}, b: [1, 2]}}\n" for n in range(1500)), "base.yml")
-    start = time.monotonic()
+    start = time.process_time()
     source = load_source(write("base: base.yml\n" + "".join(f"k{n}: {{a: 0}}\n" for n in range(1500))), ["k7.a=1"])
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert source.data["k7"] == {"a": 1, "b": [1, 2]}
     assert source.where(("k8", "b", 1)).file == "base.yml"
     assert source.where(("k8", "a")) == Location("recipe.yml", 10)

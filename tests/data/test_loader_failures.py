@@ -47,7 +47,7 @@ def kill(number):
             r"SIGKILL, as systems do when memory runs out; lower datasets.train.n_workers \(2\)",
         ),
         (signal.SIGBUS, r"SIGBUS: shared memory .* is too small; .*--shm-size=1g\), or set .*n_workers: 0"),
-        (signal.SIGSEGV, "SIGSEGV; n_workers: 0 shows what is wrong"),
+        (signal.SIGSEGV, "SIGSEGV; set datasets.train.n_workers: 0 to see what is wrong"),
     ],
 )
 def test_a_worker_that_dies_is_told_with_its_reason_and_what_to_change(data, number, advice):

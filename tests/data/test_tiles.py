@@ -1,6 +1,8 @@
 """The tile cutter: geometry, resuming, and what it does with what it cannot cut."""
 
 import os
+import signal
+import time
 import unicodedata
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 from data_helpers import picture
 
+from codes.data import tiles
 from codes.data.samples import HELD_OUT, TRAINING
 from codes.data.tiles import TileSettings, cut_folders, tile_corners, tile_starts, write_contact_sheet
 from codes.images.files import find_images, probe_image, quantise, read_image, read_samples, write_image
@@ -131,6 +134,30 @@ def test_the_number_of_workers_changes_nothing(tmp_path):
     first, second = (find_images(tmp_path / name).files for name in "12")
     assert [path.name for path in first] == [path.name for path in second]
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(first, second, strict=True))
+
+
+def test_a_process_that_is_killed_ends_the_cutter_with_advice_and_what_is_cut(tmp_path, monkeypatch, capsys):
+    for number in range(3):
+        write_image(tmp_path / "in" / f"{number}.png", picture(number, 30, 45))
+    parent = os.getpid()
+
+    def killed(path, **settings):
+        if path.name == "1.png" and os.getpid() != parent:
+            time.sleep(1)  # the first photograph is done by then
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_samples(path, **settings)
+
+    monkeypatch.setattr(tiles, "read_samples", killed)
+    arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--tile", "16", "--step", "12"]
+    assert main([*arguments, "--workers", "2"]) == 1
+    said = capsys.readouterr().err
+    assert "a process was killed, as systems do when memory runs out; lower --workers" in said
+    assert "Traceback" not in said
+    assert [*(tmp_path / "out").glob("0_*.png")]
+    monkeypatch.undo()
+    assert main([*arguments, "--workers", "2"]) == 0
+    cut_folders([tmp_path / "in"], tmp_path / "whole", TileSettings(16, 12))
+    assert len(find_images(tmp_path / "out").files) == len(find_images(tmp_path / "whole").files)
 
 
 def test_an_output_inside_the_input_is_refused(tmp_path):

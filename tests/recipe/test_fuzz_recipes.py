@@ -23,8 +23,8 @@ VALUES = [
     {"type": "x"}, {"type": "direct"}, {"start": 1}, "linear0.00001", "trailing1", "ddim0", "karras8",
 ]  # fmt: skip
 SIGNS = "[]{}:,#&*!|>'\"%@`-?~ \n\t0123456789abx\\\x07\u2028"
-SECONDS = 5.0
-FOUND = (1424, 3125, 5906, 6453, 6455)  # of the ten thousand, before they were refused by name
+SECONDS = 5.0  # of this process, whatever else the machine does
+FOUND = (1424, 2036, 3125, 5906, 6453, 6455)  # of the ten thousand, before they were refused by name
 LOCATED = re.compile(r"^[^\n]*(\.yml:\d+: |--set [^\n]*)")
 
 
@@ -77,7 +77,7 @@ def read(kind, text):
 
 
 def outcome(kind, text):
-    start = time.monotonic()
+    start = time.process_time()
     try:
         read(kind, text)
         wrong = None
@@ -86,7 +86,7 @@ def outcome(kind, text):
         wrong = f"without a line: {unlocated[0][:200]}" if unlocated else None
     except Exception as error:
         wrong = f"{type(error).__name__}: {str(error)[:200]}"
-    seconds = time.monotonic() - start
+    seconds = time.process_time() - start
     return wrong or (f"took {seconds:.1f} s" if seconds > SECONDS else None)
 
 

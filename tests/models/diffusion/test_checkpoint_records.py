@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -120,3 +122,19 @@ def test_tensors_that_no_network_holds_are_refused(tmp_path, value):
 
 def test_the_header_counts_the_numbers_of_a_file(write, network):
     assert read_metadata(write()).held == sum(math.prod(value.shape) for value in network.state_dict().values())
+
+
+def test_networks_with_classes_are_measured_without_torchs_compiler():
+    """Its import takes seconds, and `nn.Embedding` asks for it on the meta device."""
+    code = """
+import sys
+from codes.models.diffusion.checkpoints.metadata import build
+for which in ("unet_diffusion", "patch_diffusion_unet"):
+    network = build(which, dict(image_size=16, in_channels=3, out_channels=6, model_channels=32, num_classes=5,
+                                num_res_blocks=1, channel_mult=[1, 2], attention_resolutions=[2], num_heads=2))
+    table = next(value for name, value in network.named_parameters() if "label" in name)
+    print(table.requires_grad, len(table), round(float(table.std())))
+print("torch._dynamo" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["True", "5", "1", "True", "5", "1", "False"], ran.stderr

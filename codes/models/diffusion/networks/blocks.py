@@ -25,6 +25,14 @@ class Embedding(NamedTuple):
     label: Tensor | None = None
 
 
+def label_table(classes: int, width: int) -> nn.Embedding:
+    """A vector (width,) for each class, drawn as `nn.Embedding` draws it.
+
+    Drawn by torch.randn: on the meta device `nn.init.normal_` imports torch's compiler, which takes seconds.
+    """
+    return nn.Embedding.from_pretrained(torch.randn(classes, width), freeze=False)
+
+
 def timestep_embedding(timesteps: Tensor, dim: int, convention: Literal["adm", "patch"]) -> Tensor:
     """Sinusoids of timesteps (B,), whole or fractional -> (B, dim) float32.
 

@@ -24,6 +24,7 @@ from .blocks import (
     ResBlock,
     Upsample,
     depth_to_space,
+    label_table,
     position_embedding_2d,
     timestep_embedding,
     zero_init,
@@ -83,7 +84,7 @@ class PatchUNetModel(Backbone):
         label_channels = None
         if o.num_classes is not None:
             label_channels = o.widths[0]
-            self.label_embs = nn.Embedding(o.num_classes + int(o.classifier_free), label_channels)
+            self.label_embs = label_table(o.num_classes + int(o.classifier_free), label_channels)
         width, hidden = o.widths[-1], 4 * o.model_channels
         self.time_embed = nn.Sequential(
             nn.Linear(o.model_channels, hidden), nn.SiLU(), nn.Linear(hidden, width), nn.SiLU()

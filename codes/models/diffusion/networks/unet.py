@@ -20,6 +20,7 @@ from .blocks import (
     ResBlock,
     Upsample,
     depth_to_space,
+    label_table,
     timestep_embedding,
     zero_init,
 )
@@ -40,7 +41,7 @@ class UNetModel(Backbone):
         width = 4 * o.model_channels
         self.time_embed = nn.Sequential(nn.Linear(o.model_channels, width), nn.SiLU(), nn.Linear(width, width))
         if o.num_classes is not None:
-            self.label_emb = nn.Embedding(o.num_classes + int(o.classifier_free), width)
+            self.label_emb = label_table(o.num_classes + int(o.classifier_free), width)
         return BlockSettings(width, o.dropout, o.use_scale_shift_norm, o.group_rule)
 
     def _make_res_block(self, channels: int, out_channels: int, resample: Resampling | None = None) -> ResBlock:
