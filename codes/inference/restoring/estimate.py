@@ -9,7 +9,7 @@ from ...runtime.devices import Ranks
 from ...utils.console import counted, format_seconds, get_logger, progress, size_text
 from ...utils.errors import EXIT_OK, TesseraError, reason_of
 from .job import Job
-from .output import Planned
+from .results import Planned
 from .setup import Setup
 from .work import planned_images, tiles_of, warn_of_sizes
 

@@ -1,4 +1,4 @@
-"""One image of a test run: from its file to the states that are sampled, and from their results to files."""
+"""One image of a test run: read from its file, and sampled together with others."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,24 +16,16 @@ from ...data.imagefolder import Traits
 from ...graph.graph import StepContext
 from ...graph.step_graph import StepGraph
 from ...images.bands import LARGE
-from ...images.canvas import Canvas, as_canvas
-from ...images.channels import Channels, FileOptions, Mean, Result, Spread, enlarged, write_channels
-from ...images.colour_fix import fix_colours
-from ...images.consistency import consistency
 from ...images.file_canvas import FileCanvas
 from ...images.files import LARGEST_SIDE, WRITERS, Alpha, to_rgb, to_tensor
-from ...images.output_size import Framing
-from ...images.resampling import Resampled
 from ...recipe.output_options import OutputOptions
 from ...utils.console import get_logger, warn_once
 from ...utils.errors import DataError
 from ...utils.names import problem_with_length
 from ..run import OnStep, Run
-from .output import SPREAD, ImageRecord, Planned, label_of
-from .sizes import Chain, PlannedResult
+from .results import Chain, Planned
 
 logger = get_logger(__name__)
-BAND_PIXELS = 2**21  # of a result, converted and written at once
 COLOUR, ALPHA = "colour", "alpha"
 
 
@@ -87,32 +79,21 @@ class Input:
 class Inputs:
     """The images of a dataset, each as it is restored. `key`: that of their low resolution.
 
-    `targets`: for each image what its results are named by. `on_disk`: a canvas lies on disk, so that images may be
-    larger than memory. `whole_because`: what of the recipe, its datasets apart, needs images as a whole; None where
-    large ones are read by rows.
+    `as_they_are`: the files are themselves what is restored. `ground`: what transparency is laid over where it is shown
+    or measured. `targets`: for each image what its results are named by. `on_disk`: a canvas lies on disk, so that
+    images may be larger than memory. `whole_because`: what of the recipe, its datasets apart, needs images as a whole;
+    None where large ones are read by rows.
     """
 
     dataset: ImageDataset
+    options: ImageOptions
+    as_they_are: bool
+    ground: Alpha
     key: str
     output: OutputOptions
     targets: Sequence[Path]
     on_disk: bool
     whole_because: str | None
-
-    @property
-    def options(self) -> ImageOptions:
-        """Those of the dataset."""
-        return self.dataset.image_options
-
-    @property
-    def as_they_are(self) -> bool:
-        """Whether the files are themselves what is restored."""
-        return self.options.files_are_lq
-
-    @property
-    def ground(self) -> Alpha:
-        """What transparency is laid over where it is shown or measured."""
-        return "black" if self.options.alpha == "black" else "white"
 
     def read(self, position: int) -> Input:
         """The image of a position. Raises DataError."""
@@ -196,83 +177,6 @@ class Job:
             for unit in self.units
         ]  # fmt: skip
 
-    def write(self, states: Sequence[Mapping[str, Any]]) -> ImageRecord:
-        """Write the results, given the state of each unit after all injectors; what is to be remembered of them."""
-        image, files, sizes = self.image, dict[str, Path](), []
-        consistent: dict[str, float] = {}
-        for result, framing in self.written:
-            canvases = [as_canvas(state[result.key]) for state in states]
-            pairs = [*zip(canvases, self.units, strict=True)]
-            samples, alphas = ([canvas for canvas, unit in pairs if unit.kind == kind] for kind in (COLOUR, ALPHA))
-            self._fix_colours(result, samples)
-            sizes.append((samples[0].height, samples[0].width))
-            for part in self.output.labels:
-                label = label_of(result.key, part)
-                channels = self._channels(result, framing, part, samples, alphas)
-                write_channels(image.files[label], channels, *self._form(framing, part))
-                files[label] = image.files[label]
-            consistent |= self._consistency(result, samples)
-        return ImageRecord(
-            image.phase, image.position, image.source, image.name, image.input, image.key, files,
-            self.low_res, self.written[0][1].size, sizes[0],
-            self.use.seed, strengths_in_words(self.input.item), consistency=consistent,
-        )  # fmt: skip
-
-    def _fix_colours(self, result: PlannedResult, samples: Sequence[Canvas]) -> None:
-        kind = self.output.color_fix
-        if kind != "none":
-            for sample in samples:
-                fix_colours(sample, self.input.low_res_in(result.unit), kind, n1_to_1=not result.unit)
-
-    def _channels(
-        self,
-        result: PlannedResult,
-        framing: Framing,
-        part: str,
-        colours: Sequence[Canvas],
-        alphas: Sequence[Canvas],
-    ) -> list[Channels]:
-        """What a file is made of."""
-        gray = self.input.traits is not None and self.input.traits.gray
-        samples = [self._framed(result, framing, canvas, gray) for canvas in colours]
-        if part == SPREAD:
-            return [Spread(samples)]
-        transparency = [self._framed(result, framing, canvas, gray=True, light=False) for canvas in alphas]
-        if not transparency and self.input.alpha is not None:
-            transparency = [enlarged(self.input.alpha[..., None], framing)] * len(samples)
-        layers = [samples, transparency] if transparency else [samples]
-        if part == "mean":
-            return [Mean(layer) for layer in layers]
-        index = int(part or 1) - 1
-        return [layer[index] for layer in layers]
-
-    def _framed(
-        self, result: PlannedResult, framing: Framing, canvas: Canvas, gray: bool, *, light: bool = True
-    ) -> Channels:
-        """A restored image as it is written; transparency is no light."""
-        picture = Result(canvas, result.unit, gray)
-        if framing == Framing(canvas.height, canvas.width):
-            return picture
-        light = light and self.output.linear_light
-        return Resampled(picture, canvas.height, canvas.width, framing, self.output.resampling, light, result.wrapped)
-
-    def _form(self, framing: Framing, part: str) -> tuple[FileOptions, int]:
-        """How a file is written, and the rows of a band."""
-        band, traits = max(BAND_PIXELS // framing.width, 1), self.input.traits
-        options = FileOptions(*framing.size, 8, self.output.quality, None, None)
-        if part == SPREAD or traits is None:
-            return options, band
-        holds_8 = WRITERS[self.image.target.suffix.lower()] in ("JPEG", "WEBP")
-        bits = traits.bit_depth if self.output.bit_depth == "same" and not holds_8 else 8
-        return replace(options, bit_depth=bits, exif=traits.exif, icc=traits.icc, dpi=traits.dpi), band
-
-    def _consistency(self, result: PlannedResult, samples: Sequence[Canvas]) -> dict[str, float]:
-        """Label of the page -> dB, of each sample."""
-        parts = [""] if len(samples) == 1 else [str(number + 1) for number in range(len(samples))]
-        named = {label_of(result.key, part): sample for part, sample in zip(parts, samples, strict=True)}
-        low_res = self.input.low_res_in(result.unit)
-        return {label: consistency(sample, low_res, n1_to_1=not result.unit) for label, sample in named.items()}
-
 
 def _refuse_what_does_not_fit(image: Planned, output: OutputOptions, most: int) -> None:
     """Before hours of work whose result no file of this name or format could hold."""
@@ -307,14 +211,3 @@ def sampled(
 def batch_of(item: Item) -> dict[str, Any]:
     """The state of a batch of this item alone."""
     return {key: value[None] if isinstance(value, torch.Tensor) else [value] for key, value in item.items()}
-
-
-def strengths_in_words(item: Item) -> str:
-    """The strengths that the network is told of an item."""
-    values = item.get("corruption_entropy")
-    if not isinstance(values, torch.Tensor) or not len(values):
-        return "none"
-    if values.ndim == 1:
-        return ", ".join(f"{value:g}" for value in values.tolist())
-    spans = [(float(strength.min()), float(strength.max())) for strength in values]
-    return ", ".join(f"{low:g}" if low == high else f"{low:.2f} to {high:.2f} (map)" for low, high in spans)

@@ -32,7 +32,10 @@ from ...viewer.layers import (
     layer_of_file,
 )
 from .job import Input, Inputs
-from .output import SPREAD, ImageRecord
+from .output import ImageRecord
+from .results import SPREAD, Order
+from .setup import Setup
+from .work import Work
 
 logger = get_logger(__name__)
 BAND_ROWS = 256
@@ -59,6 +62,19 @@ def measured(inputs: Inputs, row: ImageRecord, image: Input) -> ImageRecord:
         if not label.endswith(f" {SPREAD}"):
             metrics[label] = fidelity(truth, _result_pixels(inputs, file))
     return replace(row, metrics=metrics, compared=compared)
+
+
+def measured_again(setup: Setup, work: Work) -> dict[Order, ImageRecord]:
+    """The finished images, measured again and remembered where the ground truth is another than then."""
+    records = dict(work.earlier)
+    for image in work.images:
+        row, inputs = records.get(image.order), setup.inputs[image.phase]
+        if row is None or row.truth == truth_digest(inputs, row.position):
+            continue
+        with suppress(DataError):  # an input that is damaged by now; its result is still there
+            records[image.order] = measured(inputs, row, inputs.read(row.position))
+            setup.records.put(records[image.order], image)
+    return records
 
 
 def _fits(output: OutputOptions, row: ImageRecord, truth: tuple[int, ...]) -> bool:

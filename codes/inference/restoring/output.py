@@ -1,7 +1,4 @@
-"""The files of a test run: what they are called, and what is remembered of every finished image.
-
-So that a later run neither repeats nor forgets one.
-"""
+"""The results of an image: written as files, and remembered, so that a later run neither repeats nor forgets them."""
 
 import hashlib
 import json
@@ -9,123 +6,27 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ...data.companions import Roots
-from ...images.files import WRITERS, ImageInfo
-from ...recipe.output_options import OutputOptions
-from ...utils.errors import ConfigError
-from ...utils.files import remove_temporaries, write_json
-from ...utils.names import first_free, numbered, same_file
-from .sizes import PlannedResult
+import torch
 
-EXTENSIONS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif"}
-SAME = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp", "TIFF": ".tif"}  # by Pillow's name of a format
-SPREAD = "spread"
+from ...data.base import Item
+from ...images.canvas import Canvas, as_canvas
+from ...images.channels import Channels, FileOptions, Mean, Result, Spread, enlarged, write_channels
+from ...images.colour_fix import fix_colours
+from ...images.consistency import consistency
+from ...images.files import WRITERS
+from ...images.output_size import Framing
+from ...images.resampling import Resampled
+from ...utils.files import remove_temporaries, write_json
+from .job import ALPHA, COLOUR, Job
+from .results import SPREAD, Order, Placed, Planned, PlannedResult, label_of
+
 FOLDER = ".records"
 RESUME = ".resume"
-Order = tuple[str, int]
-
-
-@dataclass(frozen=True)
-class OutputNames:
-    """Names the files of an image: one for each result of the recipe (`outputs`, state keys) and each sample."""
-
-    options: OutputOptions
-    outputs: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        """Raises ConfigError where two results of one image would always share a file."""
-        files = self.files(Path("a.png")).values()
-        if len(set(map(same_file, files))) < len(files):
-            listed = ", ".join(file.name for file in files)
-            raise ConfigError(
-                f"eval.output_state: two results of an image would share a file ({listed}); rename an `out`"
-            )
-
-    def files(self, target: Path) -> dict[str, Path]:
-        """Label of the page -> file. The first result takes the image's own name, the others add their key."""
-        paths = {}
-        for index, key in enumerate(self.outputs):
-            stem = target.stem if index == 0 else f"{target.stem}_{key}"
-            for part in self.options.labels:
-                name = f"{stem}_{part}" if part else stem
-                extension = ".png" if part == SPREAD else target.suffix
-                paths[label_of(key, part)] = target.with_name(name + extension)
-        return paths
-
-    def targets(
-        self, folder: Path, files: Sequence[Path], infos: Sequence[ImageInfo], roots: Sequence[str]
-    ) -> list[Path]:
-        """A target for every input, below `folder` as the input lies below its root.
-
-        No two inputs share a file, on whatever file system: not by case, nor by the form of an accented letter.
-        """
-        taken: set[tuple[str, ...]] = set()
-        tree = Roots(roots)
-        result = []
-        for file, info in zip(files, infos, strict=True):
-            place, extension = folder / tree.below(file).parent, self._extension(file, info)
-            names = (
-                place / f"{stem}{self.options.suffix}{extension}"
-                for stem in numbered(file.stem, file.suffix.lstrip("."))
-            )
-            result.append(first_free(names, lambda target: self.files(target).values(), taken))
-        return result
-
-    def _extension(self, file: Path, info: ImageInfo) -> str:
-        if self.options.format != "same":
-            return EXTENSIONS[self.options.format]
-        kind = "JPEG" if info.format == "MPO" else info.format
-        return file.suffix if WRITERS.get(file.suffix.lower()) == kind else SAME.get(info.format, ".png")
-
-
-def label_of(key: str, part: str) -> str:
-    """What the file of a result, or of a part of it, is called on the page."""
-    return f"{key} {part}" if part else key
-
-
-def clash(named: Mapping[str, Path], inputs: frozenset[tuple[str, ...]]) -> Path | None:
-    """A result that is itself an input (`same_file` of the resolved paths)."""
-    return next((file for file in named.values() if same_file(file.resolve()) in inputs), None)
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An image of a run: its dataset, its place there, its file, and its name below the input folder."""
-
-    phase: str
-    position: int
-    source: Path
-    name: str
-
-    @property
-    def order(self) -> Order:
-        return self.phase, self.position
-
-
-@dataclass(frozen=True)
-class Planned(Placed):
-    """One image to restore: `low_res`, its (height, width) by the header, and `results`, those written first.
-
-    `files`: label of the page -> file to be written; `target` is the first one's name without what tells them apart.
-    `tiles`: network tiles of one state at once (of the largest result); `states`: samples, twice with transparency
-    that is restored; `pixels`: those of the output in all states, to which the work is in proportion.
-    `input`: fingerprint of the files it is read from; `key`: of that and everything else that its results depend on.
-    Both are "" where a file cannot be read.
-    """
-
-    target: Path
-    files: Mapping[str, Path]
-    low_res: tuple[int, int]
-    results: tuple[PlannedResult, ...]
-    tiles: int
-    states: int
-    pixels: int
-    input: str
-    key: str
+BAND_PIXELS = 2**21  # of a result, converted and written at once
 
 
 @dataclass(frozen=True)
@@ -151,6 +52,100 @@ class ImageRecord(Placed):
     consistency: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     earlier: bool = False  # finished by an earlier run
+
+
+def written(job: Job, states: Sequence[Mapping[str, Any]]) -> ImageRecord:
+    """Write the results, given the state of each unit after all injectors; what is to be remembered of them."""
+    image, files, sizes = job.image, dict[str, Path](), []
+    consistent: dict[str, float] = {}
+    for result, framing in job.written:
+        canvases = [as_canvas(state[result.key]) for state in states]
+        pairs = [*zip(canvases, job.units, strict=True)]
+        samples, alphas = ([canvas for canvas, unit in pairs if unit.kind == kind] for kind in (COLOUR, ALPHA))
+        _fix_colours(job, result, samples)
+        sizes.append((samples[0].height, samples[0].width))
+        for part in job.output.labels:
+            label = label_of(result.key, part)
+            channels = _channels(job, result, framing, part, samples, alphas)
+            write_channels(image.files[label], channels, *_form(job, framing, part))
+            files[label] = image.files[label]
+        consistent |= _consistency(job, result, samples)
+    return ImageRecord(
+        image.phase, image.position, image.source, image.name, image.input, image.key, files,
+        job.low_res, job.written[0][1].size, sizes[0],
+        job.use.seed, strengths_in_words(job.input.item), consistency=consistent,
+    )  # fmt: skip
+
+
+def _fix_colours(job: Job, result: PlannedResult, samples: Sequence[Canvas]) -> None:
+    kind = job.output.color_fix
+    if kind != "none":
+        for sample in samples:
+            fix_colours(sample, job.input.low_res_in(result.unit), kind, n1_to_1=not result.unit)
+
+
+def _channels(
+    job: Job,
+    result: PlannedResult,
+    framing: Framing,
+    part: str,
+    colours: Sequence[Canvas],
+    alphas: Sequence[Canvas],
+) -> list[Channels]:
+    """What a file is made of."""
+    gray = job.input.traits is not None and job.input.traits.gray
+    samples = [_framed(job, result, framing, canvas, gray) for canvas in colours]
+    if part == SPREAD:
+        return [Spread(samples)]
+    transparency = [_framed(job, result, framing, canvas, gray=True, light=False) for canvas in alphas]
+    if not transparency and job.input.alpha is not None:
+        transparency = [enlarged(job.input.alpha[..., None], framing)] * len(samples)
+    layers = [samples, transparency] if transparency else [samples]
+    if part == "mean":
+        return [Mean(layer) for layer in layers]
+    index = int(part or 1) - 1
+    return [layer[index] for layer in layers]
+
+
+def _framed(
+    job: Job, result: PlannedResult, framing: Framing, canvas: Canvas, gray: bool, *, light: bool = True
+) -> Channels:
+    """A restored image as it is written; transparency is no light."""
+    picture = Result(canvas, result.unit, gray)
+    if framing == Framing(canvas.height, canvas.width):
+        return picture
+    light = light and job.output.linear_light
+    return Resampled(picture, canvas.height, canvas.width, framing, job.output.resampling, light, result.wrapped)
+
+
+def _form(job: Job, framing: Framing, part: str) -> tuple[FileOptions, int]:
+    """How a file is written, and the rows of a band."""
+    band, traits = max(BAND_PIXELS // framing.width, 1), job.input.traits
+    options = FileOptions(*framing.size, 8, job.output.quality, None, None)
+    if part == SPREAD or traits is None:
+        return options, band
+    holds_8 = WRITERS[job.image.target.suffix.lower()] in ("JPEG", "WEBP")
+    bits = traits.bit_depth if job.output.bit_depth == "same" and not holds_8 else 8
+    return replace(options, bit_depth=bits, exif=traits.exif, icc=traits.icc, dpi=traits.dpi), band
+
+
+def _consistency(job: Job, result: PlannedResult, samples: Sequence[Canvas]) -> dict[str, float]:
+    """Label of the page -> dB, of each sample."""
+    parts = [""] if len(samples) == 1 else [str(number + 1) for number in range(len(samples))]
+    named = {label_of(result.key, part): sample for part, sample in zip(parts, samples, strict=True)}
+    low_res = job.input.low_res_in(result.unit)
+    return {label: consistency(sample, low_res, n1_to_1=not result.unit) for label, sample in named.items()}
+
+
+def strengths_in_words(item: Item) -> str:
+    """The strengths that the network is told of an item."""
+    values = item.get("corruption_entropy")
+    if not isinstance(values, torch.Tensor) or not len(values):
+        return "none"
+    if values.ndim == 1:
+        return ", ".join(f"{value:g}" for value in values.tolist())
+    spans = [(float(strength.min()), float(strength.max())) for strength in values]
+    return ", ".join(f"{low:g}" if low == high else f"{low:.2f} to {high:.2f} (map)" for low, high in spans)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ...images.files import write_image
 from ...utils.console import counted, format_seconds, get_logger, size_text
 from ...utils.files import write_json
 from ...version import __version__
@@ -152,3 +153,27 @@ class _Entries(Sequence[ComparisonEntry]):
 
 def _steps(setup: Setup) -> dict[str, str]:
     return {node.out: node.method_under(setup.use.processes) for node in setup.chain.nodes}
+
+
+def evaluate(setup: Setup) -> None:
+    """Run the evaluators: numbers to the log and to evaluation.json, pictures beside it."""
+    context = setup.use.context()
+    evaluations = {name: evaluator.evaluate(context) for name, evaluator in setup.evaluators.items()}
+    for name, evaluation in evaluations.items():
+        logger.info("evaluation %s: %s", name, "  ".join(f"{k} {v:.4g}" for k, v in evaluation.metrics.items()))
+        for key, image in evaluation.images.items():
+            write_image(setup.root / f"{name}_{key}.png", image)
+    if evaluations:
+        numbers = {name: dict(evaluation.metrics) for name, evaluation in evaluations.items()}
+        write_json(setup.root / "evaluation.json", numbers)
+
+
+def tell(done: int, new: int, failed: Mapping[Any, str]) -> None:
+    """The last lines of the log: what failed, or that nothing did, of so many images, so many of them in this run."""
+    if failed:
+        logger.error("%s restored, %d failed:", counted(done, "image"), len(failed))
+        for line in failed.values():
+            logger.error("  %s", line)
+        return
+    earlier = f", {done - new} of them earlier" if done > new else ""
+    logger.info("done: %s restored%s", counted(done, "image"), earlier)

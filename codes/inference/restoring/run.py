@@ -3,12 +3,11 @@
 import errno
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...config.yaml_source import Source
-from ...images.files import write_image
 from ...recipe.recipe import Recipe
 from ...runtime.devices import Ranks
 from ...runtime.interrupt import StopRequest
@@ -16,12 +15,12 @@ from ...runtime.rank_messages import RankMessages, held
 from ...runtime.run_lock import RunLock
 from ...runtime.step_watch import StepWatch
 from ...utils.console import StepLine, counted, format_seconds, get_logger, log_to_file, size_text, stop_logging_to
-from ...utils.errors import ConfigError, DataError, Interrupted, TakenOver, TesseraError, reason_of
-from ...utils.files import write_json
+from ...utils.errors import ConfigError, Interrupted, TakenOver, TesseraError, reason_of
 from .job import Job, sampled
-from .measure import measured, metrics_text, truth_digest
-from .output import ImageRecord, Order, Planned
-from .report import write_report_files
+from .measure import measured, measured_again, metrics_text
+from .output import ImageRecord, written
+from .report import evaluate, tell, write_report_files
+from .results import Order, Planned
 from .setup import Setup
 from .work import work_of
 
@@ -87,12 +86,12 @@ class Restoration:
                 if self.ranks.first and self.setup.chain.nodes:
                     write_report_files(self.setup, outcome.done, [*outcome.failed.values()], outcome.seconds)
                 if self.ranks.first and not stopped:
-                    self._evaluate()
+                    evaluate(self.setup)
                 if stopped or stop.requested:
                     done = counted(outcome.new, "image")
                     raise Interrupted(f"stopped after {done}; what is finished or begun is kept in {self.root}")
                 if self.ranks.first:
-                    _tell(outcome)
+                    tell(len(outcome.done), outcome.new, outcome.failed)
         finally:
             if handler is not None:
                 stop_logging_to(handler)
@@ -105,7 +104,7 @@ class Restoration:
         trouble = self._restore_all(work.groups, own, stop)
         parts = self.messages.gathered((own.done, own.failed, trouble))
         measures = self.ranks.first and not stop.requested
-        earlier = self._measured_again(work.earlier, work.images) if measures else work.earlier
+        earlier = measured_again(self.setup, work) if measures else work.earlier
         done = [*earlier.values(), *(row for part in parts for row in part[0])]
         reports = [inputs.dataset.report() for inputs in self.setup.inputs.values()]
         failed: dict[Order | str, str] = {
@@ -115,20 +114,6 @@ class Restoration:
         listed = {image.order: number for number, image in enumerate(work.images)}
         outcome = Outcome(sorted(done, key=lambda row: listed[row.order]), failed)
         return outcome, next((part[2] for part in parts if part[2] is not None), None)
-
-    def _measured_again(
-        self, earlier: Mapping[Order, ImageRecord], images: Sequence[Planned]
-    ) -> dict[Order, ImageRecord]:
-        """Finished images, measured again where the ground truth is another than then."""
-        records = dict(earlier)
-        for image in images:
-            row, inputs = records.get(image.order), self.setup.inputs[image.phase]
-            if row is None or row.truth == truth_digest(inputs, row.position):
-                continue
-            with suppress(DataError):  # an input that is damaged by now; its result is still there
-                records[image.order] = measured(inputs, row, inputs.read(row.position))
-                self.setup.records.put(records[image.order], image)
-        return records
 
     def _restore_all(self, groups: Sequence[Sequence[Planned]], outcome: Outcome, stop: StopRequest) -> OSError | None:
         """Restore the images of this rank; the error that kept it from writing, if one did."""
@@ -198,23 +183,11 @@ class Restoration:
         """Write and measure the results of an image that was read and sampled in `spent` seconds, and remember it."""
         begin, records = time.monotonic(), self.setup.records
         records.forget(job.image)
-        row = measured(self.setup.inputs[job.image.phase], job.write(states), job.input)
+        row = measured(self.setup.inputs[job.image.phase], written(job, states), job.input)
         row = replace(row, seconds=spent + time.monotonic() - begin)
         records.put(row, job.image)
         records.finished(job.image)
         return row
-
-    def _evaluate(self) -> None:
-        """Run the evaluators: numbers to the log and to evaluation.json, pictures beside it."""
-        context = self.setup.use.context()
-        evaluations = {name: evaluator.evaluate(context) for name, evaluator in self.setup.evaluators.items()}
-        for name, evaluation in evaluations.items():
-            logger.info("evaluation %s: %s", name, "  ".join(f"{k} {v:.4g}" for k, v in evaluation.metrics.items()))
-            for key, image in evaluation.images.items():
-                write_image(self.root / f"{name}_{key}.png", image)
-        if evaluations:
-            numbers = {name: dict(evaluation.metrics) for name, evaluation in evaluations.items()}
-            write_json(self.root / "evaluation.json", numbers)
 
 
 def _raise_if_general(error: BaseException, stop: StopRequest) -> None:
@@ -223,15 +196,3 @@ def _raise_if_general(error: BaseException, stop: StopRequest) -> None:
         raise Interrupted("stopped between two batches of tiles") from None
     if isinstance(error, Interrupted | ConfigError | TakenOver) or getattr(error, "errno", None) in OF_THE_DISK:
         raise error
-
-
-def _tell(outcome: Outcome) -> None:
-    """The last lines of the log: what failed, or that nothing did."""
-    if outcome.failed:
-        logger.error("%s restored, %d failed:", counted(len(outcome.done), "image"), len(outcome.failed))
-        for line in outcome.failed.values():
-            logger.error("  %s", line)
-        return
-    before = len(outcome.done) - outcome.new
-    earlier = f", {before} of them earlier" if before else ""
-    logger.info("done: %s restored%s", counted(len(outcome.done), "image"), earlier)

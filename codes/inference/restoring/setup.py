@@ -9,6 +9,7 @@ from ...config.yaml_source import Issue, KeyPath, Source
 from ...data.corruptions.strength_map import StrengthMap
 from ...data.datasets import DATASETS
 from ...data.image_dataset import ImageDataset
+from ...data.image_options import ImageOptions
 from ...evaluation.evaluators.base import EVALUATORS
 from ...graph.injectors.tiled import tiled_injector
 from ...graph.step_graph import StepGraph
@@ -20,8 +21,8 @@ from ...utils.names import same_file
 from ..run import Run
 from ..strength_reader import StrengthReader
 from .job import Inputs
-from .output import OutputNames, Records, clash
-from .sizes import Chain
+from .output import Records
+from .results import Chain, OutputNames
 
 
 class Setup:
@@ -73,18 +74,22 @@ class Setup:
             self._give_reader(phase, dataset)
             _refuse_several_items(phase, dataset)
         names = OutputNames(self.output, self.chain.outputs)
-        on_disk = any(node.canvas == "disk" for node in self.chain.nodes)
-        inputs = {
-            phase: Inputs(
-                dataset, self.chain.low_res_key(dataset.state_keys), self.output,
-                names.targets(self.root / data.name, dataset.files, dataset.infos, data.path_list),
-                on_disk, self._whole_because(),
-            )
-            for phase, dataset in datasets.items()
-            for data in [dataset.image_options]
-        }  # fmt: skip
+        inputs = {phase: self._inputs_of(dataset, dataset.image_options, names) for phase, dataset in datasets.items()}
         _refuse_overwriting(inputs, names)
         return inputs
+
+    def _inputs_of(self, dataset: ImageDataset, options: ImageOptions, names: OutputNames) -> Inputs:
+        return Inputs(
+            dataset,
+            options,
+            as_they_are=options.files_are_lq,
+            ground="black" if options.alpha == "black" else "white",
+            key=self.chain.low_res_key(dataset.state_keys),
+            output=self.output,
+            targets=names.targets(self.root / options.name, dataset.files, dataset.infos, options.path_list),
+            on_disk=any(node.canvas == "disk" for node in self.chain.nodes),
+            whole_because=self._whole_because(),
+        )
 
     def _whole_because(self) -> str | None:
         """What of the recipe, its datasets apart, needs images as a whole; None where large ones are read by rows."""
@@ -171,7 +176,8 @@ def _refuse_overwriting(inputs: Mapping[str, Inputs], names: OutputNames) -> Non
     taken = frozenset(same_file(file.resolve()) for given in inputs.values() for file in given.dataset.files)
     for phase, given in inputs.items():
         for target in given.targets:
-            input_file = clash(names.files(target), taken)
+            files = names.files(target).values()
+            input_file = next((file for file in files if same_file(file.resolve()) in taken), None)
             if input_file is not None:
                 raise ConfigError(
                     f"datasets.{phase}.paths: {input_file} is an input and would be overwritten by its own result; "

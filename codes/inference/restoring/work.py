@@ -12,9 +12,9 @@ from ...utils.console import counted, get_logger, progress
 from ...utils.errors import DataError
 from ...utils.files import digest_of
 from .job import Inputs
-from .output import ImageRecord, Order, OutputNames, Planned
+from .output import ImageRecord
+from .results import Order, OutputNames, Planned, PlannedResult
 from .setup import Setup
-from .sizes import PlannedResult
 
 logger = get_logger(__name__)
 

@@ -10,7 +10,7 @@ from command_helpers import RESTORING, changed, picture, restore_small, restored
 from PIL import Image
 
 from codes.images.files import ImageInfo
-from codes.inference.restoring.output import OutputNames
+from codes.inference.restoring.results import OutputNames
 from codes.recipe.output_options import OutputOptions
 from codes.utils.errors import ConfigError
 from codes.utils.names import same_file

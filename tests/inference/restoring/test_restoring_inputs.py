@@ -12,8 +12,7 @@ from command_helpers import picture, restore, restore_small, restored_files, sav
 from PIL import Image
 
 from codes.images import file_canvas
-from codes.inference.restoring import job as restore_job
-from codes.inference.restoring import report
+from codes.inference.restoring import job, output, report
 from codes.inference.restoring import run as restoring_run
 
 FACTOR = 2
@@ -270,7 +269,7 @@ def test_a_disk_that_takes_nothing_ends_the_run_with_one_line(monkeypatch, numbe
     def full(path, *_):
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(restore_job, "write_channels", full)
+    monkeypatch.setattr(output, "write_channels", full)
     save_picture("small/other.png", 16, 20)
     code, said = restore_small()
     assert code == 1
@@ -397,7 +396,7 @@ def test_why_a_large_file_is_in_memory_as_a_whole_is_told(monkeypatch, settings,
     save_picture("small/ok.jpg", 40, 58)
     Image.new("L", (58, 40), 99).save("mask.png")
     monkeypatch.setattr(file_canvas, "LARGE", 100)
-    monkeypatch.setattr(restore_job, "LARGE", 100)
+    monkeypatch.setattr(job, "LARGE", 100)
     one = ("datasets.test.paths=small/ok.png", "steps.restore.injectors.detail.canvas=disk")
     code, said = restore_small(*one, *settings)
     assert code == 0, said

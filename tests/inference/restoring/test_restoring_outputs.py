@@ -205,16 +205,16 @@ def test_images_that_share_batches_come_out_as_they_do_alone():
 
 
 def test_an_image_that_fails_in_a_group_fails_alone(monkeypatch):
-    from codes.inference.restoring import job as restore_job
+    from codes.inference.restoring import output
 
-    write = restore_job.write_channels
+    write = output.write_channels
 
     def failing(path, *rest):
         if "bad" in path.name:
             raise ValueError("an odd picture")
         write(path, *rest)
 
-    monkeypatch.setattr(restore_job, "write_channels", failing)
+    monkeypatch.setattr(output, "write_channels", failing)
     save_picture("small/bad.png", 8, 8)
     save_picture("small/good.png", 8, 8)
     code, said = restore_small()

@@ -13,8 +13,7 @@ from command_helpers import restore, restore_small, restored_files, save_picture
 from PIL import Image
 
 from codes.images.output_size import Framing
-from codes.inference.restoring.output import Planned
-from codes.inference.restoring.sizes import PlannedResult
+from codes.inference.restoring.results import Planned, PlannedResult
 from codes.inference.restoring.work import groups, share_of
 from codes.runtime.devices import Ranks, join_ranks
 from codes.utils.errors import ConfigError
@@ -108,7 +107,7 @@ def planned(position, height, tiles, phase="test"):
     size = height, 10
     return Planned(
         phase, position, file, file.name, file, {"out": file}, size,
-        (PlannedResult("out", size, 1, 1, Framing(*size), True, (False, False)),), tiles, 1, height * 10, "", "",
+        (PlannedResult("out", size, 1, 1, Framing(*size), False, True, (False, False)),), tiles, 1, height * 10, "", "",
     )  # fmt: skip
 
 
