@@ -42,7 +42,7 @@ def check_training(recipe: Recipe, source: Source) -> dict[str, DiffusionNetwork
         issues += _size_issues(recipe, networks)
     issues += _evaluator_issues(recipe, networks)
     issues += trained_with_issues(recipe)
-    issues += _sampling_step_issues(recipe, networks)
+    issues += _sampling_step_issues(recipe, networks, {})
     if recipe.eval.evaluators and recipe.train and recipe.train.val_freq is None:
         issues.append(Issue(("train", "val_freq"), "missing; without it eval.evaluators would never run"))
     issues += _pretrain_issues(recipe, recipe.networks)
@@ -62,7 +62,7 @@ def check_inference(
     """Raise ConfigError for every contradiction of an inference recipe, given its networks and what they record."""
     issues = [issue for phase in recipe.datasets for issue in graph_issues(recipe, networks, phase, training=False)]
     issues += _evaluator_issues(recipe, networks)
-    issues += _sampling_step_issues(recipe, networks)
+    issues += _sampling_step_issues(recipe, networks, records or {})
     issues += _strength_issues(recipe, networks)
     issues += _pretrain_issues(recipe, networks)
     issues += _range_issues(recipe)
@@ -133,10 +133,13 @@ def _evaluator_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) 
             yield Issue(("eval", "evaluators", name, *issue.path), issue.message)
 
 
-def _sampling_step_issues(recipe: Recipe, networks: Mapping[str, DiffusionNetwork]) -> Iterator[Issue]:
-    """Sampling steps that do not fit the process that this recipe trains, or that its options name."""
+def _sampling_step_issues(
+    recipe: Recipe, networks: Mapping[str, DiffusionNetwork], records: Mapping[str, CheckpointMetadata]
+) -> Iterator[Issue]:
+    """Sampling that does not fit the process that a checkpoint records, this recipe trains or its options name."""
     nodes = all_nodes(recipe)
-    trained = {name: process for _, node in nodes for name, process in node.processes().items()}
+    trained = {name: record.process_options for name, record in records.items() if record.process_options}
+    trained |= {name: process for _, node in nodes for name, process in node.processes().items()}
     for path, node in nodes:
         for issue in node.step_problems(networks, trained):
             yield Issue((*path, *issue.path), issue.message)

@@ -18,6 +18,7 @@ if not __package__:
     run_as_module(__file__)
 
 from ..inference.export.onnx_file import ODD_SIZES, graphs_of, max_error, write_onnx
+from ..inference.export.restored import restored_error, restores
 from ..models.diffusion.checkpoints.shipped import weights_file
 from ..runtime.command_line import main_with, path_argument
 from ..utils.console import get_logger
@@ -49,6 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
             errors = max_error(graphs[name], target)
             told = ", ".join(f"{h}x{w} {error:.1e}" for (h, w), error in zip(ODD_SIZES, errors, strict=True))
             logger.info("largest difference from PyTorch by size of the input: %s", told)
+            if restores(graphs[name]):
+                worst = max(restored_error(arguments.checkpoint, graphs[name], target))
+                logger.info("whole images are restored as by the library, within %.1e of [0, 1]", worst)
     return EXIT_OK
 
 

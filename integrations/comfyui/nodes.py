@@ -19,11 +19,15 @@ from tessera.data.corruptions.base import CORRUPTIONS
 from tessera.data.corruptions.strength import estimators
 from tessera.images.colour_fix import ColourFix
 from tessera.models.diffusion.checkpoints.shipped import shipped_names, weights_file
+from tessera.models.diffusion.sampling_options import Consistency, Wrap
 from tessera.runtime.devices import Precision
 
 FOLDER = "tessera"  # below ComfyUI's models/
 CATEGORY = "image/tessera"
 NONE = "none"
+ROOM = (
+    2 * 2**30
+)  # bytes that other models give up on the device, for a batch of tiles; it halves where that is not enough
 ESTIMATOR = "strengths"  # what the names of shipped estimators end in
 FROM_IMAGE = ("no", "auto", "auto_map")
 
@@ -40,9 +44,9 @@ Strengths = Mapping[str, Strength]
 
 def register_folder() -> None:
     """Have ComfyUI look for weights below models/tessera, and where its extra_model_paths.yaml says."""
-    place = os.path.join(folder_paths.models_dir, FOLDER)
-    known, _ = folder_paths.folder_names_and_paths.get(FOLDER, ([], set()))
-    folder_paths.folder_names_and_paths[FOLDER] = (list(dict.fromkeys([*known, place])), {".safetensors"})
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    places, _ = folder_paths.folder_names_and_paths[FOLDER]
+    folder_paths.folder_names_and_paths[FOLDER] = (places, {".safetensors"})
 
 
 def file_of(name: str) -> Path:
@@ -133,7 +137,7 @@ class TesseraStrength:
 
 
 class TesseraRestore:
-    """Restores every image of a batch; the result is the model's scale times as large."""
+    """Restores every image of a batch; the result is the model's scale times as large, or as `scale` says."""
 
     CATEGORY = CATEGORY
     FUNCTION = "restore"
@@ -164,6 +168,22 @@ class TesseraRestore:
                 "auto_default": ("FLOAT", {"default": 0.2, "min": 0.0, "max": 1.0, "step": 0.01}),
                 "eta": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 1.0, "step": 0.05, "tooltip": "Noise of ddim"}),
                 "stop_at_snr": ("FLOAT", {"default": 0.0, "min": 0.0, "max": 1e6, "tooltip": "0: draws all detail"}),
+                "blend": (
+                    "FLOAT",
+                    {
+                        "default": 0.0,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "tooltip": "Share of the mean; not a student's",
+                    },
+                ),
+                "scale": (
+                    "FLOAT",
+                    {"default": 0.0, "min": 0.0, "max": 16.0, "step": 0.05, "tooltip": "Of the result; 0: the model's"},
+                ),
+                "wrap": ([*get_args(Wrap)], {"default": NONE, "tooltip": "Seamless textures: edges that go on"}),
+                "consistency": ([*get_args(Consistency)], {"default": NONE, "tooltip": "Keep the result to its input"}),
             },
         }
 
@@ -183,13 +203,19 @@ class TesseraRestore:
         auto_default: float = 0.2,
         eta: float = 0.0,
         stop_at_snr: float = 0.0,
+        blend: float = 0.0,
+        scale: float = 0.0,
+        wrap: Wrap = "none",
+        consistency: Consistency = "none",
     ) -> tuple[torch.Tensor]:
         """One image after the other. Raises ConfigError, ValueError or TypeError with one line for the user."""
         options: dict[str, Any] = {"tile": None if tile < 0 else tile, "tile_batch_size": tile_batch_size}
+        options |= {"wrap": wrap, "consistency": consistency}
         if sampler == "ddim":
             options["eta"] = eta
         given = _of_model(model, strengths, mask, auto_default)
         bar = comfy.utils.ProgressBar(len(image))
+        comfy.model_management.free_memory(ROOM, model.run.device)
         restored = []
         for index, picture in enumerate(image):
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -200,6 +226,8 @@ class TesseraRestore:
                 sampler=sampler,
                 temperature=temperature,
                 stop_at_snr=stop_at_snr or None,
+                blend=blend,
+                scale=scale or None,
                 options=options,
                 color_fix=color_fix,
                 seed=seed,

@@ -46,7 +46,7 @@ def test_guidance_on_low_res_is_linear_in_eps_and_clipped_outside() -> None:
     made = engine(guidance_scale=3.0, guidance_low_res=0.25)
     x_t, t = gaussian(0, 2, 3, 16, 24), torch.tensor([10, 70])
     cond = {"low_res": gaussian(1, 2, 3, 8, 12).clamp(-1, 1), "corruption_factor": torch.rand(2, 2)}
-    plain = NetworkDenoiser(made.network, made.process, clip_denoised=False)
+    plain = NetworkDenoiser(made.network, made.process, clip_denoised=False, low_res_upsampling="bilinear")
     given, null = plain(x_t, t, cond), plain(x_t, t, {**cond, "low_res": 0.25 * cond["low_res"]})
     x_start = (null.x_start + 3.0 * (given.x_start - null.x_start)).clamp(-1, 1)
     guided = made.denoiser()(x_t, t, cond)

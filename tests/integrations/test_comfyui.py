@@ -1,72 +1,21 @@
-"""The ComfyUI nodes by ComfyUI's conventions, with stand-ins for the modules of ComfyUI that they call."""
+"""The ComfyUI nodes by ComfyUI's conventions: its rules of prompts and the modules that nodes call, by a stand-in."""
 
 import importlib.util
 import inspect
+import json
 import os
+import re
 import sys
 import tomllib
-import types
-from pathlib import Path
 
 import pytest
 import torch
+from comfy_double import Bar, Comfy, Interrupted, comfy_modules, source
 from export_helpers import write_student
 from integration_helpers import ROOT, installed
 from restorer_helpers import KNOWN, write_weights
 
 FOLDER = ROOT / "integrations" / "comfyui"
-
-
-class Interrupted(Exception):
-    """What ComfyUI raises where the user pressed Cancel."""
-
-
-class Bar:
-    """comfy.utils.ProgressBar: what it was told."""
-
-    made: list["Bar"] = []  # noqa: RUF012 - the node makes its own, so the test looks here
-
-    def __init__(self, total):
-        self.total, self.told = total, []
-        Bar.made.append(self)
-
-    def update_absolute(self, value, total=None, preview=None):
-        del preview
-        self.told.append((value, total))
-
-
-def comfy_modules(models):
-    """folder_paths and comfy, as far as the nodes call them."""
-    paths = types.ModuleType("folder_paths")
-    paths.models_dir = str(models)
-    paths.folder_names_and_paths = {"checkpoints": ([str(models / "checkpoints")], {".safetensors"})}
-
-    def listed(kind):
-        folders, endings = paths.folder_names_and_paths[kind]
-        files = [file for folder in folders for file in sorted(Path(folder).glob("*"))]
-        return [file.name for file in files if file.suffix in endings]
-
-    def full_path(kind, name):
-        for folder in paths.folder_names_and_paths[kind][0]:
-            if os.path.isfile(os.path.join(folder, name)):
-                return os.path.join(folder, name)
-        raise FileNotFoundError(f"Model in folder '{kind}' with filename '{name}' not found.")
-
-    paths.get_filename_list, paths.get_full_path_or_raise = listed, full_path
-    comfy, utils, management = (types.ModuleType(name) for name in ("comfy", "comfy.utils", "comfy.model_management"))
-    utils.ProgressBar = Bar
-    management.get_torch_device = management.intermediate_device = lambda: torch.device("cpu")
-    management.pressed_after = None  # calls until Cancel is pressed
-
-    def throw():
-        if management.pressed_after is not None:
-            management.pressed_after -= 1
-            if management.pressed_after < 0:
-                raise Interrupted
-
-    management.throw_exception_if_processing_interrupted = throw
-    comfy.utils, comfy.model_management = utils, management
-    return {"folder_paths": paths, "comfy": comfy, "comfy.utils": utils, "comfy.model_management": management}
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +62,8 @@ def images(count=2, height=9, width=13, channels=3):
 
 def test_the_nodes_are_what_comfyui_expects(package):
     module = package[0]
+    told = {name: node.INPUT_TYPES() for name, node in module.NODE_CLASS_MAPPINGS.items()}
+    assert json.loads(json.dumps(told))  # the page is told of them as JSON
     assert set(module.NODE_CLASS_MAPPINGS) == set(module.NODE_DISPLAY_NAME_MAPPINGS)
     for node in module.NODE_CLASS_MAPPINGS.values():
         inputs = node.INPUT_TYPES()
@@ -134,9 +85,13 @@ def test_the_nodes_are_what_comfyui_expects(package):
 
 def test_the_package_is_described_for_the_registry():
     about = tomllib.loads((FOLDER / "pyproject.toml").read_text())
-    assert set(about["tool"]["comfy"]) >= {"PublisherId", "DisplayName", "Icon"}
-    assert "comfyui" not in about["project"]["name"].lower()
-    assert about["project"]["urls"]["Repository"]
+    assert set(about["tool"]["comfy"]) >= {"PublisherId", "DisplayName"}
+    project = about["project"]
+    assert re.fullmatch(r"[A-Za-z]([-_.]?[A-Za-z0-9])*", project["name"])
+    assert "comfyui" not in project["name"].lower()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert project["urls"]["Repository"]
+    assert set(project["license"]) == {"text"}
 
 
 def test_weights_are_those_of_the_project_and_of_models_tessera(package, nodes):
@@ -177,7 +132,11 @@ def test_a_batch_is_restored_as_the_library_does_it_one_by_one(nodes):
     assert not torch.equal(result, restore(nodes, model, image, strengths=strengths, eta=0.5, stop_at_snr=5.0, seed=6))
 
 
-@pytest.mark.parametrize("dial", [{"temperature": 0.0}, {"steps": 3}, {"sampler": "ancestral"}, {"color_fix": "mean"}])
+@pytest.mark.parametrize(
+    "dial",
+    [{"temperature": 0.0}, {"steps": 3}, {"sampler": "ancestral"}, {"color_fix": "mean"},
+     {"blend": 0.5}, {"wrap": "xy"}, {"consistency": "end"}],
+)  # fmt: skip
 def test_every_dial_changes_the_image(nodes, dial):
     model, image = load(nodes, "teacher.safetensors"), images(1)
     strengths = nodes[0]["TesseraStrength"].tell("jpeg", 0.4, "no")[0]
@@ -242,3 +201,110 @@ def test_progress_rises_to_the_end_and_cancel_stops(nodes):
     assert 0 < len(Bar.made[1].told) <= 3
     sys.modules["comfy.model_management"].pressed_after = None
     restore(nodes, model, image, strengths=strengths)  # the model is as before
+
+
+def test_a_result_has_the_size_that_is_asked_for(nodes):
+    strengths = nodes[0]["TesseraStrength"].tell("jpeg", 0.4, "no")[0]
+    assert restore(nodes, load(nodes), images(2), strengths=strengths, scale=1.5).shape == (2, 14, 20, 3)
+    from tessera import ConfigError
+
+    with pytest.raises(ConfigError, match="knows no mean"):
+        restore(nodes, load(nodes), images(1), strengths=strengths, blend=0.5)
+
+
+def prompt(**changed):
+    """A workflow in ComfyUI's API format: what is in `changed` is set in the restoration."""
+    return {
+        "1": {"class_type": "TesseraLoader",
+              "inputs": {"weights": "teacher.safetensors", "precision": "fp32", "estimator": "none"}},
+        "2": {"class_type": "TesseraStrength",
+              "inputs": {"corruption": "jpeg", "strength": 0.4, "from_image": "no", "mask": ["6", 0]}},
+        "3": {"class_type": "TesseraStrength",
+              "inputs": {"corruption": "gaussian_blur", "strength": 0.1, "from_image": "no", "others": ["2", 0]}},
+        "4": {"class_type": "TesseraRestore",
+              "inputs": {"model": ["1", 0], "image": ["5", 0], "strengths": ["3", 0], "steps": 2, "temperature": 0.3,
+                         "seed": 5, "sampler": "ddim", "color_fix": "none", "tile": -1, "tile_batch_size": 4,
+                         **changed}},
+        "5": {"class_type": "Image", "inputs": {}},
+        "6": {"class_type": "Mask", "inputs": {}},
+        "7": {"class_type": "Preview", "inputs": {"images": ["4", 0]}},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def comfy(package, nodes):
+    del nodes  # it resets what Cancel does
+    image, mask = images(2), torch.linspace(0, 1, 13).expand(1, 9, 13)
+    return Comfy({**package[0].NODE_CLASS_MAPPINGS, "Image": source("IMAGE", image), "Mask": source("MASK", mask)})
+
+
+def test_a_workflow_runs_as_comfyui_runs_it_and_gives_the_librarys_pixels(comfy, nodes):
+    (result,) = comfy.run(prompt())["7"]["images"]
+    assert result.shape == (2, 18, 26, 3)
+    mask = torch.linspace(0, 1, 13).expand(9, 13)
+    wanted = load(nodes, "teacher.safetensors")(
+        images(2)[1].movedim(-1, 0), {"jpeg": 0.4 * mask.numpy(), "gaussian_blur": 0.1}, steps=2, sampler="ddim",
+        temperature=0.3, eta=0.0, seed=5, sample=1,
+    )  # fmt: skip
+    assert torch.equal(result[1], wanted.movedim(0, -1))
+    ((needed, device),) = sys.modules["comfy.model_management"].freed[-1:]
+    assert needed > 2**30
+    assert device == torch.device("cpu")
+
+
+def test_only_what_has_changed_runs_again(comfy, nodes):
+    comfy.run(prompt())
+    assert sorted(comfy.ran) == [*"1234567"]
+    first = comfy.run(prompt())["7"]["images"][0]
+    assert comfy.ran == []
+    again = comfy.run(prompt(seed=6))["7"]["images"][0]  # the model was made in inference mode, and is used once more
+    assert comfy.ran == ["4", "7"]
+    assert not torch.equal(first, again)
+    file = nodes[1] / "teacher.safetensors"
+    os.utime(file, ns=(2, file.stat().st_mtime_ns + 10**9))
+    comfy.run(prompt(seed=6))
+    assert comfy.ran == ["1", "4", "7"]
+
+
+def test_cancel_ends_a_workflow_and_the_next_one_runs(comfy):
+    sys.modules["comfy.model_management"].pressed_after = 2
+    with pytest.raises(Interrupted):
+        comfy.run(prompt())
+    sys.modules["comfy.model_management"].pressed_after = None
+    assert comfy.run(prompt())["7"]["images"][0].shape == (2, 18, 26, 3)
+    assert "1" not in comfy.ran
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"),
+    [
+        ({"steps": 0}, "value_smaller_than_min"), ({"temperature": 3}, "value_bigger_than_max"),
+        ({"seed": 2**32}, "value_bigger_than_max"), ({"sampler": "euler"}, "value_not_in_list"),
+        ({"steps": "many"}, "invalid_input_type"), ({"image": ["1", 0]}, "return_type_mismatch"),
+        ({"strengths": ["6", 0]}, "return_type_mismatch"), ({"mask": ["5", 0]}, "return_type_mismatch"),
+        ({"image": ["5"]}, "bad_linked_input"), ({"steps": "2", "temperature": 1, "wrap": "x", "unknown": 3}, None),
+    ],
+)  # fmt: skip
+def test_comfyui_refuses_by_the_declarations_what_a_node_cannot_take(comfy, changed, kind):
+    found = comfy.validate(prompt(**changed))
+    assert [problem[1] for problem in found] == ([] if kind is None else [kind])
+    if kind is None:
+        comfy.run(prompt(**changed))
+    missing = prompt()
+    del missing["4"]["inputs"]["seed"]
+    assert comfy.validate(missing) == [("4", "required_input_missing", "seed")]
+
+
+def test_weights_in_folders_of_extra_model_paths_are_found(package):
+    paths = sys.modules["folder_paths"]
+    places, endings = paths.folder_names_and_paths["tessera"]
+    assert endings == {".safetensors"}
+    extra = package[1].parent / "more" / "deep"
+    extra.mkdir(parents=True, exist_ok=True)
+    write_student(extra / "other.safetensors")
+    paths.add_model_folder_path("tessera", str(extra.parent))
+    try:
+        listed = package[0].NODE_CLASS_MAPPINGS["TesseraLoader"].INPUT_TYPES()["required"]["weights"][0]
+        assert os.path.join("deep", "other.safetensors") in listed
+    finally:
+        places.remove(str(extra.parent))

@@ -17,7 +17,7 @@ from restorer_helpers import KNOWN, write_weights
 
 from codes import Restorer
 from codes.models.diffusion.checkpoints.files import read_weights
-from codes.models.diffusion.process_options import BetaScheduleOptions
+from codes.models.diffusion.process_options import StudentOptions
 
 MODULES = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
 if importlib.util.find_spec("spandrel") is None or importlib.util.find_spec("einops") is None:
@@ -50,9 +50,15 @@ def ours(tmp_path_factory):
 
 @pytest.fixture
 def student(tmp_path):
-    # What weights cannot tell is as recognise() and the recipe of distillation take it.
-    process = STUDENT.model_copy(update={"beta_schedule": BetaScheduleOptions()})
-    return write_student(tmp_path / "student.safetensors", process, {"num_heads": 4})
+    """A student that differs from the recipe of distillation in what shapes do not tell, as its own file."""
+    process = STUDENT.model_copy(update={"student": StudentOptions(sigma=0.7, temperature_max=0.4)})
+    return write_student(tmp_path / "student.safetensors", process, {"low_res_upsampling": "bilinear"})
+
+
+@pytest.fixture
+def exported(ours, student, tmp_path):
+    """The same as a file of weights that spandrel detects."""
+    return ours.export(student, tmp_path / "for_spandrel.safetensors")
 
 
 def wanted(file, image, strengths):
@@ -64,29 +70,60 @@ def pictures(count=2, height=11, width=14):
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height))
 
 
-@pytest.mark.usefixtures("ours")
-def test_spandrel_detects_a_student_and_restores_as_the_library_does(student):
+def test_spandrel_detects_a_student_and_restores_as_the_library_does(exported, student):
     import spandrel
 
-    model = spandrel.ModelLoader().load_from_file(student)
+    model = spandrel.ModelLoader().load_from_file(exported)
     assert isinstance(model, spandrel.ImageModelDescriptor)
     assert model.architecture.id == "TesseraStudent"
     assert (model.scale, model.input_channels, model.output_channels, model.purpose) == (2, 3, 3, "SR")
     image = pictures()
     result = model(image)
     assert result.shape == (2, 3, 22, 28)
-    assert (result - wanted(student, image, [0.2, 0.2])).abs().max() < 2e-6
+    assert (result - wanted(student, image, [0.2, 0.2])).abs().max() < 2e-6  # at its own sigma, upsampled in its way
     model.model.strengths = torch.tensor([0.9, 0.1])
     assert (model(image) - wanted(student, image, [0.9, 0.1])).abs().max() < 2e-6
     assert (model(image) - result).abs().max() > 1e-3
 
 
-def test_the_shipped_student_is_detected_from_its_weights_alone(ours):
-    model = ours.TesseraStudentArch().load(read_weights(ROOT / "codes/weights/tessera-photo-2x-fast.safetensors")[0])
+@pytest.mark.usefixtures("ours")
+def test_the_student_that_comes_with_the_project_is_detected_as_it_is():
+    import spandrel
+
+    file = ROOT / "codes/weights/tessera-photo-2x-fast.safetensors"
+    model = spandrel.ModelLoader().load_from_file(file)
     image = pictures(1, 16, 12)
-    recorded = ours.load("tessera-photo-2x-fast")
-    assert (model(image) - recorded(image)).abs().max() < 2e-6
+    assert (model(image) - wanted(file, image, [0.2, 0.2])).abs().max() < 2e-6
     assert model.tags == ["one step", "6.6M"]
+    with pytest.raises(spandrel.UnsupportedModelError):
+        spandrel.ModelLoader().load_from_file(file.with_name("tessera-photo-2x.safetensors"))  # its teacher
+
+
+def test_a_teacher_of_the_same_shapes_is_refused_and_not_exported(ours, tmp_path, student):
+    import spandrel
+    from tessera import ConfigError
+
+    teacher = write_weights(tmp_path / "teacher.safetensors", KNOWN, PLAIN)
+    shapes = {name: value.shape for name, value in read_weights(teacher)[0].items()}
+    assert shapes == {name: value.shape for name, value in read_weights(student)[0].items()}
+    for file in (teacher, student):  # a student's own file says what it is only where spandrel does not look
+        with pytest.raises(spandrel.UnsupportedModelError):
+            spandrel.ModelLoader().load_from_file(file)
+    with pytest.raises(ConfigError, match="is no one-step student"):
+        ours.export(teacher, tmp_path / "no.safetensors")
+    with pytest.raises(ConfigError, match=r"ends in \.safetensors"):
+        ours.export(student, tmp_path / "no.pth")
+    with pytest.raises(ConfigError, match="record no one-step student"):
+        ours.TesseraStudentArch().load(read_weights(teacher)[0])
+    assert not (tmp_path / "no.safetensors").exists()
+
+
+def test_a_record_that_is_damaged_is_no_student(ours, exported):
+    state = read_weights(exported)[0]
+    arch = ours.TesseraStudentArch()
+    assert arch.detect(state)
+    for broken in (state[ours.RECORD][:-9], torch.zeros(5, dtype=torch.uint8), torch.tensor([*b"{}"]).to(torch.uint8)):
+        assert not arch.detect({**state, ours.RECORD: broken})
 
 
 def test_half_precision_stays_near(ours, student):
@@ -112,10 +149,10 @@ def test_other_networks_are_not_taken_for_students(ours, which_model, options):
     assert not ours.TesseraStudentArch().detect({"conv.weight": torch.zeros(3, 3, 1, 1)})
 
 
-def test_spandrels_own_architectures_do_not_take_a_student(ours, student):
+def test_spandrels_own_architectures_do_not_take_a_student(ours, exported):
     import spandrel
 
-    state = read_weights(student)[0]
+    state = read_weights(exported)[0]
     assert ours.TesseraStudentArch().detect(state)
     claims = [arch.architecture.id for arch in spandrel.MAIN_REGISTRY if arch.detect(dict(state))]
     assert claims == ["TesseraStudent"]

@@ -64,7 +64,9 @@ class DenoiserGraph(nn.Module):
         super().__init__()
         self.network = network
         self.process = build_process(process)
-        self.denoiser = NetworkDenoiser(network, self.process, False, network.low_res_upsampling)
+        self.denoiser = NetworkDenoiser(
+            network, self.process, clip_denoised=False, low_res_upsampling=network.low_res_upsampling
+        )
         if self.process.needs_prior and "low_res" not in network.cond_names:
             raise ConfigError("the process needs a low resolution, which this network does not take")
 

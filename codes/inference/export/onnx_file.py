@@ -144,7 +144,7 @@ def max_error(graph: Graph, path: Path, sizes: Sequence[tuple[int, int]] = ODD_S
     session = session_of(path)
     errors: list[float] = []
     for height, width in sizes:
-        given = graph.sample(*_allowed(graph, height, width), batch=1 + len(errors) % 2)
+        given = graph.sample(*allowed_size(graph, height, width), batch=1 + len(errors) % 2)
         answer = session.run([*graph.outputs], {name: value.numpy() for name, value in given.items()})
         pairs = zip(answer, graph(given), strict=True)
         errors.append(max(_difference(torch.from_numpy(mine), theirs) for mine, theirs in pairs))
@@ -229,10 +229,10 @@ def _strength_axes(network: DiffusionNetwork, maps: bool) -> dict[str, tuple[str
 
 def _traced_size(graph: Graph) -> tuple[int, int]:
     """Of low_res: two sides that differ, so that none is taken for the other."""
-    return _allowed(graph, 24, 16)
+    return allowed_size(graph, 24, 16)
 
 
-def _allowed(graph: Graph, height: int, width: int) -> tuple[int, int]:
+def allowed_size(graph: Graph, height: int, width: int) -> tuple[int, int]:
     """The size itself, or for a denoiser, which does not pad, the next that it takes."""
     if isinstance(graph.module, StudentGraph):
         return height, width

@@ -35,7 +35,8 @@ class NetworkDenoiser:
         network: Callable[..., Tensor],
         process: GaussianDiffusion,
         clip_denoised: bool = True,
-        low_res_upsampling: str = "bilinear",
+        *,
+        low_res_upsampling: str,
     ) -> None:
         self.network = network
         self.process = process

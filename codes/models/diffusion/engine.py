@@ -155,7 +155,8 @@ class Engine:
     def _networks(self, clip: bool) -> Denoiser:
         networks = (self.network, *self.experts)
         each = [
-            NetworkDenoiser(self.ready(network), self.process, clip, network.low_res_upsampling) for network in networks
+            NetworkDenoiser(self.ready(network), self.process, clip, low_res_upsampling=network.low_res_upsampling)
+            for network in networks
         ]
         return SplitDenoiser(each, self.snr_splits, self.process.schedule) if self.experts else each[0]
 

@@ -10,11 +10,12 @@ import torch
 from export_helpers import STUDENT, write_student
 from network_helpers import small_network
 from PIL import Image
-from restorer_helpers import picture, write_weights
+from restorer_helpers import KNOWN, picture, write_weights
 
 from codes import ConfigError, Restorer, TesseraError
 from codes.inference.export import onnx_file
 from codes.inference.export.onnx_file import graphs_of, max_error, session_of, write_onnx
+from codes.inference.export.restored import restored_error
 from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata, save_checkpoint
 from codes.models.diffusion.checkpoints.shipped import weights_file
 from codes.models.diffusion.denoiser import NetworkDenoiser
@@ -128,15 +129,42 @@ def test_a_denoiser_predicts_what_the_network_does(tmp_path, which_model, kind, 
     given = graph.sample(12, 20)
     cond = {"y": given["y"]} if "y" in given else {"low_res": given["low_res"], "corruption_factor": given["strengths"]}
     with torch.no_grad():
-        wanted = NetworkDenoiser(network, build_process(process), False)(given["x_t"], given["t"], cond)
+        wanted = NetworkDenoiser(network, build_process(process), False, low_res_upsampling="bilinear")(
+            given["x_t"], given["t"], cond
+        )
         expected = (wanted.x_start, wanted.eps, wanted.log_variance)
     answer = session_of(tmp_path / "any.onnx").run(None, {name: value.numpy() for name, value in given.items()})
     for mine, theirs in zip(answer, expected, strict=True):
         assert np.abs(mine - theirs.numpy()).max() < 1e-4 * max(theirs.abs().max(), 1)
 
 
-def test_the_command_writes_and_checks(student, tmp_path):
+@pytest.mark.parametrize("maps", [False, True])
+def test_whole_images_are_those_of_a_restorer_by_both_graphs_of_a_student(student, tmp_path, maps):
+    for kind, graph in graphs_of(student[0], maps).items():
+        write_onnx(graph, tmp_path / f"{kind}.onnx")
+        assert max(restored_error(student[0], graph, tmp_path / f"{kind}.onnx", [(13, 21), (16, 24)])) < 1e-5
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "bicubic"])
+def test_a_teachers_graph_restores_in_the_samplers_steps_what_a_restorer_does(tmp_path, upsampling):
+    file = write_weights(tmp_path / "teacher.safetensors", KNOWN, {"low_res_upsampling": upsampling})
+    graph = graphs_of(file)["denoiser"]
+    write_onnx(graph, tmp_path / "teacher.onnx")
+    assert max(restored_error(file, graph, tmp_path / "teacher.onnx", [(12, 20)])) < 1e-4
+
+
+def test_a_graph_that_upsamples_otherwise_than_its_network_is_told(student, tmp_path):
+    graph = graphs_of(student[0])["denoiser"]
+    graph.module.denoiser.low_res_upsampling = "bilinear"  # the network's is bicubic
+    write_onnx(graph, tmp_path / "wrong.onnx")
+    assert max(max_error(graph, tmp_path / "wrong.onnx")) < CLOSE  # it is what the graph computes
+    with pytest.raises(TesseraError, match="away from the library"):
+        restored_error(student[0], graph, tmp_path / "wrong.onnx")
+
+
+def test_the_command_writes_and_checks(student, tmp_path, capsys):
     assert export_onnx.main([str(student[0]), "--kind", "all", "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().err.count("whole images are restored as by the library") == 2
     assert sorted(file.name for file in tmp_path.iterdir()) == ["student-denoiser.onnx", "student-student.onnx"]
 
 

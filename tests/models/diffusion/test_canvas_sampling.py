@@ -65,7 +65,9 @@ def image(number: int, size: tuple[int, int], sampler: str, make: Make = ram, **
 
 
 def runner(batch: int = 3, denoiser: Blur | None = None) -> TileRunner:
-    return TileRunner(denoiser or Blur(), PROCESS.eps_from_x_start, tile_batch_size=batch)
+    return TileRunner(
+        denoiser or Blur(), PROCESS.eps_from_x_start, tile_batch_size=batch, low_res_upsampling="bilinear"
+    )
 
 
 def sampled(images: list[SampledImage], sampler: str, batch: int = 3) -> list[Tensor]:
@@ -200,7 +202,12 @@ def test_memory_that_runs_out_shrinks_the_tile_in_the_middle_of_an_image() -> No
 
     told: list[str] = []
     subject = TileRunner(
-        Small(), PROCESS.eps_from_x_start, 4, smaller_plan=lambda plan: plan.smaller(4), on_event=told.append
+        Small(),
+        PROCESS.eps_from_x_start,
+        4,
+        smaller_plan=lambda plan: plan.smaller(4),
+        on_event=told.append,
+        low_res_upsampling="bilinear",
     )
     images = [image(number, (26, 30), "ddim") for number in range(2)]
     sample_images(images, subject, PROCESS, Ddim())
@@ -227,7 +234,9 @@ def test_a_map_of_strengths_is_upsampled_as_if_whole() -> None:
     view = View(
         RamCanvas(torch.zeros(3, 24, 34)), 3, 3, {"corruption_factor": strengths}, {"corruption_factor": 2}, plan
     )
-    assert [band.y1 for band in TileRunner(denoiser, PROCESS.eps_from_x_start).bands([view])] == [*plan.ys[1:], 24]
+    assert [
+        band.y1 for band in TileRunner(denoiser, PROCESS.eps_from_x_start, low_res_upsampling="bilinear").bands([view])
+    ] == [*plan.ys[1:], 24]
     for of_tile, tile in zip(seen, plan.tiles, strict=True):
         assert torch.equal(of_tile, whole[:, :, tile.y0 : tile.y1, tile.x0 : tile.x1])
 
@@ -238,7 +247,12 @@ def test_a_sampler_that_reads_a_variance_it_has_not_declared_is_told(size: tuple
         def __call__(self, at: Moment) -> Tensor:
             return at.prediction.log_variance
 
-    subject = TileRunner(Blur(), PROCESS.eps_from_x_start, needs_log_variance=Undeclared.needs_log_variance)
+    subject = TileRunner(
+        Blur(),
+        PROCESS.eps_from_x_start,
+        needs_log_variance=Undeclared.needs_log_variance,
+        low_res_upsampling="bilinear",
+    )
     with pytest.raises(TesseraError, match="must declare needs_log_variance = True"):
         sample_images([image(0, size, "ddim")], subject, PROCESS, Undeclared())
 
@@ -246,7 +260,7 @@ def test_a_sampler_that_reads_a_variance_it_has_not_declared_is_told(size: tuple
 @pytest.mark.parametrize("sampler", ["ddim", "dpm_solver_pp"])
 def test_a_variance_that_is_not_blended_changes_nothing(sampler: str) -> None:
     subject = image(2, (40, 58), sampler)
-    lean = TileRunner(Blur(), PROCESS.eps_from_x_start, needs_log_variance=False)
+    lean = TileRunner(Blur(), PROCESS.eps_from_x_start, needs_log_variance=False, low_res_upsampling="bilinear")
     sample_images([subject], lean, PROCESS, RULES[sampler])
     assert torch.equal(subject.store.state.rows(0, 40)[:3], sampled([image(2, (40, 58), sampler)], sampler)[0])
 
@@ -290,7 +304,12 @@ def adjusted(adjustment: Adjustment, plan: TilePlan, sampler: str, make: Make = 
     store = make(canvas_channels(3, rule, adjustment), (3, plan.height, plan.width))
     subject = halves(plan, store, **changes)
     sample_images(
-        [subject], TileRunner(Halves(plan.width), PROCESS.eps_from_x_start, 3), PROCESS, rule, None, adjustment
+        [subject],
+        TileRunner(Halves(plan.width), PROCESS.eps_from_x_start, 3, low_res_upsampling="bilinear"),
+        PROCESS,
+        rule,
+        None,
+        adjustment,
     )
     return store.state.rows(0, plan.height)[:3].clone()
 
@@ -340,7 +359,7 @@ def test_jitter_moves_the_tiles_of_adjusted_images_too() -> None:
             return super().bands(views)
 
     subject = halves(TILED, ram(3, (3, 40, 58)), jitter=True)
-    runner = Noting(Halves(58), PROCESS.eps_from_x_start)
+    runner = Noting(Halves(58), PROCESS.eps_from_x_start, low_res_upsampling="bilinear")
     sample_images([subject], runner, PROCESS, RULES["ddim"], None, ADJUSTMENTS["both"])
     assert len(set(seen)) > 2
     torch.testing.assert_close(still, moved, rtol=1e-3, atol=1e-4)  # Halves works pixel by pixel
@@ -364,11 +383,25 @@ def test_an_interrupted_image_that_is_adjusted_goes_on_with_the_same_bits(
     expected = adjusted(adjustment, TILED, sampler)
     subject = halves(TILED, make(canvas_channels(3, rule, adjustment), (3, 40, 58)))
     with pytest.raises(Stop):
-        sample_images([subject], TileRunner(Halves(58), PROCESS.eps_from_x_start, 3), PROCESS, rule, stop, adjustment)
+        sample_images(
+            [subject],
+            TileRunner(Halves(58), PROCESS.eps_from_x_start, 3, low_res_upsampling="bilinear"),
+            PROCESS,
+            rule,
+            stop,
+            adjustment,
+        )
     again = make(canvas_channels(3, rule, adjustment), (3, 40, 58))
     assert again.steps_done == 2
     subject = halves(TILED, again)
-    sample_images([subject], TileRunner(Halves(58), PROCESS.eps_from_x_start, 3), PROCESS, rule, None, adjustment)
+    sample_images(
+        [subject],
+        TileRunner(Halves(58), PROCESS.eps_from_x_start, 3, low_res_upsampling="bilinear"),
+        PROCESS,
+        rule,
+        None,
+        adjustment,
+    )
     assert torch.equal(again.state.rows(0, 40)[:3], expected)
 
 

@@ -44,7 +44,7 @@ def by_class(outputs: Mapping[int, Tensor]) -> Callable[..., Tensor]:
 
 
 def class_denoiser(process: GaussianDiffusion) -> NetworkDenoiser:
-    return NetworkDenoiser(class_network, process, clip_denoised=False)
+    return NetworkDenoiser(class_network, process, clip_denoised=False, low_res_upsampling="bilinear")
 
 
 def class_process(spec: str = "trailing10") -> GaussianDiffusion:
@@ -63,7 +63,9 @@ def test_guidance_matches_golden(mean_type: Any) -> None:
     process = GaussianDiffusion(schedule, parameterized(mean_type), "learned_range", variance_convention="patch")
     outputs = {10: PIECES[f"out/guided_uncond_{mean_type}"], 3: PIECES[f"out/guided_cond_{mean_type}"]}
     x_t, t = PIECES[f"out/guided_x_t_{mean_type}"], torch.tensor([250, 900])
-    guided = ClassifierFree(NetworkDenoiser(by_class(outputs), process, False), process, 1.5, num_classes=10)
+    guided = ClassifierFree(
+        NetworkDenoiser(by_class(outputs), process, False, low_res_upsampling="bilinear"), process, 1.5, num_classes=10
+    )
     ours = guided(x_t, t, {"y": torch.tensor([3, 3])})
     golden = process.predict(PIECES[f"out/guided_{mean_type}"], x_t, t, clip=False)
     torch.testing.assert_close(ours.eps, golden.eps, rtol=1e-4, atol=1e-5)
@@ -77,7 +79,7 @@ def test_guided_x_start_is_exact_where_the_references_rounding_shows() -> None:
     process = GaussianDiffusion(NoiseSchedule.named("linear", 1000), parameterized("start_x"), "learned_range")
     given, null = PIECES["out/guided_cond_start_x"], PIECES["out/guided_uncond_start_x"]
     guided = ClassifierFree(
-        NetworkDenoiser(by_class({10: null, 3: given}), process, False),
+        NetworkDenoiser(by_class({10: null, 3: given}), process, False, low_res_upsampling="bilinear"),
         process,
         1.5,
         num_classes=10,
@@ -178,7 +180,12 @@ def test_the_null_pass_of_a_restorer_keeps_or_weakens_low_res() -> None:
 
 def test_guidance_of_a_restorer_moves_away_from_the_weakened_image() -> None:
     process = class_process()
-    denoiser = NetworkDenoiser(lambda x, _, low_res: torch.cat([x - low_res, x], dim=1), process, clip_denoised=False)
+    denoiser = NetworkDenoiser(
+        lambda x, _, low_res: torch.cat([x - low_res, x], dim=1),
+        process,
+        clip_denoised=False,
+        low_res_upsampling="bilinear",
+    )
     low_res = normal(1)
     guided = ClassifierFree(denoiser, process, 1.5, low_res_strength=0.0)(normal(0), T, {"low_res": low_res})
     torch.testing.assert_close(guided.eps, normal(0) - 1.5 * low_res)

@@ -137,7 +137,14 @@ def test_every_pair_samples(mean_type: str, var_type: VarianceType) -> None:
 
     cond = {"low_res": images(9)[..., ::2, ::2]}
     steps = list(
-        steps_of(Ancestral(), NetworkDenoiser(network, process), process, normal(0), cond, lambda i: normal(1 + i))
+        steps_of(
+            Ancestral(),
+            NetworkDenoiser(network, process, low_res_upsampling="bilinear"),
+            process,
+            normal(0),
+            cond,
+            lambda i: normal(1 + i),
+        )
     )
     assert seen == [[t, t] for t in (99, 79, 59, 39, 19)]
     assert steps[-1].x_t.shape == SHAPE
@@ -201,7 +208,12 @@ def test_a_silent_residual_network_samples_the_gaussian_around_its_prior() -> No
     schedule = NoiseSchedule.named("linear", 1000)
     process = GaussianDiffusion(schedule, parameterized("residual", residual_std=0.1))
     cond, x_T = {"low_res": 0.5 * images(2)}, normal(0)
-    denoiser = NetworkDenoiser(lambda x, timesteps, low_res: torch.zeros_like(x), process, clip_denoised=False)  # noqa: ARG005
+    denoiser = NetworkDenoiser(
+        lambda x, timesteps, low_res: torch.zeros_like(x),  # noqa: ARG005
+        process,
+        clip_denoised=False,
+        low_res_upsampling="bilinear",
+    )
     *_, last = steps_of(Ddim(), denoiser, process, x_T, cond, normal)
     torch.testing.assert_close(last.x_t, cond["low_res"] + 0.1 * x_T, rtol=0, atol=1e-2)
 
@@ -209,7 +221,7 @@ def test_a_silent_residual_network_samples_the_gaussian_around_its_prior() -> No
 def test_residual_without_low_res_says_what_is_missing() -> None:
     process = GaussianDiffusion(NoiseSchedule.named("linear", 50), parameterized("residual"))
     with pytest.raises(ValueError, match="condition the network on low_res"):
-        NetworkDenoiser(lambda x, timesteps: x, process)(normal(0), torch.tensor([3, 4]), {})  # noqa: ARG005
+        NetworkDenoiser(lambda x, _: x, process, low_res_upsampling="bilinear")(normal(0), torch.tensor([3, 4]), {})
 
 
 @pytest.mark.parametrize(("convention", "lower_value", "upper_value"), [("adm", -1.0, 1.0), ("patch", 1.0, 0.0)])

@@ -38,7 +38,7 @@ def test_sampling_matches_golden(name: str) -> None:
         scale = 0.5 + timesteps.float() / config["num_timesteps"]
         return torch.einsum("oc,bchw->bohw", golden["in/mix"], torch.tanh(x)) * scale.reshape(-1, 1, 1, 1)
 
-    denoiser = NetworkDenoiser(network, process, config["clip_denoised"])
+    denoiser = NetworkDenoiser(network, process, config["clip_denoised"], low_res_upsampling="bilinear")
     noise = golden["in/step_noise"]
     step = last(steps_of(ALL[config["sampler"]], denoiser, process, golden["in/x_T"], {}, lambda i: noise[i]))
     torch.testing.assert_close(step.x_t, golden["out/sample"], rtol=1e-4, atol=1e-5)
@@ -105,7 +105,7 @@ def test_order_of_convergence(sampler: Sampler, order: int, original_t: int) -> 
 
 def test_ddim_with_eta_1_is_ancestral_with_the_posterior_variance() -> None:
     process = linear_process(1000, "trailing10")
-    network = NetworkDenoiser(lambda x, _: torch.tanh(x), process)
+    network = NetworkDenoiser(lambda x, _: torch.tanh(x), process, low_res_upsampling="bilinear")
     a = last(steps_of(Ancestral(), network, process, normal(0), {}, lambda i: normal(1 + i)))
     b = last(steps_of(Ddim(eta=1.0), network, process, normal(0), {}, lambda i: normal(1 + i)))
     torch.testing.assert_close(a.x_t, b.x_t, rtol=1e-4, atol=1e-5)
@@ -164,7 +164,9 @@ def test_multistep_resumed_without_history_restarts_at_first_order() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_batched_non_square_samples_do_not_depend_on_each_other(name: str) -> None:
     process = linear_process(1000, "trailing4")
-    network = NetworkDenoiser(lambda x, t: torch.tanh(x) * (t / 1000).reshape(-1, 1, 1, 1), process)
+    network = NetworkDenoiser(
+        lambda x, t: torch.tanh(x) * (t / 1000).reshape(-1, 1, 1, 1), process, low_res_upsampling="bilinear"
+    )
     together = last(steps_of(ALL[name], network, process, normal(0), {}, lambda i: normal(1 + i))).x_t
     assert together.shape == SHAPE
     for b in range(2):
@@ -222,7 +224,12 @@ def test_deterministic_samplers_drop_the_variance_and_tell_the_network_its_own_t
     results = []
     for variance in (normal(3), torch.zeros(SHAPE)):
         steps = steps_of(
-            ALL[name], NetworkDenoiser(network, process), process, normal(0), {"variance": variance}, no_noise
+            ALL[name],
+            NetworkDenoiser(network, process, low_res_upsampling="bilinear"),
+            process,
+            normal(0),
+            {"variance": variance},
+            no_noise,
         )
         results.append(last(steps).x_t)
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
@@ -232,7 +239,7 @@ def test_deterministic_samplers_drop_the_variance_and_tell_the_network_its_own_t
 @pytest.mark.parametrize("name", ALL)
 def test_pure_noise_at_the_first_step_is_finite(name: str) -> None:
     process = GaussianDiffusion(NoiseSchedule.named("linear", 20), parameterized("v"))  # the last beta is 1
-    network = NetworkDenoiser(lambda x, _: torch.tanh(x), process)
+    network = NetworkDenoiser(lambda x, _: torch.tanh(x), process, low_res_upsampling="bilinear")
     assert all(step.x_t.isfinite().all() for step in steps_of(ALL[name], network, process, normal(0), {}, normal))
 
 

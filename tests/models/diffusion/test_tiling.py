@@ -100,7 +100,7 @@ def test_one_tile_is_the_untiled_result_bit_for_bit() -> None:
     expected = Pixelwise()(x_t, t, cond)
     for tile in (64, (24, 36), (32, 48)):
         assert same(tiled(Pixelwise(), TilePlan.cover(24, 36, tile, 4, align=2))(x_t, t, cond), expected)
-    network = NetworkDenoiser(ConvNet(6), PROCESS)
+    network = NetworkDenoiser(ConvNet(6), PROCESS, low_res_upsampling="bilinear")
     with torch.no_grad():
         assert same(tiled(network, TilePlan.cover(24, 36, 64, 16))(x_t, t, {}), network(x_t, t, {}))
 
@@ -208,7 +208,7 @@ def test_a_flat_prediction_stays_flat() -> None:
 
 def test_a_fixed_variance_is_not_spread_out_in_memory() -> None:
     x_t, t = randn(2, 3, 40, 56), torch.tensor([0, 2])
-    denoiser = NetworkDenoiser(ConvNet(3), FIXED)
+    denoiser = NetworkDenoiser(ConvNet(3), FIXED, low_res_upsampling="bilinear")
     prediction = tiled(denoiser, TilePlan.cover(40, 56, 24, 8))(x_t, t, {})
     assert prediction.log_variance.shape == x_t.shape
     assert prediction.log_variance.untyped_storage().nbytes() == 2 * 3 * 4
@@ -251,7 +251,7 @@ def pictures(height: int, width: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize("picture", ["flat", "gradient", "noisy"])
 def test_no_seam_along_tile_borders(picture: str) -> None:
     plan = TilePlan.cover(112, 160, 48, 12)
-    denoiser = NetworkDenoiser(ConvNet(), FIXED, clip_denoised=False)
+    denoiser = NetworkDenoiser(ConvNet(), FIXED, clip_denoised=False, low_res_upsampling="bilinear")
     x_start = tiled(denoiser, plan)(pictures(112, 160)[picture], torch.tensor([1, 1]), {}).x_start
     assert seam_ratio(x_start, plan, 2) <= 1.02
     assert seam_ratio(x_start, plan, 3) <= 1.02
@@ -261,7 +261,7 @@ def test_no_seam_along_tile_borders(picture: str) -> None:
 def test_a_plain_average_of_tiles_would_show_seams(picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codes.models.diffusion.tiling.plan.blend_window", lambda size, _: np.ones(size))
     plan = TilePlan.cover(112, 160, 48, 12)
-    denoiser = NetworkDenoiser(ConvNet(), FIXED, clip_denoised=False)
+    denoiser = NetworkDenoiser(ConvNet(), FIXED, clip_denoised=False, low_res_upsampling="bilinear")
     x_start = tiled(denoiser, plan)(pictures(112, 160)[picture], torch.tensor([1, 1]), {}).x_start
     assert seam_ratio(x_start, plan, 2) > 2
     assert seam_ratio(x_start, plan, 3) > 2
@@ -269,7 +269,12 @@ def test_a_plain_average_of_tiles_would_show_seams(picture: str, monkeypatch: py
 
 def test_no_seam_after_sampling() -> None:
     plan = TilePlan.cover(112, 160, 48, 12)
-    runner = TileRunner(NetworkDenoiser(ConvNet(), FIXED), FIXED.eps_from_x_start, tile_batch_size=4)
+    runner = TileRunner(
+        NetworkDenoiser(ConvNet(), FIXED, low_res_upsampling="bilinear"),
+        FIXED.eps_from_x_start,
+        tile_batch_size=4,
+        low_res_upsampling="bilinear",
+    )
     denoiser = TiledDenoiser(runner, plan)
     noise = CanvasNoise(range(24), 3, 112, 160)  # many, since the ratio of one draw is off by some percent by chance
     *_, last = steps_of(Ddim(eta=1.0), denoiser, FIXED, noise.initial(), {}, noise)
@@ -279,7 +284,7 @@ def test_no_seam_after_sampling() -> None:
 
 def test_border_pixels_are_as_good_as_inner_ones() -> None:
     x_t = pictures(112, 160)["noisy"]
-    denoiser = NetworkDenoiser(ConvNet(), FIXED, clip_denoised=False)
+    denoiser = NetworkDenoiser(ConvNet(), FIXED, clip_denoised=False, low_res_upsampling="bilinear")
     t = torch.tensor([1, 1])
     with torch.no_grad():
         whole = denoiser(x_t, t, {}).x_start
@@ -330,7 +335,9 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(error: Callable[[], Ru
     x_t, t, cond = canvas(64, 90)
     plan = TilePlan.cover(64, 90, 32, 10, align=2)
     device, events = Small(2, 32, error), []
-    runner = TileRunner(device, PROCESS.eps_from_x_start, tile_batch_size=8, on_event=events.append)
+    runner = TileRunner(
+        device, PROCESS.eps_from_x_start, tile_batch_size=8, on_event=events.append, low_res_upsampling="bilinear"
+    )
     denoiser = TiledDenoiser(runner, plan)
     assert same(denoiser(x_t, t, cond), tiled(Pixelwise(), plan)(x_t, t, cond))
     assert [batch for batch, _ in device.asked[:3]] == [8, 4, 2]
@@ -351,6 +358,7 @@ def test_out_of_memory_shrinks_the_tile_and_repeats_the_step(tile: int) -> None:
         tile_batch_size=2,
         smaller_plan=lambda plan: plan.smaller(16),
         on_event=events.append,
+        low_res_upsampling="bilinear",
     )
     denoiser = TiledDenoiser(runner, TilePlan.cover(120, 100, tile, 16, align=2))
     close(denoiser(x_t, t, cond), Pixelwise()(x_t, t, cond), 1e-5)
@@ -364,7 +372,12 @@ def test_out_of_memory_with_nothing_left_to_shrink_is_one_clear_line() -> None:
     with pytest.raises(TesseraError, match="single tile of 32x32 pixels") as caught:
         tiled(Small(2, 16, cuda_error), plan)(x_t, t, cond)
     assert "\n" not in str(caught.value)
-    runner = TileRunner(Small(2, 8, cuda_error), PROCESS.eps_from_x_start, smaller_plan=lambda plan: plan.smaller(16))
+    runner = TileRunner(
+        Small(2, 8, cuda_error),
+        PROCESS.eps_from_x_start,
+        smaller_plan=lambda plan: plan.smaller(16),
+        low_res_upsampling="bilinear",
+    )
     with pytest.raises(TesseraError, match="single tile of 16x16"):
         TiledDenoiser(runner, plan)(x_t, t, cond)
 

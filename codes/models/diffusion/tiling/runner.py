@@ -180,7 +180,7 @@ class TileRunner:
     tile_batch_size: int = 1  # tiles, of all images together
     needs_log_variance: bool = True  # whether anybody reads it: blending it costs as much as x_start
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where the denoiser runs
-    low_res_upsampling: str = "bilinear"  # how the network upsamples low_res: bilinear | bicubic
+    low_res_upsampling: str = field(kw_only=True)  # how the network upsamples low_res: bilinear | bicubic
     smaller_plan: Callable[[TilePlan], TilePlan | None] | None = None  # the next plan when one tile is too large
     on_event: Callable[[str], None] | None = None  # told of every reduction, one line each
     on_tiles: Callable[[int], None] | None = None  # told how many more tiles are done
