@@ -36,6 +36,10 @@ class CanvasStore(ABC):
     def keep(self) -> None:
         """Write what a later process needs to go on here, as far as it is not written yet."""
 
+    def to_host(self) -> bool:
+        """Bring both canvases to host memory; False where no device holds them."""
+        return False
+
 
 class DiskStore(CanvasStore):
     """Both canvases are files of `folder`; each commit is on disk before the next step begins.
@@ -106,6 +110,13 @@ class RamStore(CanvasStore):
         pause = max(self.seconds, self._cost / WRITING_SHARE) if self.seconds else 0.0
         if time.monotonic() - self._written >= pause:
             self.keep()
+
+    def to_host(self) -> bool:
+        if self.state.device.type == "cpu":
+            return False
+        self.state = RamCanvas(self.state.rows(0, self.state.height).cpu())
+        self.upcoming = RamCanvas(torch.empty(self.state.shape))
+        return True
 
     def keep(self) -> None:
         if self.folder is None or self._kept == self.steps_done:

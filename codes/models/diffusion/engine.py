@@ -29,7 +29,7 @@ from .sampling_checks import start_problem
 from .sampling_options import SamplingOptions
 from .tiling.canvas_sampling import Blending, SampledImage, canvas_channels, sample_images
 from .tiling.conditioning import Spatial, is_spatial, upsampled_region
-from .tiling.memory import Room, room_on
+from .tiling.memory import Room, attempted, room_on
 from .tiling.plan import Tile, TilePlan, default_overlap, economical_side, padded_size, tile_side
 from .tiling.runner import TileRunner
 from .tiling.whole_image import Adjustment
@@ -109,10 +109,15 @@ class Engine:
     def denoiser(self) -> Denoiser:
         """The network or networks with epsilon scaling and guidance; x_start is clipped only after what
         extrapolates, and where the whole image is adjusted, only after that."""
+        each = [self._denoiser_of(network) for network in (self.network, *self.experts)]
+        return SplitDenoiser(each, self.snr_splits, self.process.schedule) if self.experts else each[0]
+
+    def _denoiser_of(self, network: DiffusionNetwork) -> Denoiser:
         options = self.options
         extrapolates = options.guidance_scale != 1.0 or options.epsilon_scale != 1.0
         clip = options.clip_denoised and not self.adjustment.changes_something
-        denoiser = self._networks(clip and not extrapolates)
+        ready, plain = self.ready(network), clip and not extrapolates
+        denoiser: Denoiser = NetworkDenoiser(ready, self.process, plain, low_res_upsampling=network.low_res_upsampling)
         if options.epsilon_scale != 1.0:
             denoiser = EpsilonScaled(denoiser, self.process, options.epsilon_scale)
         if options.guidance_scale != 1.0:
@@ -151,14 +156,6 @@ class Engine:
         dtype = self.dtype
         cast = network if dtype is None else cast_once(network, dtype)
         return Graphed(cast) if self.options.cuda_graphs else cast
-
-    def _networks(self, clip: bool) -> Denoiser:
-        networks = (self.network, *self.experts)
-        each = [
-            NetworkDenoiser(self.ready(network), self.process, clip, low_res_upsampling=network.low_res_upsampling)
-            for network in networks
-        ]
-        return SplitDenoiser(each, self.snr_splits, self.process.schedule) if self.experts else each[0]
 
     def plan(self, height: int, width: int, scale: int) -> TilePlan:
         """The tiles of an output of (height, width) pixels, which is padded to what network and scale ask for.
@@ -290,8 +287,14 @@ class Engine:
         plans = [self.plan(request.height, request.width, scale) for request in requests]
         runner, room = self._runner(on_event), self._room(plans)
         runner.tile_batch_size = room.batch
-        images = [self._image(request, plan, room, on_event) for request, plan in zip(requests, plans, strict=True)]
-        return images, runner
+
+        def images(room: Room) -> list[SampledImage]:
+            return [self._image(request, plan, room, on_event) for request, plan in zip(requests, plans, strict=True)]
+
+        begun = images(room) if room.canvas == CPU else attempted(lambda: images(room), self.device)
+        if begun is None and on_event:
+            on_event(f"{self.device} ran out of memory with the canvases: they are kept in host memory")
+        return images(room._replace(canvas=CPU)) if begun is None else begun, runner
 
     def _image(
         self, request: Request, plan: TilePlan, room: Room, on_event: Callable[[str], None] | None

@@ -116,7 +116,8 @@ class EpsilonScaled:
 class SplitDenoiser:
     """Experts by signal-to-noise ratio: each serves the steps `expert_index` gives it. A batch may mix steps.
 
-    Raises ValueError unless there is one denoiser more than splits.
+    Who is asked is read from the device once for each tensor `t`: a sampler that hands in the same one for all tiles of
+    a step makes the host wait once a step. Raises ValueError unless there is one denoiser more than splits.
     """
 
     def __init__(self, denoisers: Sequence[Denoiser], splits: Sequence[float], schedule: NoiseSchedule) -> None:
@@ -124,20 +125,30 @@ class SplitDenoiser:
             raise ValueError(f"{len(splits)} snr_splits need {len(splits) + 1} networks, got {len(denoisers)}")
         self.denoisers = tuple(denoisers)
         self._expert = DeviceTable(expert_index(schedule, splits))
+        self._last: tuple[Tensor, int, list[int]] | None = None  # t, its version, and the experts that it asks
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Prediction:
-        expert = self._expert.on(t.device, torch.int64)[t]
-        present = expert.unique().tolist()
+        present = self._present(t)
         if len(present) == 1:
             return self.denoisers[present[0]](x_t, t, cond)
+        expert = self._expert.on(t.device, torch.int64)[t]
         order = [(expert == k).nonzero().squeeze(1) for k in present]
         parts = [
             self.denoisers[k](x_t[rows], t[rows], {key: value[rows] for key, value in cond.items()})
             for k, rows in zip(present, order, strict=True)
         ]
         back = torch.cat(order).argsort()
+        unguided = [part.unguided for part in parts if part.unguided is not None]
         return Prediction(
             torch.cat([part.x_start for part in parts])[back],
             lambda: torch.cat([part.eps for part in parts])[back],
             lambda: torch.cat([part.log_variance for part in parts])[back],
+            torch.cat(unguided)[back] if unguided else None,
         )
+
+    def _present(self, t: Tensor) -> list[int]:
+        """The experts that a batch asks, ascending."""
+        if self._last is None or self._last[0] is not t or self._last[1] != t._version:
+            present = self._expert.on(t.device, torch.int64)[t].unique().tolist()
+            self._last = (t, t._version, present)
+        return self._last[2]

@@ -20,8 +20,9 @@ from codes.models.diffusion.prediction import Prediction
 from codes.models.diffusion.process import GaussianDiffusion
 from codes.models.diffusion.samplers import SAMPLERS, Ddim, Moment, Sampler
 from codes.models.diffusion.schedule import NoiseSchedule
+from codes.models.diffusion.tiling.blending import RollingBlend
 from codes.models.diffusion.tiling.canvas_sampling import SampledImage, canvas_channels, sample_images
-from codes.models.diffusion.tiling.plan import TilePlan
+from codes.models.diffusion.tiling.plan import Tile, TilePlan
 from codes.models.diffusion.tiling.runner import Band, TileRunner, View
 from codes.models.diffusion.tiling.whole_image import Adjustment
 from codes.utils.errors import TesseraError
@@ -218,6 +219,39 @@ def test_memory_that_runs_out_shrinks_the_tile_in_the_middle_of_an_image() -> No
         "going on with 1",
         "repeating this step with tiles of 8x8",
     ]
+
+
+def test_memory_that_runs_out_in_the_blending_halves_the_batch_then_shrinks_the_tile(monkeypatch) -> None:
+    expected = sampled([image(number, (26, 30), "ddim") for number in range(2)], "ddim", batch=4)
+    add, left = RollingBlend.add, [3]
+
+    def failing(blend: RollingBlend, tile: Tile, prediction: Prediction) -> None:
+        if left[0] and tile.y0 > 0:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("no memory")
+        add(blend, tile, prediction)
+
+    monkeypatch.setattr(RollingBlend, "add", failing)
+    told: list[str] = []
+    subject = runner(4)
+    subject.smaller_plan, subject.on_event = lambda plan: plan.smaller(4), told.append
+    images = [image(number, (26, 30), "ddim") for number in range(2)]
+    left[0] = 2
+    sample_images(images, subject, PROCESS, Ddim(eta=0.5))
+    for one, same in zip(images, expected, strict=True):
+        torch.testing.assert_close(one.store.state.rows(0, 26)[:3], same)
+    assert [line.partition(": ")[2] for line in told] == [
+        "repeating this step with 2 tiles at once",
+        "repeating this step with 1 tiles at once",
+    ]
+    left[0] = 1
+    images = [image(number, (26, 30), "ddim") for number in range(2)]
+    sample_images(images, subject, PROCESS, Ddim(eta=0.5))
+    assert told[2].endswith("repeating this step with tiles of 8x8")
+    assert all(torch.isfinite(one.store.state.rows(0, 26)).all() for one in images)
+    left[0] = 9
+    with pytest.raises(TesseraError, match="ran out of memory with a single tile"):
+        sample_images([image(0, (26, 30), "ddim")], subject, PROCESS, Ddim(eta=0.5))
 
 
 def test_a_map_of_strengths_is_upsampled_as_if_whole() -> None:

@@ -259,6 +259,12 @@ def test_experts_serve_their_own_steps_even_in_a_mixed_batch() -> None:
     for k, times in served.items():
         assert all(index[time] == k for time in times)
     assert sorted(itertools.chain.from_iterable(served.values())) == sorted(t.tolist())
+    for times in ([0, 0], [19, 19]):  # one tensor asked again, changed in place, and another
+        t = torch.tensor(times)
+        for _ in range(2):
+            torch.testing.assert_close(split(x_t[:2], t, {"y": y[:2]}).x_start, x_t[:2] + int(index[times[0]]))
+        t.fill_(7)
+        torch.testing.assert_close(split(x_t[:2], t, {"y": y[:2]}).x_start, x_t[:2] + int(index[7]))
 
 
 def test_wrappers_refuse_what_they_cannot_do() -> None:

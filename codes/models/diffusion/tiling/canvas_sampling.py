@@ -27,6 +27,7 @@ from ..process import GaussianDiffusion
 from ..samplers import Moment, Sampler
 from .blending import undeclared
 from .conditioning import Spatial, region_of, upsampled_region
+from .memory import attempted
 from .plan import Tile, TilePlan
 from .runner import Band, TileRunner, View
 from .whole_image import Adjustment, Gathered
@@ -104,9 +105,7 @@ def sample_images(
     for it meanwhile. `on_progress` is told the share of the work that is done, in (0, 1], after every batch of tiles;
     what it raises ends the sampling, with every store at a whole step.
     """
-    for image in images:
-        if image.store.steps_done == 0:
-            _begin(image, runner, process)
+    images = _begun(images, runner, process)
     count = process.num_timesteps
     steps = [_Step(process, rule, index, count - 1 - index, runner.device) for index in range(count)]
     if blending:
@@ -120,24 +119,58 @@ def sample_images(
         if blending and step.index == count:  # the tiles and batches are those that have been found to fit
             runner = replace(blending.runner, tile_batch_size=runner.tile_batch_size, too_large=runner.too_large)
         share = sum(len(image.plan) for image in active)
-        views = [step.view(image, runner) for image in active]
-        runner.on_tiles = _Progress(done / todo, share / todo, _tiles(views, runner), on_progress)
-        writers = [RowWriter(image.store.upcoming, runner.device) for image in active]
-        if adjustment.changes_something:
-            _in_two_passes(active, writers, runner.bands(views), step, adjustment)
-        else:
-            for band in runner.bands(views):
-                step.advance(active[band.view], band, writers[band.view])
-        for image, writer in zip(active, writers, strict=True):
-            writer.close()
+        tell = partial(_Progress, done / todo, share / todo, tell=on_progress)
+        while not attempted(lambda: _take(step, active, runner, adjustment, tell), runner.device):  # noqa: B023
+            images = _sparing(images, runner)
+            active = [image for image in images if image.store.steps_done == step.index]
+        for image in active:
             image.store.commit()
         done += share
+
+
+def _take(
+    step: "_Step",
+    images: Sequence[SampledImage],
+    runner: TileRunner,
+    adjustment: Adjustment,
+    progress: "Callable[..., _Progress]",
+) -> bool:
+    """Write the states after a step; the states before it stay as they are. True, as it was not given up."""
+    views = [step.view(image, runner) for image in images]
+    runner.on_tiles = progress(tiles=_tiles(views, runner))
+    writers = [RowWriter(image.store.upcoming, runner.device) for image in images]
+    if adjustment.changes_something:
+        _in_two_passes(images, writers, runner.bands(views), step, adjustment)
+    else:
+        for band in runner.bands(views):
+            step.advance(images[band.view], band, writers[band.view])
+    for writer in writers:
+        writer.close()
+    return True
+
+
+def _sparing(images: Sequence[SampledImage], runner: TileRunner) -> list[SampledImage]:
+    """The images where they take less of a device that ran out of memory: in host memory, else in smaller parts.
+
+    Raises TesseraError where nothing is left to be saved.
+    """
+    moved = [image.store.to_host() for image in images]
+    if not any(moved):
+        runner.spare([image.plan for image in images])
+        return [*images]
+    if runner.on_event:
+        runner.on_event(f"{runner.device} ran out of memory with the canvases: they go on in host memory")
+    return [replace(image, cond={name: _on_host(value) for name, value in image.cond.items()}) for image in images]
+
+
+def _on_host(value: Spatial) -> Spatial:
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 class _Progress:
     """Turns numbers of tiles into the share of all the work."""
 
-    def __init__(self, before: float, share: float, tiles: int, tell: Callable[[float], None] | None) -> None:
+    def __init__(self, before: float, share: float, *, tiles: int, tell: Callable[[float], None] | None) -> None:
         self.before, self.share, self.tiles, self.tell = before, share, tiles, tell
         self.done = 0
 
@@ -150,6 +183,20 @@ class _Progress:
 
 def _tiles(views: Sequence[View], runner: TileRunner) -> int:
     return sum(len(runner.fitted(view.plan).shifted(*view.shift)) for view in views)
+
+
+def _begun(images: Sequence[SampledImage], runner: TileRunner, process: GaussianDiffusion) -> list[SampledImage]:
+    """The images, those that nothing was done to yet at x_T."""
+
+    def begin() -> bool:
+        for image in images:
+            if image.store.steps_done == 0:
+                _begin(image, runner, process)
+        return True
+
+    while not attempted(begin, runner.device):
+        images = _sparing(images, runner)
+    return [*images]
 
 
 def _begin(image: SampledImage, runner: TileRunner, process: GaussianDiffusion) -> None:

@@ -1,9 +1,11 @@
 """What fits the memory of a device: how to know that it ran out, and how much of a restoration it can hold."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 BYTES_A_PIXEL = 40  # of the result: two canvases, the upsampled low_res, and what is computed for a row of tiles
 FIRST_BATCH = 4  # tiles that tell what one of them needs
@@ -53,6 +55,21 @@ def free_memory(device: torch.device) -> int:
     """Bytes of a CUDA device that this process may still take: what nobody has, and what torch keeps unused."""
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + max(kept, 0)
+
+
+def attempted(work: Callable[[], Result], device: torch.device) -> Result | None:
+    """What `work` returns; None where memory ran out, with all that it held given back."""
+    try:
+        return work()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # Only here, with the error and the frames it holds gone, can the tensors of the failed work be freed.
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+    return None
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -7,6 +7,7 @@ it happens on the runner's device, wherever the canvas lies.
 B images, C channels, (H, W) canvas, (h, w) tile; all in pixels of the output.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +33,7 @@ from .conditioning import (
     rows_around,
     upsampled_region,
 )
-from .memory import is_out_of_memory
+from .memory import attempted
 from .plan import Tile, TilePlan
 
 
@@ -189,6 +190,7 @@ class TileRunner:
     pads: bool = False  # fill up the last batch, so that all have one shape
     too_large: int | None = None  # pixels of the smallest tile that did not fit
     repeats: int = 0  # tiles that were predicted again
+    _known_times: dict[tuple[int, ...], Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.tile_batch_size < 1:
@@ -263,17 +265,22 @@ class TileRunner:
 
     def _run(self, items: Sequence[Item]) -> Prediction | None:
         """The denoiser's prediction, or None when the device ran out of memory on it or on its inputs."""
-        try:
-            return self.denoiser(*self._inputs(items, self.pads))
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        # Only here, with the error and the frames it holds gone, can the tensors of the failed run be freed.
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        elif self.device.type == "mps":
-            torch.mps.empty_cache()
-        return None
+        return attempted(lambda: self.denoiser(*self._inputs(items, self.pads)), self.device)
+
+    def spare(self, plans: Sequence[TilePlan]) -> None:
+        """Take less memory for images of these plans, as memory ran out beside the denoiser: half of the batch, or
+        smaller tiles. Raises TesseraError where the tiles are the smallest."""
+        if self.tile_batch_size > 1:
+            self.tile_batch_size //= 2
+            self._tell(f"blending: repeating this step with {self.tile_batch_size} tiles at once")
+            return
+        height, width = max((self.fitted(plan).tile for plan in plans), key=math.prod)
+        self.too_large = height * width
+        smaller = [self.fitted(plan) for plan in plans]
+        self._tell(
+            f"blending tiles of {height}x{width} pixels: repeating this step with tiles of "
+            f"{smaller[0].tile[0]}x{smaller[0].tile[1]}"
+        )
 
     def _tell(self, message: str) -> None:
         if self.on_event:
@@ -284,7 +291,7 @@ class TileRunner:
         for work, tile in items:
             regions.append(work.region(tile))
             cond.append({name: work.cond(name, tile) for name in work.view.cond})
-        times = [item.work.t for item in items]
+        times = [item.work.view.t for item in items]
         if pads:
             missing = self.tile_batch_size - len(items)
             regions += regions[-1:] * missing
@@ -292,9 +299,18 @@ class TileRunner:
             times += times[-1:] * missing
         return (
             torch.stack(regions),
-            torch.cat(times),
+            self._times(tuple(times)),
             {name: torch.cat([told[name] for told in cond]) for name in cond[0]},
         )
+
+    def _times(self, times: tuple[int, ...]) -> Tensor:
+        """int64 (N,) on the device; the same tensor for all batches of a step, which others may know it by."""
+        if times not in self._known_times:
+            if len(self._known_times) > 1:  # a whole batch and the last one
+                self._known_times.clear()
+            parts = [torch.full((len([*same]),), t, device=self.device) for t, same in groupby(times)]
+            self._known_times[times] = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return self._known_times[times]
 
     def _blended(self, items: Sequence[Item], tiles: Prediction) -> Iterator[Band]:
         """Add the prediction (N, C, h, w) for N tiles, in the plan's order; the bands that are complete with it."""
