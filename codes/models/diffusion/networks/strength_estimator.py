@@ -22,6 +22,7 @@ MOST_PRECISION = 1e4
 LEAST_SIDE = 32  # input pixels
 WINDOW = 11  # places a side of the surroundings in which the grid of a JPEG's blocks is looked for
 HARMONICS = 4  # of a period of CELL pixels: 1 / 8, 2 / 8, 3 / 8 and 4 / 8 cycles a pixel
+LEVELS = 255  # steps of 8 bits
 GRID_FEATURES = 4 * (2 * HARMONICS + 1)  # two kinds of difference in two directions; each has a mean besides
 # Traces of compression and blur are a hundredth of the contrast of an image, so the network sees what differs from the
 # local means, at about unit size, with large values compressed. From the image itself it learned nothing.
@@ -140,8 +141,12 @@ class StrengthEstimator(DiffusionNetwork):
         return torch.cat(local, dim=1)
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, D, ceil(H / 8), ceil(W / 8)), float32; images of other sizes are continued by reflection."""
-        whole = _padded(x)
+        """(B, D, ceil(H / 8), ceil(W / 8)), float32; images of other sizes are continued by reflection.
+
+        What is looked at are the 8 bits that a file has. Without them an image that was blurred last keeps traces below
+        a level, so that training would teach to read what no file holds, and to take rounding for noise.
+        """
+        whole = _padded(_rounded(x))
         features: Tensor = self.body(_bands(whole))
         return torch.cat([features.float(), block_grid(whole)], dim=1)
 
@@ -181,6 +186,12 @@ class StrengthEstimator(DiffusionNetwork):
         solved = torch.linalg.solve_ex(matrix, centred.T, check_errors=False)[0]
         squared = (centred * solved.T).sum(1) / size
         return 0.5 * squared.clamp(min=1e-12).log()
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """Values of [-1, 1] at the 256 levels of 8 bits, in the dtype of x."""
+    levels = ((x.float() + 1) * (LEVELS / 2)).clamp(0, LEVELS).round()
+    return (levels * (2 / LEVELS) - 1).to(x.dtype)
 
 
 def _bands(x: Tensor) -> Tensor:
