@@ -26,6 +26,15 @@ def images(height: int = HEIGHT, width: int = WIDTH, seed: int = 1) -> torch.Ten
     return torch.rand(BATCH, 3, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+def test_only_what_eight_bits_hold_is_looked_at() -> None:
+    generator = torch.Generator().manual_seed(3)
+    levels = torch.randint(0, 256, (2, 3, 40, 48), generator=generator)
+    image = levels / 127.5 - 1
+    shifts = (torch.rand(image.shape, generator=generator) - 0.5) * (1.8 / 255)
+    subject = network()
+    torch.testing.assert_close(subject.features((image + shifts).clamp(-1, 1)), subject.features(image))
+
+
 def test_pooling_weights_by_precision_and_averages_it() -> None:
     strength = torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)
     precision = torch.tensor([1.0, 3.0]).reshape(1, 1, 1, 2)
