@@ -14,6 +14,7 @@ from ...images.channels import enlarged, pixels_of
 from ...images.decode import without_alpha
 from ...images.files import (
     LARGEST_SIDE,
+    MAX_PIXELS,
     WRITERS,
     Picture,
     count_frames,
@@ -208,9 +209,12 @@ class Photograph:
 
     def _picture(self, max_pixels: int) -> Picture:
         try:
-            found = probe_image(self.upload, max_pixels=max_pixels).format
-            if found not in TAKEN:
-                raise DataError(f"{found} is not taken; save it as PNG, TIFF or JPEG")
+            found = probe_image(self.upload, max_pixels=MAX_PIXELS)
+            if found.format not in TAKEN:
+                raise DataError(f"{found.format} is not taken; save it as PNG, TIFF or JPEG")
+            if found.height * found.width > max_pixels:
+                most = f"{max_pixels / 1e6:g} megapixels, the limit of this app"
+                raise DataError(f"{found.width} × {found.height} pixels are more than {most}")
             return read_image(self.upload, max_pixels=max_pixels)
         except DataError as error:
             raise DataError(reason_of(error, self.upload)) from None

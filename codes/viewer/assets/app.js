@@ -260,8 +260,8 @@ class App {
     const key = JSON.stringify(outcome.views);
     if (this.shown === key) return;
     this.shown = key;
-    const { steps, temperature, seed } = outcome.dials;
-    find("#compared .size").textContent = `${which}, ${outcome.width} × ${outcome.height}, ${steps === 1 ? "1 step" : `${steps} steps`}, detail ${temperature}, seed ${seed}, ${outcome.seconds.toFixed(1)} s`;
+    const { seconds, dials: { steps, temperature, seed } } = outcome;
+    find("#compared .size").textContent = `${which}, ${outcome.width} × ${outcome.height}, ${steps === 1 ? "1 step" : `${steps} steps`}, detail ${temperature}, seed ${seed}, ${seconds < 60 ? `${seconds.toFixed(1)} s` : clock(seconds)}`;
     const names = Object.keys(there).filter((name) => there[name]);
     find("#which").replaceChildren(...names.map((name) => {
       const button = make("button", { type: "button", textContent: name === "preview" ? "Preview" : "Result",

@@ -150,7 +150,7 @@ class StrengthSliders {
     const { reason } = this.photograph.strengths[name];
     const id = `strength-${name}`;
     const output = make("output", { textContent: value.toFixed(2) });
-    const words = make("small", { id: `${id}-words`, textContent: `read: ${reason}` });
+    const words = make("small", { id: `${id}-words`, textContent: `read: ${reason.replace("+-", "±")}` });
     const input = make("input", { type: "range", id, min: 0, max: 1, step: 0.01, value });
     input.setAttribute("aria-describedby", words.id);
     input.addEventListener("input", () => {
