@@ -18,7 +18,7 @@ from .decode import MAX_PIXELS, Alpha, probe_image, read_samples, reported, to_s
 from .headers import Header, opened
 from .layers import Refused
 from .readers import embedded_profile, read_layers
-from .tiff_layers import BLACK_IS_ZERO, RGB
+from .tiff_layers import BLACK_IS_ZERO, RGB, check_large
 
 BAND_BYTES = 4 * 2**20  # of samples, decoded at once
 LARGE = 16_000_000  # pixels; smaller files are decoded as a whole, which is faster for those who read them twice
@@ -96,7 +96,10 @@ def open_bands(path: Path, alpha: Alpha = "white") -> Bands | None:
             return None
         if header.format == "PNG":
             return _png(path, header, alpha)
-        return _TiffBands(path, header, alpha) if header.format == "TIFF" and _is_plain_tiff(path) else None
+        if header.format != "TIFF" or not _is_plain_tiff(path):
+            return None
+        check_large(path)
+        return _TiffBands(path, header, alpha)
 
 
 class _Chunk(NamedTuple):

@@ -1,8 +1,8 @@
 """Whether an image file ends as its format says, and holds no hole: a copy that stopped, a sector that was lost.
 
-Decoders fill what is missing with gray or black and say nothing. What a format cannot show stays unseen: zeros in
-uncompressed pixels (BMP, PPM, plain TIFF) are black. Bytes behind the end are allowed everywhere: phones and editors
-put data of their own there.
+Decoders fill what is missing with gray or black and say nothing. Zeros in uncompressed pixels (BMP, PPM, plain TIFF)
+are black, and are damage where they begin in the middle of a row (`lost_pixels`). Bytes behind the end are allowed
+everywhere: phones and editors put data of their own there.
 """
 
 import re
@@ -13,6 +13,7 @@ import imagecodecs
 
 from .boxes import Box, boxes, image_extents
 from .layers import Refused
+from .lost_pixels import check_bmp
 
 _JPEG_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _MOST_SCANS = 500  # of a progressive JPEG; honest ones have about ten, and each costs a pass over the picture
@@ -181,6 +182,7 @@ _CHECKS: Mapping[str, Callable[[bytes], None]] = {
     "PNG": _png,
     "WEBP": _webp,
     "GIF": _gif,
+    "BMP": check_bmp,
     "AVIF": _box_file,
     "HEIF": _box_file,
     "JPEG2000": _jpeg_2000,

@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from .layers import Layers, Refused, scaled
+from .lost_pixels import check_rows
 
 _MAGIC = {b"P2": (1, False), b"P3": (3, False), b"P5": (1, True), b"P6": (3, True)}  # colours, as bytes
 _TOKEN = re.compile(rb"(?:\s|#[^\r\n]*[\r\n])*(\d{1,9})(?!\d)")
@@ -18,9 +19,8 @@ def read_pnm(data: bytes) -> Layers | None:
     (width, height, top), place = _header(data)
     if not 1 <= top <= 65535 or not width or not height:
         raise Refused(f"damaged: {width} x {height} pixels and a maximum of {top}; expected 1 to 65535")
-    values = (
-        _bytes(data, place, width * height * colours, top) if binary else _text(data, place, width * height * colours)
-    )
+    count = width * height * colours
+    values = _bytes(data, place, count, top, width * colours, colours) if binary else _text(data, place, count)
     return Layers(scaled(values, top).reshape(height, width, colours), colours, False)
 
 
@@ -36,11 +36,13 @@ def _header(data: bytes) -> tuple[list[int], int]:
     return numbers, place
 
 
-def _bytes(data: bytes, place: int, count: int, top: int) -> np.ndarray:
+def _bytes(data: bytes, place: int, count: int, top: int, row: int, pixel: int) -> np.ndarray:
+    """`count` samples, of which `row` are a row of the picture and `pixel` a pixel."""
     kind = np.dtype(">u2" if top > 255 else "u1")
     start = place + 1  # one white space
     if len(data) - start < count * kind.itemsize:
         raise Refused(f"damaged: {max(len(data) - start, 0)} of {count * kind.itemsize} bytes of pixels are there")
+    check_rows(data, [(start, count * kind.itemsize)], row * kind.itemsize, row * kind.itemsize, pixel * kind.itemsize)
     return np.frombuffer(data, kind, count, start)
 
 

@@ -5,12 +5,15 @@ More than 8 bits, planes one after the other, white as 0, premultiplied transpar
 
 import io
 import logging
+import mmap
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import tifffile
 
 from .layers import Layers, Refused, from_floats, from_long, inverted, lab_to_rgb, scaled, unpremultiplied
+from .lost_pixels import Stored, check_rows
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters of a damaged file is raised
 
@@ -91,10 +94,33 @@ def check_strips(data: bytes) -> None:
         raise Refused(
             f"damaged: its header declares {header.width} x {header.height} pixels, more than {stored} bytes can hold"
         )
+    if header.compression == 1:
+        _check_rows(data, page, places, header)
     if header.compression not in _ZEROS_MEAN_NOTHING:
         zeros = bytes(_MOST_ZEROS if header.compression in (_LZW, _PACKBITS) else _FEW_ZEROS)
         if any(data.find(zeros, start, start + count) >= 0 for start, count in places):
             raise Refused("damaged: a part of its pixels was overwritten with zeros")
+
+
+def check_large(path: Path) -> None:
+    """As `check_strips` does of pixels that are stored as they are, without reading the file into memory."""
+    with path.open("rb") as file, tifffile.TiffFile(path) as tiff:
+        page = _first(tiff)
+        header = _header(page)
+        places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+        if header.compression == 1 and all(start + count <= path.stat().st_size for start, count in places):
+            # Not closed by hand: an error still refers to it.
+            _check_rows(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), page, places, header)
+
+
+def _check_rows(data: Stored, page: tifffile.TiffPage, places: list[tuple[int, int]], header: TiffHeader) -> None:
+    """Pixels that are stored as they are: one plane after the other, or in tiles, each of which has rows of its own."""
+    apart = page.planarconfig is not None and int(page.planarconfig) == 2
+    pixel_bits = header.bits * (1 if apart else header.samples)
+    width = page.tilewidth if page.is_tiled else header.width
+    row = width * pixel_bits // 8
+    if header.bits in (8, 16, 32, 64) and int(page.photometric) != YCC and all(count % row == 0 for _, count in places):
+        check_rows(data, places, row, row, pixel_bits // 8)
 
 
 def _first(file: tifffile.TiffFile) -> tifffile.TiffPage:

@@ -131,9 +131,10 @@ import sys
 from codes.models.diffusion.checkpoints.metadata import build
 for which in ("unet_diffusion", "patch_diffusion_unet"):
     network = build(which, dict(image_size=16, in_channels=3, out_channels=6, model_channels=32, num_classes=5,
-                                num_res_blocks=1, channel_mult=[1, 2], attention_resolutions=[2], num_heads=2))
+                                num_heads=2, classifier_free=False, num_res_blocks=1, channel_mult=[1, 2],
+                                attention_resolutions=[2]))
     table = next(value for name, value in network.named_parameters() if "label" in name)
-    print(table.requires_grad, len(table), round(float(table.std())))
+    print(table.requires_grad, len(table), round(table.std().item()))
 print("torch._dynamo" in sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
