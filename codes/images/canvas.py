@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..utils.errors import TesseraError
 
+MAPPED_BYTES = 8 * 2**20  # of a file that are mapped at once while rows are copied out of it
 BAND_BYTES = 32 * 2**20  # of a float32 band that `bands` yields: large enough to be fast, small beside any image
 
 
@@ -102,8 +103,12 @@ class DiskCanvas(Canvas):
 
     def rows(self, y0: int, y1: int) -> Tensor:
         self._check(y0, y1)
-        # Copied, so that the mapping ends here and its pages do not add up in memory.
-        return torch.from_numpy(self._map(y0, y1, "r").transpose(1, 0, 2).copy())
+        found = torch.empty(self.channels, y1 - y0, self.width)
+        step = max(MAPPED_BYTES // (4 * self.channels * self.width), 1)
+        for top in range(y0, y1, step):  # copied, so that each mapping ends and its pages do not add up in memory
+            part = self._map(top, min(top + step, y1), "r")
+            found[:, top - y0 : top - y0 + len(part)].numpy()[:] = part.transpose(1, 0, 2)
+        return found
 
     def write(self, y0: int, rows: Tensor) -> None:
         y1 = y0 + rows.shape[1]

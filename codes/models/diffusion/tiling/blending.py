@@ -9,6 +9,8 @@ from ....utils.errors import TesseraError
 from ..prediction import Lazy, Prediction
 from .plan import Tile, TilePlan
 
+PART_PIXELS = 2**20  # of rows that a sampler advances at once; a row of tiles of a wide image has several
+
 
 class RollingBlend:
     """Sums weighted predictions over the rows that tiles still reach. Weights add up to 1: nothing is divided.
@@ -50,24 +52,26 @@ class RollingBlend:
             self.fixed = prediction.log_variance[..., :1, :1]
 
     def finish_row(self, row: int) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-        """The rows [y0, y1) that no later tile reaches, with their sums; make room for the next.
+        """The rows [y0, y1) that no later tile reaches, with their sums, in parts (`parts_of`); make room for the next.
 
-        After the last row of tiles those that waited, too.
+        After the last row of tiles those that waited, too. To be read to its end.
         """
-        ys, height = self.plan.ys, self.plan.tile[0]
+        ys, width = self.plan.ys, self.plan.width
         last = row + 1 == len(ys)
         y0, y1 = ys[row], self.plan.height if last else ys[row + 1]
-        done = {name: _taken(total, y1 - y0, height) for name, total in self.sums.items()}
         held = min(max(self.waiting - y0, 0), y1 - y0)
-        for name, values in done.items() if held else ():
-            self.head[name][:, :, y0 : y0 + held] += values[:, :, :held]
-        if held < y1 - y0:
-            yield y0 + held, y1, {name: values[:, :, held:] for name, values in done.items()}
+        for name, total in self.sums.items() if held else ():
+            self.head[name][:, :, y0 : y0 + held] += total[:, :, :held]
+        for top, bottom in parts_of(y0 + held, y1, width):
+            yield top, bottom, {name: total[:, :, top - y0 : bottom - y0].clone() for name, total in self.sums.items()}
+        for total in self.sums.values():
+            _move_up(total, y1 - y0)
         if last and self.waiting:
-            beyond = ys[-1] + height - self.plan.height  # rows of tiles that go on at the top
+            beyond = ys[-1] + self.plan.tile[0] - self.plan.height  # rows of tiles that go on at the top
             for name, total in self.sums.items():
                 self.head[name].index_add_(2, _around(0, beyond, self.plan.height, total), total[:, :, :beyond])
-            yield 0, self.waiting, self.head
+            for top, bottom in parts_of(0, self.waiting, width):
+                yield top, bottom, {name: values[:, :, top:bottom] for name, values in self.head.items()}
 
     def log_variance(self, sums: Mapping[str, Tensor]) -> Lazy:
         """That of rows with these sums."""
@@ -76,16 +80,22 @@ class RollingBlend:
         return sums["log_variance"] if self.needs_log_variance else undeclared
 
 
+def parts_of(y0: int, y1: int, width: int) -> Iterator[tuple[int, int]]:
+    """[y0, y1) in parts of PART_PIXELS at most, or single rows: what is computed takes several times their memory."""
+    count = max(PART_PIXELS // width, 1)
+    for start in range(y0, y1, count):
+        yield start, min(start + count, y1)
+
+
 def _around(start: int, stop: int, length: int, like: Tensor) -> Tensor:
     return torch.arange(start, stop, device=like.device) % length
 
 
-def _taken(buffer: Tensor, count: int, height: int) -> Tensor:
-    """The first `count` rows; the others move up, and zeros follow them."""
-    done, kept = buffer[:, :, :count].clone(), buffer[:, :, count:].clone()
-    buffer[:, :, : height - count] = kept
-    buffer[:, :, height - count :] = 0
-    return done
+def _move_up(buffer: Tensor, count: int) -> None:
+    """Move all rows but the first `count` to the top; zeros follow them."""
+    kept = buffer[:, :, count:].clone()
+    buffer[:, :, : kept.shape[2]] = kept
+    buffer[:, :, kept.shape[2] :] = 0
 
 
 def undeclared() -> Tensor:

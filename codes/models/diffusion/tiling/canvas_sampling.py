@@ -25,7 +25,7 @@ from ..noise import INITIAL_STEP, MEAN_STEP, NoiseField
 from ..prediction import Lazy, Prediction
 from ..process import GaussianDiffusion
 from ..samplers import Moment, Sampler
-from .blending import undeclared
+from .blending import parts_of, undeclared
 from .conditioning import Spatial, region_of, upsampled_region
 from .memory import attempted
 from .plan import Tile, TilePlan
@@ -200,10 +200,10 @@ def _begun(images: Sequence[SampledImage], runner: TileRunner, process: Gaussian
 
 
 def _begin(image: SampledImage, runner: TileRunner, process: GaussianDiffusion) -> None:
-    """Write x_T, a row of tiles at a time."""
+    """Write x_T, some rows at a time."""
     plan, channels, state, device = image.plan, image.noise.channels, image.store.state, runner.device
     writer = RowWriter(state, device)
-    for y0, y1 in zip(plan.ys, (*plan.ys[1:], plan.height), strict=True):
+    for y0, y1 in parts_of(0, plan.height, plan.width):
         noise = image.noise_rows(INITIAL_STEP, y0, y1, device)
         prior = _prior_rows(image, Tile(0, 0, y0, y1, 0, plan.width), runner)
         x_T = process.initial_state(noise, prior)[0]
