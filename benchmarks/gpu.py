@@ -30,12 +30,13 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from codes.models.diffusion.checkpoints.metadata import build
-from codes.models.diffusion.engine import Engine, Request
+from codes.models.diffusion.engine import Engine
 from codes.models.diffusion.networks.base import DiffusionNetwork
 from codes.models.diffusion.networks.cast import cast_once
 from codes.models.diffusion.networks.graphed import Graphed
 from codes.models.diffusion.noise import NoiseField
 from codes.models.diffusion.process_options import ProcessOptions
+from codes.models.diffusion.request import Request
 from codes.models.diffusion.sampling_options import SamplingOptions
 from codes.models.diffusion.tiling.canvas_sampling import _Step
 from codes.models.diffusion.tiling.runner import TileRunner

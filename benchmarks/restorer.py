@@ -45,7 +45,7 @@ from codes.graph.injectors.regression import RegressionInjector, RegressionOptio
 from codes.images.files import find_images, quantise, resize_bicubic, to_rgb
 from codes.models.diffusion.checkpoints.metadata import load_into, network_of, read_metadata
 from codes.models.diffusion.checkpoints.shipped import weights_file
-from codes.models.diffusion.engine import Request
+from codes.models.diffusion.request import Request
 from codes.runtime.devices import Precision, autocast_for
 from codes.utils.errors import ConfigError, TesseraError
 from codes.utils.files import digest_of, write_json, write_text

@@ -138,3 +138,18 @@ def _as_unit(samples: Image) -> Image:
     if np.issubdtype(samples.dtype, np.integer):
         return samples / float(np.iinfo(samples.dtype).max)
     return samples
+
+
+def mean_metrics(per_image: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Mean of every metric of every label over the images that have it; what is not finite is left out."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for metrics in per_image:
+        for label, row in metrics.items():
+            for name, value in row.items():
+                numbers = values.setdefault(label, {}).setdefault(name, [])
+                if math.isfinite(value):
+                    numbers.append(value)
+    return {
+        label: {name: sum(numbers) / len(numbers) for name, numbers in row.items() if numbers}
+        for label, row in values.items()
+    }

@@ -23,9 +23,9 @@ from ..images.objects import ImageObject, take_apart
 from ..images.output_size import Framing, SizeOptions
 from ..models.diffusion.checkpoints.metadata import CheckpointMetadata, load_into, network_of, read_metadata
 from ..models.diffusion.checkpoints.shipped import shipped_names, weights_file
-from ..models.diffusion.engine import Request
 from ..models.diffusion.networks.base import DiffusionNetwork
 from ..models.diffusion.process_options import ProcessOptions, build_process
+from ..models.diffusion.request import Request
 from ..models.diffusion.sampling_checks import sampling_problems
 from ..models.diffusion.sampling_options import SamplingOptions
 from ..recipe.networks import place

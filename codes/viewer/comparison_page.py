@@ -106,21 +106,6 @@ def write_comparison_page(
     pictures.remove_others()
 
 
-def mean_metrics(per_image: Sequence[Metrics]) -> dict[str, dict[str, float]]:
-    """Mean of every metric of every label over the images that have it; what is not finite is left out."""
-    values: dict[str, dict[str, list[float]]] = {}
-    for metrics in per_image:
-        for label, row in metrics.items():
-            for name, value in row.items():
-                numbers = values.setdefault(label, {}).setdefault(name, [])
-                if math.isfinite(value):
-                    numbers.append(value)
-    return {
-        label: {name: sum(numbers) / len(numbers) for name, numbers in row.items() if numbers}
-        for label, row in values.items()
-    }
-
-
 def _entry_fields(entry: ComparisonEntry, number: int, folder: Path, pictures: Pictures) -> dict[str, Any]:
     """What the template is told of an entry, whose pictures are written."""
     shown = pictures.place({label: as_layer(picture) for label, picture in entry.layers.items()})

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from codes.models.diffusion.engine import Engine, Request
+from codes.models.diffusion.engine import Engine
+from codes.models.diffusion.request import Request
 
 
 def images(

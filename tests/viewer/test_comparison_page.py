@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from viewer_helpers import HEIGHT, SUMMARY, WIDTH, Page, entry, pixels
 
-from codes.viewer.comparison_page import ComparisonEntry, ComparisonSummary, mean_metrics, write_comparison_page
+from codes.evaluation.metrics import mean_metrics
+from codes.viewer.comparison_page import ComparisonEntry, ComparisonSummary, write_comparison_page
 
 
 def written(tmp_path: Path, *entries: ComparisonEntry, summary: ComparisonSummary = SUMMARY, **budget: int) -> Page:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ...images.canvas import Canvas
 from ...images.enforced import LEAST
-from ...models.diffusion.engine import Engine, Request
+from ...models.diffusion.engine import Engine
 from ...models.diffusion.networks.base import DiffusionNetwork
+from ...models.diffusion.request import Request
 from ...utils.console import get_logger, warn_once
 from ...utils.errors import ConfigError
 from ...utils.rng import image_seed

@@ -1,17 +1,16 @@
-"""A restored image looked at again: its fidelity, where there is a ground truth, and what the page shows of it."""
+"""How close restored images are to the truth, where there is one."""
 
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ...data.base import Item
 from ...evaluation.metrics import fidelity
-from ...images.bands import Rows, image_rows
+from ...images.bands import Rows
 from ...images.channels import Bicubic, Channels, enlarged, pixels_of
 from ...images.files import quantise, read_samples, to_rgb
 from ...images.output_size import Framing
@@ -22,14 +21,6 @@ from ...utils.errors import DataError
 from ...utils.files import digest_of
 from ...viewer.layers import (
     BICUBIC,
-    TRUTH,
-    Layer,
-    Pixels,
-    as_8_bit,
-    as_layer,
-    black_layer,
-    file_layer,
-    layer_of_file,
 )
 from .job import Input, Inputs
 from .output import ImageRecord
@@ -55,9 +46,9 @@ def measured(inputs: Inputs, row: ImageRecord, image: Input) -> ImageRecord:
     if truth.shape[:2] != row.size:
         compared = f"with the ground truth of {sizes[0]} pixels brought to {sizes[1]} by {inputs.output.resampling}"
         logger.info("%s: compared %s", row.source, compared)
-        truth = _whole(as_result(inputs.output, row, truth), row, 16 if truth.dtype == np.uint16 else 8)
+        truth = whole_pixels(as_result(inputs.output, row, truth), row, 16 if truth.dtype == np.uint16 else 8)
     bicubic = enlarged(image.shown(), framing_of(inputs.output, row))
-    metrics = {BICUBIC: fidelity(truth, _whole(bicubic, row))}
+    metrics = {BICUBIC: fidelity(truth, whole_pixels(bicubic, row))}
     for label, file in row.files.items():
         if not label.endswith(f" {SPREAD}"):
             metrics[label] = fidelity(truth, _result_pixels(inputs, file))
@@ -99,7 +90,7 @@ def as_result(output: OutputOptions, row: ImageRecord, truth: Rows) -> Channels:
     return Resampled(Bicubic(truth, 1), height, width, framing_of(output, row), output.resampling, output.linear_light)
 
 
-def _whole(picture: Channels, row: ImageRecord, bit_depth: int = 8) -> np.ndarray:
+def whole_pixels(picture: Channels, row: ImageRecord, bit_depth: int = 8) -> np.ndarray:
     """Integer samples (H, W, 3) of a picture as large as the result, made by bands."""
     height = row.size[0]
     bands = range(0, height, BAND_ROWS)
@@ -151,74 +142,6 @@ def truth_file(inputs: Inputs, position: int) -> Path | None:
 def _result_pixels(inputs: Inputs, file: Path) -> np.ndarray:
     """Integer samples (H, W, 3) of a result; its transparency laid over what the dataset says."""
     return read_samples(file, max_pixels=sys.maxsize, alpha=inputs.ground)
-
-
-def pictures(inputs: Inputs, row: ImageRecord) -> dict[str, Pixels | Layer]:
-    """Label -> what there is to look at: enlarged input, results, ground truth; read again from their files."""
-    before = _before(inputs, row)
-    truth = before.pop(TRUTH, None)  # the last of the buttons
-    layers = {**before, **_results(inputs, row)}
-    return layers if truth is None else {**layers, TRUTH: truth}
-
-
-def _before(inputs: Inputs, row: ImageRecord) -> dict[str, Pixels | Layer]:
-    """What the image was, at the size of the result, and the ground truth; a black one where it cannot be read now."""
-    try:
-        small, truth = _low_res_rows(inputs, row), _truth_layer(inputs, row)
-    except DataError as error:
-        logger.warning("%s; black on the page", error)
-        return {BICUBIC: black_layer(*row.size)}
-    bicubic = enlarged(small, framing_of(inputs.output, row))
-    layers: dict[str, Pixels | Layer] = {BICUBIC: layer_of_file(row.source, *row.size, partial(pixels_of, bicubic))}
-    if truth is not None and truth.shape[:2] == row.size:
-        layers[TRUTH] = truth
-    return layers
-
-
-def _low_res_rows(inputs: Inputs, row: ImageRecord) -> Rows:
-    """The low resolution as one looks at it: of a file that is restored as it is, its rows, not as floats."""
-    options = inputs.options
-    as_it_is = inputs.as_they_are and options.target_size is None
-    if not as_it_is or options.square or options.alpha == "crop":
-        return inputs.read(row.position).shown()
-    return image_rows(row.source, max_pixels=options.max_pixels, alpha=inputs.ground)
-
-
-def _truth_layer(inputs: Inputs, row: ImageRecord) -> Layer | None:
-    """The ground truth that the metrics compare with."""
-    if not row.metrics:
-        return None
-    if inputs.as_they_are and inputs.options.alpha != "crop":
-        file = truth_file(inputs, row.position)
-        try:
-            if file is None or not row.compared:
-                return None if file is None else file_layer(file, alpha=inputs.ground)
-            rows = image_rows(file, max_pixels=sys.maxsize, alpha=inputs.ground)
-            return layer_of_file(file, *row.size, partial(pixels_of, as_result(inputs.output, row, rows)))
-        except DataError as error:
-            logger.warning("%s: its ground truth cannot be used (%s); not on the page", row.source, error)
-            return None
-    truth = truth_of(inputs, row.position, inputs.dataset.item(row.position))
-    if truth is None or not row.compared:
-        return None if truth is None else as_layer(as_8_bit(truth))
-    return as_layer(_whole(as_result(inputs.output, row, truth), row))
-
-
-def _results(inputs: Inputs, row: ImageRecord) -> dict[str, Pixels | Layer]:
-    """The results, but those that somebody replaced by something else."""
-    results: dict[str, Pixels | Layer] = {}
-    for label, file in row.files.items():
-        try:
-            layer = file_layer(file, alpha=inputs.ground)
-        except DataError as error:
-            logger.warning("%s; not on the page", error)
-            continue
-        if layer.shape[:2] == row.size:
-            results[label] = layer
-        else:
-            known = size_text((layer.shape[0], layer.shape[1]))
-            logger.warning("%s: %s pixels, expected %s; not on the page", file, known, size_text(row.size))
-    return results
 
 
 def metrics_text(metrics: Mapping[str, Mapping[str, float]]) -> str:

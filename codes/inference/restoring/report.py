@@ -1,15 +1,32 @@
-"""What a test run reports at its end: a table in the log, metrics.json and the page to compare."""
+"""What a test run reports at its end: a table in the log, metrics.json, the page to compare, and what evaluators say."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from ...evaluation.metrics import mean_metrics
+from ...images.bands import Rows, image_rows
+from ...images.channels import enlarged, pixels_of
 from ...images.files import write_image
 from ...utils.console import counted, format_seconds, get_logger, size_text
+from ...utils.errors import DataError
 from ...utils.files import write_json
 from ...version import __version__
-from ...viewer.comparison_page import ComparisonEntry, ComparisonSummary, mean_metrics, write_comparison_page
-from ...viewer.layers import BICUBIC
-from .measure import numbers_text, pictures
+from ...viewer.comparison_page import ComparisonEntry, ComparisonSummary, write_comparison_page
+from ...viewer.layers import (
+    BICUBIC,
+    TRUTH,
+    Layer,
+    Pixels,
+    as_8_bit,
+    as_layer,
+    black_layer,
+    file_layer,
+    layer_of_file,
+)
+from .job import Inputs
+from .measure import as_result, framing_of, numbers_text, truth_file, truth_of, whole_pixels
 from .output import ImageRecord
 from .setup import Setup
 
@@ -128,10 +145,78 @@ def entry(setup: Setup, row: ImageRecord) -> ComparisonEntry:
         notes["restored at"] = f"{size_text(row.restored_size)} pixels, then {setup.output.in_words}"
     if row.compared:
         notes["compared"] = row.compared
-    layers = pictures(setup.inputs[row.phase], row)
+    layers = _pictures(setup.inputs[row.phase], row)
     metrics = {label: values for label, values in row.metrics.items() if label in layers}
     files = {label: file for label, file in row.files.items() if label in layers}
     return ComparisonEntry(row.name, layers, metrics, notes, files)
+
+
+def _pictures(inputs: Inputs, row: ImageRecord) -> dict[str, Pixels | Layer]:
+    """Label -> what there is to look at: enlarged input, results, ground truth; read again from their files."""
+    before = _before(inputs, row)
+    truth = before.pop(TRUTH, None)  # the last of the buttons
+    layers = {**before, **_results(inputs, row)}
+    return layers if truth is None else {**layers, TRUTH: truth}
+
+
+def _before(inputs: Inputs, row: ImageRecord) -> dict[str, Pixels | Layer]:
+    """What the image was, at the size of the result, and the ground truth; a black one where it cannot be read now."""
+    try:
+        small, truth = _low_res_rows(inputs, row), _truth_layer(inputs, row)
+    except DataError as error:
+        logger.warning("%s; black on the page", error)
+        return {BICUBIC: black_layer(*row.size)}
+    bicubic = enlarged(small, framing_of(inputs.output, row))
+    layers: dict[str, Pixels | Layer] = {BICUBIC: layer_of_file(row.source, *row.size, partial(pixels_of, bicubic))}
+    if truth is not None and truth.shape[:2] == row.size:
+        layers[TRUTH] = truth
+    return layers
+
+
+def _low_res_rows(inputs: Inputs, row: ImageRecord) -> Rows:
+    """The low resolution as one looks at it: of a file that is restored as it is, its rows, not as floats."""
+    options = inputs.options
+    as_it_is = inputs.as_they_are and options.target_size is None
+    if not as_it_is or options.square or options.alpha == "crop":
+        return inputs.read(row.position).shown()
+    return image_rows(row.source, max_pixels=options.max_pixels, alpha=inputs.ground)
+
+
+def _truth_layer(inputs: Inputs, row: ImageRecord) -> Layer | None:
+    """The ground truth that the metrics compare with."""
+    if not row.metrics:
+        return None
+    if inputs.as_they_are and inputs.options.alpha != "crop":
+        file = truth_file(inputs, row.position)
+        try:
+            if file is None or not row.compared:
+                return None if file is None else file_layer(file, alpha=inputs.ground)
+            rows = image_rows(file, max_pixels=sys.maxsize, alpha=inputs.ground)
+            return layer_of_file(file, *row.size, partial(pixels_of, as_result(inputs.output, row, rows)))
+        except DataError as error:
+            logger.warning("%s: its ground truth cannot be used (%s); not on the page", row.source, error)
+            return None
+    truth = truth_of(inputs, row.position, inputs.dataset.item(row.position))
+    if truth is None or not row.compared:
+        return None if truth is None else as_layer(as_8_bit(truth))
+    return as_layer(whole_pixels(as_result(inputs.output, row, truth), row))
+
+
+def _results(inputs: Inputs, row: ImageRecord) -> dict[str, Pixels | Layer]:
+    """The results, but those that somebody replaced by something else."""
+    results: dict[str, Pixels | Layer] = {}
+    for label, file in row.files.items():
+        try:
+            layer = file_layer(file, alpha=inputs.ground)
+        except DataError as error:
+            logger.warning("%s; not on the page", error)
+            continue
+        if layer.shape[:2] == row.size:
+            results[label] = layer
+        else:
+            known = size_text((layer.shape[0], layer.shape[1]))
+            logger.warning("%s: %s pixels, expected %s; not on the page", file, known, size_text(row.size))
+    return results
 
 
 class _Entries(Sequence[ComparisonEntry]):

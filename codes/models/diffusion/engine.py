@@ -1,75 +1,35 @@
 """From a trained network to an image of any size: pad, plan tiles, draw the noise, run a sampler."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from ...config.fingerprint import fingerprint
-from ...images.canvas import Canvas, CanvasWindow, RamCanvas
-from ...images.canvas_store import CanvasStore, DiskStore, RamStore
-from ...images.enforced import LEAST, Agreement
+from ...images.canvas import Canvas
 from ...utils.errors import ConfigError
-from ...utils.rng import derive_seed
 from .denoiser import Denoiser, NetworkDenoiser
 from .guidance import ClassifierFree, Clipped, EpsilonScaled, SplitDenoiser
 from .mixed_precision import AutocastDenoiser
 from .networks.base import DiffusionNetwork
 from .networks.cast import cast_once
 from .networks.graphed import Graphed
-from .noise import NoiseField
 from .process import GaussianDiffusion
+from .request import Preparation, Request, result_of
 from .sampling_checks import start_problem
 from .sampling_options import SamplingOptions
 from .tiling.canvas_sampling import Blending, SampledImage, canvas_channels, sample_images
-from .tiling.conditioning import Spatial, is_spatial, upsampled_region
 from .tiling.memory import Room, attempted, room_on
-from .tiling.plan import Tile, TilePlan, default_overlap, economical_side, padded_size, tile_side
+from .tiling.plan import TilePlan
 from .tiling.runner import TileRunner
 from .tiling.whole_image import Adjustment
 
 THRESHOLD_QUANTILE = 0.995  # of |x_start|, as in Saharia et al. 2022
 CPU = torch.device("cpu")
-KEPT_UPSAMPLED = 2**24  # pixels of a result in host memory whose low_res is upsampled once for all steps
-
-
-@dataclass(frozen=True)
-class Request:
-    """One image to sample.
-
-    `cond`: network argument -> tensor (1, ...), or a canvas; canvases and tensors of 4 dimensions are spatial, 1/n of
-    the size of the image. The noise follows from `seed`. `scratch`: a folder of this image alone, where an interrupted
-    run finds its state again.
-    `tolerance`: how far its low frequencies may lie from those of low_res (`images.enforced`), where that is enforced.
-    `passes`: how often the image is restored, each time at the scale of the network; height and width are those of the
-    first result.
-    """
-
-    cond: Mapping[str, Spatial]
-    height: int
-    width: int
-    seed: int
-    scratch: Path | None = None
-    passes: int = 1
-    tolerance: Tensor | float = LEAST
-
-    def again(self, result: Canvas, scale: int) -> "Request":
-        """The next pass, from the result of this one, which is clean by now: the strengths are 0."""
-        told = self.cond.get("corruption_factor")
-        cond: dict[str, Spatial] = {**self.cond, "low_res": result.rows(0, result.height)[None]}
-        if isinstance(told, Tensor):
-            cond["corruption_factor"] = torch.zeros_like(told.flatten(2).amax(2) if told.ndim == 4 else told)
-        left = self.passes - 1
-        return Request(
-            cond, self.height * scale, self.width * scale, derive_seed(self.seed, "pass", left),
-            self.scratch and self.scratch / f"pass_{left}", left,
-        )  # fmt: skip
 
 
 class Blank(NamedTuple):
@@ -158,29 +118,18 @@ class Engine:
         return Graphed(cast) if self.options.cuda_graphs else cast
 
     def plan(self, height: int, width: int, scale: int) -> TilePlan:
-        """The tiles of an output of (height, width) pixels, which is padded to what network and scale ask for.
-
-        Not along an axis that wraps, where the canvas is the image: tiles of the right size go around its edge.
-        """
-        align, wrap = math.lcm(self.network.multiple_of, scale), self.options.wrapped
-        padded = padded_size(height, width, self.network.minimum_size, align)
-        canvas = (height if wrap[0] else padded[0], width if wrap[1] else padded[1])
-        if self.options.tile == 0:
-            whole = max(padded)
-            return TilePlan.cover(*canvas, tile=whole, overlap=whole // 4 // align * align, align=align, wrap=wrap)
-        training = tile_side(None, self.network.image_size, align)
-        overlap = default_overlap(self.options.tile or training, align)
-        if self.options.tile_overlap is not None:
-            overlap = self.options.tile_overlap // align * align
-        if self.options.tile is not None:
-            return TilePlan.cover(*canvas, tile=self.options.tile, overlap=overlap, align=align, wrap=wrap)
-        overlap = min(overlap, training - align)
-        rows, columns = (
-            training if around else economical_side(side, training, overlap, align)
-            for side, around in zip(padded, wrap, strict=True)
+        """The tiles of an output of (height, width) pixels, which is padded to what network and scale ask for."""
+        network, options = self.network, self.options
+        return TilePlan.chosen(
+            height,
+            width,
+            tile=options.tile,
+            overlap=options.tile_overlap,
+            training=network.image_size,
+            minimum=network.minimum_size,
+            align=math.lcm(network.multiple_of, scale),
+            wrap=options.wrapped,
         )
-        shared = (min(overlap, rows - align), min(overlap, columns - align))
-        return TilePlan.cover(*canvas, tile=(rows, columns), overlap=shared, align=align, wrap=wrap)
 
     def tile_steps(self, requests: Sequence[Request], scale: int) -> int:
         """The tiles of all steps of all images: what the work is in proportion to."""
@@ -246,7 +195,10 @@ class Engine:
         for image, request in zip(images, requests, strict=True):
             if request.passes > 1:
                 image.store.keep()  # an interruption of the next pass does not repeat this one
-        results = [self._result(image.store, request) for image, request in zip(images, requests, strict=True)]
+        results = [
+            result_of(image.store, request, self.network.in_channels)
+            for image, request in zip(images, requests, strict=True)
+        ]
         if self.options.consistency == "end":
             for result, image in zip(results, images, strict=True):
                 assert image.agreement is not None, "checked: low_res is there"
@@ -287,61 +239,20 @@ class Engine:
         plans = [self.plan(request.height, request.width, scale) for request in requests]
         runner, room = self._runner(on_event), self._room(plans)
         runner.tile_batch_size = room.batch
+        steps, splits = self.process.schedule.timesteps.tolist(), self.snr_splits
 
-        def images(room: Room) -> list[SampledImage]:
-            return [self._image(request, plan, room, on_event) for request, plan in zip(requests, plans, strict=True)]
+        def images(device: torch.device) -> list[SampledImage]:
+            preparation = Preparation(self.options, self.network, steps, splits, self.canvas_channels, device, on_event)
+            return [preparation.image(request, plan) for request, plan in zip(requests, plans, strict=True)]
 
-        begun = images(room) if room.canvas == CPU else attempted(lambda: images(room), self.device)
+        begun = images(CPU) if room.canvas == CPU else attempted(lambda: images(room.canvas), self.device)
         if begun is None and on_event:
             on_event(f"{self.device} ran out of memory with the canvases: they are kept in host memory")
-        return images(room._replace(canvas=CPU)) if begun is None else begun, runner
-
-    def _image(
-        self, request: Request, plan: TilePlan, room: Room, on_event: Callable[[str], None] | None
-    ) -> SampledImage:
-        channels = self.network.in_channels
-        cond, scales = self._conditions(request, plan, room)
-        return SampledImage(
-            cond=cond,
-            scales=scales,
-            plan=plan,
-            noise=NoiseField(request.seed, channels),
-            store=self._store(request, (self.canvas_channels, plan.height, plan.width), room.canvas, on_event),
-            zero_start=self.options.noise_type == "zero",
-            temperature=self.options.temperature,
-            jitter=self.options.tile_jitter,
-            agreement=self._agreement(request),
-        )
-
-    def _agreement(self, request: Request) -> Agreement | None:
-        """What the image must agree with, where that is enforced."""
-        if self.options.consistency == "none":
-            return None
-        if "low_res" not in request.cond:
-            raise ConfigError("consistency: there is no low_res to agree with; it is for restoring, so leave it out")
-        given = request.cond["low_res"]
-        low_res = given.rows(0, given.height) if isinstance(given, Canvas) else given[0].float().cpu()
-        return Agreement(low_res, request.tolerance, request.height // low_res.shape[-2], self.options.wrapped)
+        return images(CPU) if begun is None else begun, runner
 
     def _plainly(self, autocast: Callable[[], AbstractContextManager[Any]]) -> Self:
         """The same without graphs, which would keep the memory of shapes that are not used again."""
         return replace(self, autocast=autocast, options=self.options.model_copy(update={"cuda_graphs": False}))
-
-    def _conditions(self, request: Request, plan: TilePlan, room: Room) -> tuple[dict[str, Spatial], dict[str, int]]:
-        """What tiles are cut from: beside the canvas, and upsampled once where that takes little memory."""
-        cond: dict[str, Spatial] = {
-            name: value if isinstance(value, Canvas) else value.to(room.canvas, non_blocking=True)
-            for name, value in request.cond.items()
-        }
-        scales = _scales(request)
-        small = room.canvas.type != "cpu" or plan.height * plan.width <= KEPT_UPSAMPLED
-        scale = scales.get("low_res", 1)
-        # Only where positions are exact in binary is a part of the whole what the part alone would be.
-        if self.options.canvas == "ram" and small and scale > 1 and not scale & (scale - 1):
-            whole, mode = Tile(0, 0, 0, plan.height, 0, plan.width), self.network.low_res_upsampling
-            cond["low_res"] = upsampled_region(cond["low_res"], whole, plan, scale, mode, room.canvas)
-            scales["low_res"] = 1
-        return cond, scales
 
     def _runner(self, on_event: Callable[[str], None] | None) -> TileRunner:
         in_float32 = partial(torch.autocast, self.device.type, enabled=False)
@@ -359,41 +270,7 @@ class Engine:
             pads=self.options.cuda_graphs,
         )
 
-    def _store(
-        self,
-        request: Request,
-        shape: tuple[int, int, int],
-        device: torch.device,
-        on_event: Callable[[str], None] | None,
-    ) -> CanvasStore:
-        key = self._key(request, shape)
-        if self.options.canvas == "ram":
-            return RamStore(shape, request.scratch, key, self.options.resume_seconds, on_event, device)
-        if request.scratch is None:
-            raise ConfigError("canvas: disk needs a folder for its files, which only test.py has; use canvas: ram here")
-        return DiskStore(request.scratch, key, shape)
-
-    def _key(self, request: Request, shape: tuple[int, int, int]) -> str:
-        """What an interrupted state must agree in to be continued; the scratch folder answers for the rest."""
-        said = {name: tuple(value.shape) for name, value in request.cond.items()}
-        steps = self.process.schedule.timesteps.tolist()
-        return fingerprint(self.options, self.options.canvas, request.seed, shape, self.snr_splits, said, steps)
-
-    def _result(self, store: CanvasStore, request: Request) -> Canvas:
-        channels = self.network.in_channels
-        if isinstance(store, RamStore):
-            whole = store.state.rows(0, store.state.height)[:channels, : request.height, : request.width]
-            return RamCanvas(whole.cpu())
-        return CanvasWindow(store.state, channels, request.height, request.width)
-
 
 def _tell(on_progress: Callable[[float], None] | None, before: float, share: float, done: float) -> None:
     if on_progress is not None:
         on_progress(min(before + share * done, 1.0))
-
-
-def _scales(request: Request) -> dict[str, int]:
-    """Pixels of the image per pixel of each spatial conditioning."""
-    return {
-        name: max(request.height // value.shape[-2], 1) for name, value in request.cond.items() if is_spatial(value)
-    }

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 
 from ...images.canvas_store import RamStore
-from .engine import Engine, Request
+from .engine import Engine
+from .request import Request
 from .tiling.canvas_sampling import sample_images
 
 

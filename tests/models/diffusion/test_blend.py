@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from codes import Restorer
 from codes.config.options import validate_nested
 from codes.graph.injectors.gaussian_diffusion_inference import GaussianDiffusionInferenceOptions
-from codes.models.diffusion.engine import Engine, Request
+from codes.models.diffusion.engine import Engine
 from codes.models.diffusion.networks.backbone import resized
 from codes.models.diffusion.noise import MEAN_STEP, NoiseField
 from codes.models.diffusion.process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, StudentOptions
+from codes.models.diffusion.request import Request
 from codes.models.diffusion.sampling_checks import sampling_problems, step_problems
 from codes.models.diffusion.sampling_options import SamplingOptions
 from codes.utils.errors import ConfigError

@@ -13,10 +13,11 @@ from trainer_helpers import DIFFUSION, NETWORK
 from codes.config.options import issues_of, validate_nested
 from codes.graph.graph import StepContext
 from codes.graph.injectors.tiled import image_seeds
-from codes.models.diffusion.engine import Engine, Request
+from codes.models.diffusion.engine import Engine
 from codes.models.diffusion.networks.unet import UNetModel
 from codes.models.diffusion.noise import INITIAL_STEP, NoiseField
 from codes.models.diffusion.process_options import ProcessOptions
+from codes.models.diffusion.request import Request
 from codes.models.diffusion.sampling_options import SamplingOptions
 from codes.utils.errors import ConfigError
 from codes.utils.rng import derive_seed, torch_globals_at

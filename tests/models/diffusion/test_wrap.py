@@ -15,9 +15,10 @@ from codes.evaluation.metrics import seam_score
 from codes.images.canvas import RamCanvas
 from codes.images.canvas_store import RamStore
 from codes.images.files import to_rgb
-from codes.models.diffusion.engine import Engine, Request
+from codes.models.diffusion.engine import Engine
 from codes.models.diffusion.noise import NoiseField
 from codes.models.diffusion.prediction import Prediction
+from codes.models.diffusion.request import Request
 from codes.models.diffusion.samplers import Ddim
 from codes.models.diffusion.sampling_options import SamplingOptions
 from codes.models.diffusion.tiling.canvas_sampling import SampledImage, sample_images

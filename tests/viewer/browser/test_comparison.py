@@ -13,7 +13,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from codes.viewer.comparison_page import ComparisonEntry, ComparisonSummary, mean_metrics, write_comparison_page
+from codes.evaluation.metrics import mean_metrics
+from codes.viewer.comparison_page import ComparisonEntry, ComparisonSummary, write_comparison_page
 
 pytestmark = MARKS
 HEIGHT, WIDTH = 90, 150

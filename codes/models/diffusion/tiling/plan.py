@@ -77,6 +77,42 @@ class TilePlan:
         actual = (axes[0].tile, axes[1].tile)
         return cls(height, width, actual, overlaps, align, axes[0].origins, axes[1].origins, wrap)
 
+    @classmethod
+    def chosen(
+        cls,
+        height: int,
+        width: int,
+        *,
+        tile: int | None,
+        overlap: int | None,
+        training: int,
+        minimum: int,
+        align: int,
+        wrap: tuple[bool, bool],
+    ) -> "TilePlan":
+        """The tiles of an output of (height, width) pixels, padded to a multiple of `align`, and at least `minimum`.
+
+        Not along an axis that wraps, where the canvas is the image: tiles of the right size go around its edge. `tile`:
+        its side, 0 for the whole image, None for what is cheapest at about the size of `training`. `overlap`: None for
+        the usual share of the tile.
+        """
+        padded = padded_size(height, width, minimum, align)
+        canvas = (height if wrap[0] else padded[0], width if wrap[1] else padded[1])
+        if tile == 0:
+            whole = max(padded)
+            return cls.cover(*canvas, tile=whole, overlap=whole // 4 // align * align, align=align, wrap=wrap)
+        trained = tile_side(None, training, align)
+        overlap = default_overlap(tile or trained, align) if overlap is None else overlap // align * align
+        if tile is not None:
+            return cls.cover(*canvas, tile=tile, overlap=overlap, align=align, wrap=wrap)
+        overlap = min(overlap, trained - align)
+        rows, columns = (
+            trained if around else economical_side(side, trained, overlap, align)
+            for side, around in zip(padded, wrap, strict=True)
+        )
+        shared = (min(overlap, rows - align), min(overlap, columns - align))
+        return cls.cover(*canvas, tile=(rows, columns), overlap=shared, align=align, wrap=wrap)
+
     def __len__(self) -> int:
         return len(self.ys) * len(self.xs)
 
