@@ -1,4 +1,4 @@
-"""What a test run reports at its end: a table in the log, metrics.json, the page to compare, and what evaluators say."""
+"""What a test run reports at its end: a table in the log, metrics.json, the page to compare, evaluators."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
