@@ -91,10 +91,10 @@ class ImageFolderDataset(ImageDataset):
         """
         path = self.files[position]
         if by_rows and self.whole_because is None and (canvas := self._canvas(path)) is not None:
-            found = self._record(position)
+            item = self._record(position)
             strengths = self._known(path, canvas.bands_of_file, canvas.bands_of_file)
-            found |= {"hq": canvas, "corruption_entropy": torch.from_numpy(strengths)}
-            return found, _traits(canvas.traits, None)
+            item |= {"hq": canvas, "corruption_entropy": torch.from_numpy(strengths)}
+            return item, _traits(canvas.traits, None)
         picture = read_image(path, max_pixels=self.options.max_pixels)
         if (frames := count_frames(path)) != 1:
             count = f"{frames}" if frames else "several"

@@ -103,12 +103,12 @@ class DiskCanvas(Canvas):
 
     def rows(self, y0: int, y1: int) -> Tensor:
         self._check(y0, y1)
-        found = torch.empty(self.channels, y1 - y0, self.width)
+        rows = torch.empty(self.channels, y1 - y0, self.width)
         step = max(MAPPED_BYTES // (4 * self.channels * self.width), 1)
         for top in range(y0, y1, step):  # copied, so that each mapping ends and its pages do not add up in memory
             part = self._map(top, min(top + step, y1), "r")
-            found[:, top - y0 : top - y0 + len(part)].numpy()[:] = part.transpose(1, 0, 2)
-        return found
+            rows[:, top - y0 : top - y0 + len(part)].numpy()[:] = part.transpose(1, 0, 2)
+        return rows
 
     def write(self, y0: int, rows: Tensor) -> None:
         y1 = y0 + rows.shape[1]

@@ -58,8 +58,8 @@ def take_apart(image: object) -> ImageObject:
         return _of_pillow(image)
     if isinstance(image, Picture):
         return _of_picture(image)
-    found = type(image).__name__
-    raise TypeError(f"image: expected a NumPy array, a torch tensor, a Pillow image or a Picture, found {found}")
+    kind = type(image).__name__
+    raise TypeError(f"image: expected a NumPy array, a torch tensor, a Pillow image or a Picture, found {kind}")
 
 
 def _of_array(image: np.ndarray) -> ImageObject:

@@ -156,8 +156,8 @@ class Restorer:
         """
         if self.estimator is None:
             raise ConfigError("this Restorer has no estimator; load it with estimator=FILE")
-        found = self.read_strengths(image, auto_default)
-        return {name: found[name].strength for name in self._read_names}
+        read = self.read_strengths(image, auto_default)
+        return {name: read[name].strength for name in self._read_names}
 
     def read_strengths(self, image: Any, auto_default: float = 0.2) -> dict[str, Estimate]:
         """As `estimate`, with the reasons; without an estimator of those that can be read without one (JPEG's)."""

@@ -65,12 +65,12 @@ class ResultSize:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What one should know of the detail of a result that is larger than the network makes it at once."""
-        found = []
+        warnings = []
         if self.passes > 1:
-            found.append(f"restored {self.passes} times in a row; fine detail is invented from invented detail")
+            warnings.append(f"restored {self.passes} times in a row; fine detail is invented from invented detail")
         if self.options.resized and self.framing.interpolates(*self.restored):
-            found.append("more than the network gives; enlarged by interpolation for the rest")
-        return tuple(found)
+            warnings.append("more than the network gives; enlarged by interpolation for the rest")
+        return tuple(warnings)
 
     def shown(self, restored: Sequence[Tensor], wrap: tuple[bool, bool]) -> list[np.ndarray]:
         """float32 (H, W, 3) in [0, 1], of colours and transparency (3, h, w) in [-1, 1]; the latter is no light."""

@@ -63,7 +63,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class View:
+class PageView:
     """A pair of pictures to compare: what `Comparison` needs to know, and label -> name of the file."""
 
     shape: Mapping[str, str | int | float]
@@ -74,7 +74,7 @@ class View:
 class Outcome:
     """A preview or a result: the pictures to compare, what it was made by, how long, what is to be said of it."""
 
-    views: tuple[View, ...]
+    views: tuple[PageView, ...]
     dials: Dials
     seconds: float
     size: tuple[int, int]
@@ -145,7 +145,7 @@ class Photograph:
         shape: dict[str, str | int | float] = {
             "name": "Preview", "note": "", "width": width, "height": height, "scale": 1.0,
         }  # fmt: skip
-        return Outcome((View(shape, files),), choice, monotonic() - begin, (height, width), wanted.warnings)
+        return Outcome((PageView(shape, files),), choice, monotonic() - begin, (height, width), wanted.warnings)
 
     def restore(self, models: Models, dials: Dials, max_pixels: int, progress: Progress) -> Outcome:
         """Restore all of it into the folder: a lossless file, and the pictures to compare."""
@@ -209,12 +209,12 @@ class Photograph:
 
     def _picture(self, max_pixels: int) -> Picture:
         try:
-            found = probe_image(self.upload, max_pixels=MAX_PIXELS)
-            if found.format not in TAKEN:
-                raise DataError(f"{found.format} is not taken; save it as PNG, TIFF or JPEG")
-            if found.height * found.width > max_pixels:
+            info = probe_image(self.upload, max_pixels=MAX_PIXELS)
+            if info.format not in TAKEN:
+                raise DataError(f"{info.format} is not taken; save it as PNG, TIFF or JPEG")
+            if info.height * info.width > max_pixels:
                 most = f"{max_pixels / 1e6:g} megapixels, the limit of this app"
-                raise DataError(f"{found.width} × {found.height} pixels are more than {most}")
+                raise DataError(f"{info.width} × {info.height} pixels are more than {most}")
             return read_image(self.upload, max_pixels=max_pixels)
         except DataError as error:
             raise DataError(reason_of(error, self.upload)) from None
@@ -249,7 +249,7 @@ class Photograph:
             temporary.write_bytes(data)
         return name
 
-    def _views(self, small: Pixels, large: Pixels, framing: Framing) -> tuple[View, ...]:
+    def _views(self, small: Pixels, large: Pixels, framing: Framing) -> tuple[PageView, ...]:
         """The comparison page's choice of what can be shown: all of it, or a smaller picture and a detail."""
         bicubic = enlarged(small, framing)
         layers: dict[str, Any] = {
@@ -260,7 +260,7 @@ class Photograph:
         shown = pictures.place(layers)
         pictures.remove_others()
         return tuple(
-            View(one.shape, {label: url.rpartition("/")[2] for label, url in one.urls.items()}) for one in shown
+            PageView(one.shape, {label: url.rpartition("/")[2] for label, url in one.urls.items()}) for one in shown
         )
 
 

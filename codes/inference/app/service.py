@@ -61,10 +61,10 @@ class Service:
     def session(self, key: str | None) -> Session | None:
         """The session of a key, which is heard of now."""
         with self._lock:
-            found = self._sessions.get(key or "")
-            if found is not None:
-                found.seen = time.monotonic()
-            return found
+            session = self._sessions.get(key or "")
+            if session is not None:
+                session.seen = time.monotonic()
+            return session
 
     def new_session(self) -> Session:
         """A session with a key that nobody can guess. Raises RequestError where there are too many."""
@@ -93,10 +93,10 @@ class Service:
 
     def photograph(self, session: Session, name: str) -> Photograph:
         """One of a session's own photographs. Raises RequestError."""
-        found = session.photographs.get(name)
-        if found is None:
+        photograph = session.photographs.get(name)
+        if photograph is None:
             raise RequestError("there is no such photograph", 404)
-        return found
+        return photograph
 
     def arrival(self, session: Session, name: str, declared: int | None) -> "Arrival":
         """Room for an upload of `declared` bytes, where that is known. Raises RequestError."""
@@ -196,8 +196,8 @@ class Service:
             raise RequestError(f"strengths: no corruption {unknown[0]}; known: {', '.join(self.models.corruptions)}")
 
     def _is_present(self, key: str) -> bool:
-        found = self._sessions.get(key)
-        return found is not None and time.monotonic() - found.seen < self.limits.away
+        session = self._sessions.get(key)
+        return session is not None and time.monotonic() - session.seen < self.limits.away
 
     def _discard(self, photograph: Photograph) -> None:
         """End the jobs of a photograph, and remove its folder once none of them writes there any more."""
