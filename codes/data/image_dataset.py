@@ -20,7 +20,7 @@ from .image_options import ImageOptions
 from .sample_cache import SampleCache
 from .samples import held_out_photograph, sample_photographs
 from .scan import Scan, scan
-from .spread import Spread, spread_for
+from .spread import TileSpread, spread_for
 from .windows import centre_corner, random_corner, window
 
 logger = get_logger(__name__)
@@ -68,7 +68,7 @@ class ImageDataset(Dataset):
         shrunk = 2 * options.target_size if options.tile == "none" and options.target_size else None
         self._cache = SampleCache(options.cache_megabytes * 2**20, options.max_pixels, options.alpha, shrunk)
         self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._spread = Spread()
+        self._spread = TileSpread()
         self._waiting: dict[int, tuple[int, tuple[np.ndarray, ...]]] = {}  # ordinal of a tile -> file, what was cut
         photographs = len(self._epoch_order(0))
         self._spread = self._spread_of(photographs)
@@ -237,11 +237,11 @@ class ImageDataset(Dataset):
         path = next((source for source, reason in reasons.items() if reason != str(error)), sources[0])
         return path, reasons[path]
 
-    def _spread_of(self, photographs: int) -> Spread:
+    def _spread_of(self, photographs: int) -> TileSpread:
         """Outside of training every photograph gives its tiles in a row."""
         options = self.image_options
         if not self.shuffle or options.tile != "random" or options.target_size is None:
-            return Spread(options.tiles_per_image or 1)
+            return TileSpread(options.tiles_per_image or 1)
         pixels = float(np.mean([info.height * info.width for info in self.infos]))
         side = round(options.target_size * options.shrink[1])
         return spread_for(options.tiles_per_image, photographs, pixels, side, options.batch_size)

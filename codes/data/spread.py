@@ -9,7 +9,7 @@ MOST_BATCHES = 8  # as many workers find all tiles of a photograph in their own 
 
 
 @dataclass(frozen=True)
-class Spread:
+class TileSpread:
     """Photographs are gone through on parallel tracks: position n is on track n % tracks, which takes its photograph's
     tiles one after the other and then goes on to the next photograph.
 
@@ -34,7 +34,7 @@ class Spread:
         return (rounds * self.tiles + tile - track % self.tiles) * self.tracks + track
 
 
-def spread_for(tiles: int | None, photographs: int, pixels: float, side: int, batch_size: int) -> Spread:
+def spread_for(tiles: int | None, photographs: int, pixels: float, side: int, batch_size: int) -> TileSpread:
     """The order for photographs of so many pixels on average and tiles cut as squares of `side`.
 
     tiles: a number as asked for, or None for as many as make decoding cheap beside the rest of an item. The tracks are
@@ -43,6 +43,6 @@ def spread_for(tiles: int | None, photographs: int, pixels: float, side: int, ba
     square = side * side
     many = tiles or min(max(int(pixels / (TILES_OF_WORK * square)), 1), MOST_TILES)
     if many == 1:
-        return Spread()
+        return TileSpread()
     room = WAITING_BYTES // (3 * square * batch_size * many // 2 or 1)
-    return Spread(many, batch_size * max(min(room, photographs // batch_size, MOST_BATCHES), 1))
+    return TileSpread(many, batch_size * max(min(room, photographs // batch_size, MOST_BATCHES), 1))

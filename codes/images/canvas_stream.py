@@ -78,7 +78,7 @@ class RowReader:
         return span, rows, buffer.event
 
 
-class RowWriter:
+class CanvasRowWriter:
     """Writes rows that were computed on `device` to a canvas; `close` returns when all of them are there."""
 
     def __init__(self, canvas: Canvas, device: torch.device) -> None:

@@ -23,7 +23,7 @@ _FILTERS = {
 Planes = npt.NDArray[np.float32]
 
 
-class Rows(Protocol):
+class RowSource(Protocol):
     """Rows in [0, 1] of a picture of some channels."""
 
     @property
@@ -42,7 +42,7 @@ class Resampled:
     is cut is open there.
     """
 
-    picture: Rows
+    picture: RowSource
     height: int
     width: int
     framing: Framing

@@ -10,12 +10,12 @@ from data_helpers import dataset, fill, first
 
 from codes.data.loader import TrainLoader
 from codes.data.sample_cache import SampleCache
-from codes.data.spread import Spread, spread_for
+from codes.data.spread import TileSpread, spread_for
 
 
 @pytest.mark.parametrize(("tiles", "tracks"), [(1, 1), (1, 8), (3, 4), (4, 3), (16, 8)])
 def test_every_tile_has_one_position_and_the_other_way_round(tiles: int, tracks: int) -> None:
-    spread = Spread(tiles, tracks)
+    spread = TileSpread(tiles, tracks)
     ordinals = [spread.ordinal(position) for position in range(600)]
     assert len(set(ordinals)) == 600
     assert [spread.position(ordinal) for ordinal in ordinals] == list(range(600))
@@ -25,11 +25,11 @@ def test_every_tile_has_one_position_and_the_other_way_round(tiles: int, tracks:
 
 
 def test_one_tile_each_is_the_order_of_the_photographs() -> None:
-    assert [Spread(1, 7).ordinal(position) for position in range(30)] == list(range(30))
+    assert [TileSpread(1, 7).ordinal(position) for position in range(30)] == list(range(30))
 
 
 def test_as_many_positions_in_a_row_as_tracks_show_as_many_photographs_and_few_change_at_once() -> None:
-    spread = Spread(tiles=4, tracks=12)
+    spread = TileSpread(tiles=4, tracks=12)
     photographs = [spread.ordinal(position) // 4 for position in range(240)]
     for start in range(0, 240, 12):
         assert len(set(photographs[start : start + 12])) == 12
@@ -38,16 +38,16 @@ def test_as_many_positions_in_a_row_as_tracks_show_as_many_photographs_and_few_c
 
 
 def test_a_photograph_of_many_megapixels_gives_more_tiles_and_waiting_ones_have_room() -> None:
-    def of(pixels: float, side: int, batch: int, photographs: int = 10_000) -> Spread:
+    def of(pixels: float, side: int, batch: int, photographs: int = 10_000) -> TileSpread:
         return spread_for(None, photographs, pixels, side, batch)
 
-    assert of(481 * 321, 128, 8) == Spread(1, 1)
+    assert of(481 * 321, 128, 8) == TileSpread(1, 1)
     assert of(2e6, 256, 32).tiles == 1
     assert of(8e6, 256, 32).tiles == 7
-    assert of(24e6, 256, 32) == Spread(16, 5 * 32)
+    assert of(24e6, 256, 32) == TileSpread(16, 5 * 32)
     assert of(24e6, 256, 32, photographs=70).tracks == 64
     assert of(24e6, 256, 32, photographs=7).tracks == 32
-    assert spread_for(3, 100, 1e4, 64, 5) == Spread(3, 40)
+    assert spread_for(3, 100, 1e4, 64, 5) == TileSpread(3, 40)
     for batch in (1, 8, 64):
         found = of(50e6, 512, batch)
         assert found.tracks == batch or found.tracks * found.tiles / 2 * 3 * 512**2 <= 2**28
@@ -79,7 +79,7 @@ def test_every_photograph_gives_its_tiles_once_an_epoch_and_is_decoded_once_for_
     monkeypatch.setattr(SampleCache, "get", lambda self, path: (decoded.append(path), get(self, path))[1])
     assert len(data) == 32
     items = [data.item(position) for position in range(320)]
-    epochs = [Spread(4, 8).ordinal(position) // 32 for position in range(320)]
+    epochs = [TileSpread(4, 8).ordinal(position) // 32 for position in range(320)]
     counts = Counter((epoch, str(item["HQ_path"])) for epoch, item in zip(epochs, items, strict=True))
     assert {count for (epoch, _), count in counts.items() if 1 <= epoch <= 8} == {4}
     assert len(decoded) == pytest.approx(320 / 4, abs=8)

@@ -16,7 +16,7 @@ from trainer_helpers import fill, make_trainer, merged, read, recipe_data, write
 from codes.train import main
 from codes.trainer.logs import writers
 from codes.trainer.logs.run_log import RunLog
-from codes.trainer.logs.writers import Guard, JsonLines, TensorBoard
+from codes.trainer.logs.writers import JsonLines, TensorBoard, WriterGuard
 from codes.utils.errors import ConfigError
 
 NO_ROOM = OSError(28, "No space left on device")
@@ -36,7 +36,7 @@ def rows(file: Path) -> list[dict[str, Any]]:
 
 
 def test_a_guard_warns_once_and_says_when_it_works_again(told: list[str]) -> None:
-    guard = Guard("the picture")
+    guard = WriterGuard("the picture")
 
     def fails() -> None:
         raise NO_ROOM

@@ -37,7 +37,7 @@ QUICK = (Kind.PREVIEW, Kind.READ)
 
 
 @dataclass(eq=False)
-class Job:
+class QueuedJob:
     """Work of one user. `work` is given a function to call with (done, total), which raises Cancelled to end it.
 
     `future`: its result, or the exception that it ended by; cancelled where it never began.
@@ -63,12 +63,12 @@ class FairQueue:
     """Jobs that wait. Owners take turns; the jobs of one are done in the order in which they came."""
 
     def __init__(self) -> None:
-        self._turns: dict[Kind, dict[str, deque[Job]]] = {kind: {} for kind in Kind}
+        self._turns: dict[Kind, dict[str, deque[QueuedJob]]] = {kind: {} for kind in Kind}
 
-    def put(self, job: Job) -> None:
+    def put(self, job: QueuedJob) -> None:
         self._turns[job.kind].setdefault(job.owner, deque()).append(job)
 
-    def take(self, kinds: Iterable[Kind], present: Callable[[str], bool]) -> Job | None:
+    def take(self, kinds: Iterable[Kind], present: Callable[[str], bool]) -> QueuedJob | None:
         """The next job of these kinds; those of owners who are not `present` wait for those of all others."""
         for kind in sorted(kinds):
             turns = self._turns[kind]
@@ -77,7 +77,7 @@ class FairQueue:
                 return self._served(turns, owner)
         return None
 
-    def remove(self, job: Job) -> bool:
+    def remove(self, job: QueuedJob) -> bool:
         """Whether the job waited."""
         waiting = self._turns[job.kind].get(job.owner)
         if waiting is None or job not in waiting:
@@ -87,7 +87,7 @@ class FairQueue:
             del self._turns[job.kind][job.owner]
         return True
 
-    def upcoming(self, kind: Kind, present: Callable[[str], bool]) -> Iterator[Job]:
+    def upcoming(self, kind: Kind, present: Callable[[str], bool]) -> Iterator[QueuedJob]:
         """The jobs of a kind in the order in which they will be done, if nothing is added."""
         copy = FairQueue()
         copy._turns[kind] = {owner: deque(jobs) for owner, jobs in self._turns[kind].items()}
@@ -95,7 +95,7 @@ class FairQueue:
             yield job
 
     @staticmethod
-    def _served(turns: dict[str, deque[Job]], owner: str) -> Job:
+    def _served(turns: dict[str, deque[QueuedJob]], owner: str) -> QueuedJob:
         jobs = turns.pop(owner)
         job = jobs.popleft()
         if jobs:
@@ -110,7 +110,7 @@ class Worker:
         self.present = present
         self._queue = FairQueue()
         self._change = threading.Condition()
-        self._running: Job | None = None
+        self._running: QueuedJob | None = None
         self._ends = False
         self._thread = threading.Thread(target=self._work, name="tessera app", daemon=True)
 
@@ -127,7 +127,7 @@ class Worker:
         if self._thread.is_alive():
             self._thread.join(seconds)
 
-    def submit(self, job: Job) -> Job:
+    def submit(self, job: QueuedJob) -> QueuedJob:
         with self._change:
             if self._ends:
                 job.future.cancel()
@@ -136,14 +136,14 @@ class Worker:
             self._change.notify_all()
         return job
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: QueuedJob) -> None:
         """A job that waits never begins, one that runs ends at its next batch of tiles; one that is done stays so."""
         with self._change:
             job.stop.set()
             if self._queue.remove(job):
                 job.future.cancel()
 
-    def positions(self) -> dict[Job, int]:
+    def positions(self) -> dict[QueuedJob, int]:
         """Of every restoration that waits, how many come before it, the running one included."""
         with self._change:
             running = int(self._running is not None and self._running.kind is Kind.RESTORE)
@@ -162,7 +162,7 @@ class Worker:
             with self._change:
                 self._running = None
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: QueuedJob) -> None:
         """Do one job; its future holds what came of it."""
         if not job.future.set_running_or_notify_cancel():
             return
@@ -180,7 +180,7 @@ class Worker:
             job.share = 1.0
             job.future.set_result(result)
 
-    def _between(self, job: Job, done: int, total: int) -> None:
+    def _between(self, job: QueuedJob, done: int, total: int) -> None:
         """Between two batches of tiles: note the progress, end what was cancelled, let one quick job of others pass."""
         if job.stop.is_set() or self._ends:
             raise Cancelled

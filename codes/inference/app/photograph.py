@@ -34,7 +34,7 @@ from ...utils.names import FORBIDDEN, LONGEST_PART, RESERVED, cut_to_bytes
 from ...viewer.layers import BICUBIC, Pixels, RowsLayer
 from ...viewer.pictures import Pictures, encode
 from ..restorer_sizes import ResultSize
-from .jobs import Job, Progress
+from .jobs import Progress, QueuedJob
 from .models import Models
 from .region import Box, exactly, region_side, regions, window_of
 from .settings import Dials, PreviewChoice, RequestError
@@ -50,7 +50,7 @@ SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 
 
 @dataclass(frozen=True)
-class Reading:
+class StrengthsRead:
     """What is known of an upload once it was decoded; sizes are (height, width), upright."""
 
     size: tuple[int, int]
@@ -91,10 +91,10 @@ class Photograph:
     id: str
     name: str
     folder: Path
-    reading: Job | None = None
-    previewing: Job | None = None
-    restoring: Job | None = None
-    read: Reading | None = None
+    reading: QueuedJob | None = None
+    previewing: QueuedJob | None = None
+    restoring: QueuedJob | None = None
+    read: StrengthsRead | None = None
     result: Outcome | None = None
     number: int = field(default=0)  # of its outcomes, so that no browser shows an old one
 
@@ -103,10 +103,10 @@ class Photograph:
         return self.folder / UPLOAD
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[QueuedJob]:
         return [job for job in (self.reading, self.previewing, self.restoring) if job is not None]
 
-    def understand(self, models: Models, max_pixels: int, progress: Progress) -> Reading:
+    def understand(self, models: Models, max_pixels: int, progress: Progress) -> StrengthsRead:
         """Decode, read the strengths, make the small picture. Raises DataError with the reason alone."""
         progress(0, 1)
         picture = self._picture(max_pixels)
@@ -118,7 +118,7 @@ class Photograph:
         )
         write_image(self.folder / THUMBNAIL, small, quality=88)
         np.save(self.folder / SAMPLES, _samples(picture))
-        self.read = Reading(
+        self.read = StrengthsRead(
             (height, width), picture.format, picture.bit_depth, picture.gray, picture.alpha is not None,
             models.strengths(picture), self._notes(),
         )  # fmt: skip

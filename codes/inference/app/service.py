@@ -19,7 +19,7 @@ from ...utils.names import first_free, numbered
 from ...utils.printable import printable
 from ..restorer_sizes import ResultSize
 from .folder import ProcessFolder
-from .jobs import EXPECTED, Cancelled, Job, Kind, Worker
+from .jobs import EXPECTED, Cancelled, Kind, QueuedJob, Worker
 from .models import Models
 from .photograph import Photograph
 from .settings import MIB, Dials, Limits, PreviewChoice, RequestError
@@ -113,7 +113,7 @@ class Service:
 
     def admit(self, session: Session, photograph: Photograph) -> None:
         """Take over an upload that is whole, and read it."""
-        job = Job(
+        job = QueuedJob(
             session.id, Kind.READ,
             lambda progress: photograph.understand(self.models, self.limits.pixels, progress),
         )  # fmt: skip
@@ -127,26 +127,26 @@ class Service:
             session.photographs.pop(photograph.id, None)
         self._discard(photograph)
 
-    def preview(self, session: Session, photograph: Photograph, choice: PreviewChoice) -> Job:
+    def preview(self, session: Session, photograph: Photograph, choice: PreviewChoice) -> QueuedJob:
         """Restore a region before all else; an earlier preview of the session that is not done ends."""
         self._check(photograph, choice)
         for other in list(session.photographs.values()):
             if other.previewing is not None:
                 self.worker.cancel(other.previewing)
-        job = Job(
+        job = QueuedJob(
             session.id, Kind.PREVIEW,
             lambda progress: photograph.preview(self.models, choice, progress),
         )  # fmt: skip
         photograph.previewing = job
         return self.worker.submit(job)
 
-    def restore(self, session: Session, photograph: Photograph, dials: Dials) -> Job:
+    def restore(self, session: Session, photograph: Photograph, dials: Dials) -> QueuedJob:
         """Put a photograph in the queue. Raises RequestError where it is there already."""
         self._check(photograph, dials)
         with self._lock:
             if photograph.restoring is not None and not photograph.restoring.future.done():
                 raise RequestError("this photograph is being restored already; cancel that first", 409)
-            job = Job(
+            job = QueuedJob(
                 session.id, Kind.RESTORE,
                 lambda progress: photograph.restore(self.models, dials, self.limits.pixels, progress),
             )  # fmt: skip
@@ -253,7 +253,7 @@ def _too_long(limits: Limits) -> str:
     return f"the file is larger than {limits.file_bytes / MIB:g} MiB, the limit of this app"
 
 
-def trouble_of(job: Job | None) -> str:
+def trouble_of(job: QueuedJob | None) -> str:
     """Why a job failed, "" where it did not: it is not done, it was cancelled, or all went well."""
     if job is None or not job.future.done() or job.future.cancelled():
         return ""

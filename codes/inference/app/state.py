@@ -4,7 +4,7 @@ from typing import Any
 
 from ...utils.printable import printable
 from ..restorer_sizes import ResultSize
-from .jobs import Job
+from .jobs import QueuedJob
 from .photograph import Outcome, Photograph
 from .region import region_side
 from .service import Service, Session, trouble_of
@@ -16,7 +16,7 @@ def state_of(service: Service, session: Session) -> dict[str, Any]:
     return {"photographs": [photograph_state(one, positions) for one in list(session.photographs.values())]}
 
 
-def photograph_state(photograph: Photograph, positions: dict[Job, int]) -> dict[str, Any]:
+def photograph_state(photograph: Photograph, positions: dict[QueuedJob, int]) -> dict[str, Any]:
     """`state`: reading, damaged, ready, waiting (with its place in the queue), running, done, failed."""
     reading, restoring, read = photograph.reading, photograph.restoring, photograph.read
     told: dict[str, Any] = {"id": photograph.id, "name": printable(photograph.name), "message": ""}
@@ -66,7 +66,7 @@ def size_state(wanted: ResultSize, scale: int) -> dict[str, Any]:
     }
 
 
-def _of_job(job: Job | None, positions: dict[Job, int], done: bool) -> dict[str, Any]:
+def _of_job(job: QueuedJob | None, positions: dict[QueuedJob, int], done: bool) -> dict[str, Any]:
     """The state that a restoration gives its photograph."""
     idle = {"state": "done" if done else "ready"}
     if job is None:

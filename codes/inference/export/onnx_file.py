@@ -28,7 +28,7 @@ INSTALL = "pip install 'tessera-restoration[onnx]', or in a checkout pip install
 
 
 @dataclass(frozen=True)
-class Graph:
+class OnnxGraph:
     """A network as a function of named tensors.
 
     `axes`: the dimensions of each tensor, by name where they may vary. `about`: what the file says of itself.
@@ -75,7 +75,7 @@ class Graph:
         return tuple(given.get(name) for name in names)
 
 
-def graphs_of(named: str | Path, strength_maps: bool = False) -> dict[str, Graph]:
+def graphs_of(named: str | Path, strength_maps: bool = False) -> dict[str, OnnxGraph]:
     """`student`, where it is one, and `denoiser` of a checkpoint by its name, file or folder.
 
     strength_maps: strengths are (B, K, h, w) instead of (B, K). Raises ConfigError for a checkpoint that does not say
@@ -99,7 +99,7 @@ def graphs_of(named: str | Path, strength_maps: bool = False) -> dict[str, Graph
     return graphs
 
 
-def write_onnx(graph: Graph, path: Path) -> None:
+def write_onnx(graph: OnnxGraph, path: Path) -> None:
     """Trace a graph at one size and write it, with dynamic height, width and batch, atomically.
 
     Raises ConfigError without the package `onnx`, or for a network that is too large for one file.
@@ -118,7 +118,7 @@ def write_onnx(graph: Graph, path: Path) -> None:
         temporary.write_bytes(model.SerializeToString())
 
 
-def _trace(graph: Graph, path: Path) -> None:
+def _trace(graph: OnnxGraph, path: Path) -> None:
     """The bare graph.
 
     torch.export does not do here: the checks of sizes in the networks become guards that fix height and width. The
@@ -135,7 +135,7 @@ def _trace(graph: Graph, path: Path) -> None:
         )  # fmt: skip
 
 
-def max_error(graph: Graph, path: Path, sizes: Sequence[tuple[int, int]] = ODD_SIZES) -> list[float]:
+def max_error(graph: OnnxGraph, path: Path, sizes: Sequence[tuple[int, int]] = ODD_SIZES) -> list[float]:
     """The largest difference between onnxruntime and PyTorch, over all outputs, at each size of low_res.
 
     In units of the output's largest value where that is above 1: x_start from eps is large where little signal is left.
@@ -165,7 +165,7 @@ def session_of(path: str | Path, threads: int = 0) -> Any:
     return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _student(network: DiffusionNetwork, process: ProcessOptions, metadata: CheckpointMetadata, maps: bool) -> Graph:
+def _student(network: DiffusionNetwork, process: ProcessOptions, metadata: CheckpointMetadata, maps: bool) -> OnnxGraph:
     assert process.student is not None
     assert metadata.scale is not None
     module = StudentGraph(network, process, metadata.scale).eval()
@@ -184,10 +184,12 @@ def _student(network: DiffusionNetwork, process: ProcessOptions, metadata: Check
         "temperature_max": process.student.temperature_max,
     }
     inputs = ("low_res", *told, "noise", "temperature")
-    return Graph(module, inputs, ("image",), axes, about, network, metadata.scale)
+    return OnnxGraph(module, inputs, ("image",), axes, about, network, metadata.scale)
 
 
-def _denoiser(network: DiffusionNetwork, process: ProcessOptions, metadata: CheckpointMetadata, maps: bool) -> Graph:
+def _denoiser(
+    network: DiffusionNetwork, process: ProcessOptions, metadata: CheckpointMetadata, maps: bool
+) -> OnnxGraph:
     module = DenoiserGraph(network, process).eval()
     told = _strength_axes(network, maps)
     large = ("batch", str(network.in_channels), "large_height", "large_width")
@@ -204,7 +206,7 @@ def _denoiser(network: DiffusionNetwork, process: ProcessOptions, metadata: Chec
         "num_timesteps": process.beta_schedule.num_diffusion_timesteps,
     }
     inputs = tuple(name for name in ("x_t", "t", "low_res", "strengths", "y") if name in axes)
-    return Graph(module, inputs, module.outputs, axes, about, network, metadata.scale or 1)
+    return OnnxGraph(module, inputs, module.outputs, axes, about, network, metadata.scale or 1)
 
 
 def _about(metadata: CheckpointMetadata, kind: str, network: DiffusionNetwork) -> dict[str, Any]:
@@ -227,12 +229,12 @@ def _strength_axes(network: DiffusionNetwork, maps: bool) -> dict[str, tuple[str
     return {"strengths": ("batch", str(count), "height", "width") if maps else ("batch", str(count))}
 
 
-def _traced_size(graph: Graph) -> tuple[int, int]:
+def _traced_size(graph: OnnxGraph) -> tuple[int, int]:
     """Of low_res: two sides that differ, so that none is taken for the other."""
     return allowed_size(graph, 24, 16)
 
 
-def allowed_size(graph: Graph, height: int, width: int) -> tuple[int, int]:
+def allowed_size(graph: OnnxGraph, height: int, width: int) -> tuple[int, int]:
     """The size itself, or for a denoiser, which does not pad, the next that it takes."""
     if isinstance(graph.module, StudentGraph):
         return height, width

@@ -19,20 +19,20 @@ from ...utils.errors import TesseraError
 from ...utils.rng import image_seed
 from ..restorer import NETWORK, Restorer
 from .graphs import StudentGraph
-from .onnx_file import ODD_SIZES, TOLERANCE, Graph, allowed_size, session_of
+from .onnx_file import ODD_SIZES, TOLERANCE, OnnxGraph, allowed_size, session_of
 
 STEPS = 4
 SIZES = (*ODD_SIZES, (32, 48))  # of low_res
 CHANNELS = 3  # what a Restorer takes
 
 
-def restores(graph: Graph) -> bool:
+def restores(graph: OnnxGraph) -> bool:
     """Whether a `Restorer` can be made of its network."""
     return "low_res" in graph.inputs and "y" not in graph.inputs and graph.network.in_channels == CHANNELS
 
 
 def restored_error(
-    named: str | Path, graph: Graph, path: Path, sizes: Sequence[tuple[int, int]] = SIZES
+    named: str | Path, graph: OnnxGraph, path: Path, sizes: Sequence[tuple[int, int]] = SIZES
 ) -> list[float]:
     """The largest difference of images in [0, 1], restored by the file and by a `Restorer`, for each size of low_res.
 

@@ -32,7 +32,7 @@ OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROF
 
 
 @dataclass
-class Outcome:
+class RunOutcome:
     """What a test run did."""
 
     done: list[ImageRecord] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Restoration:
         self.messages = RankMessages(self.ranks)
         self.lock: RunLock | None = None
 
-    def run(self) -> Outcome:
+    def run(self) -> RunOutcome:
         """Restore every image, then write the page. Raises Interrupted after a signal, with all finished work kept.
 
         Raises ConfigError when another run has the folder, OSError when nothing more can be written. Every rank returns
@@ -73,7 +73,7 @@ class Restoration:
         with held(self.root, self.messages) as self.lock:
             return self._run()
 
-    def _run(self) -> Outcome:
+    def _run(self) -> RunOutcome:
         start = time.monotonic()
         handler = log_to_file(self.root / "test.log") if self.ranks.first else None
         try:
@@ -97,10 +97,10 @@ class Restoration:
                 stop_logging_to(handler)
         return outcome
 
-    def _run_all(self, stop: StopRequest) -> tuple[Outcome, OSError | None]:
+    def _run_all(self, stop: StopRequest) -> tuple[RunOutcome, OSError | None]:
         """What all ranks did, and what kept one of them from writing."""
         work = work_of(self.setup, self.messages)
-        own = Outcome()
+        own = RunOutcome()
         trouble = self._restore_all(work.groups, own, stop)
         parts = self.messages.gathered((own.done, own.failed, trouble))
         measures = self.ranks.first and not stop.requested
@@ -112,10 +112,12 @@ class Restoration:
         }
         failed |= {order: line for part in parts for order, line in part[1].items()}
         listed = {image.order: number for number, image in enumerate(work.images)}
-        outcome = Outcome(sorted(done, key=lambda row: listed[row.order]), failed)
+        outcome = RunOutcome(sorted(done, key=lambda row: listed[row.order]), failed)
         return outcome, next((part[2] for part in parts if part[2] is not None), None)
 
-    def _restore_all(self, groups: Sequence[Sequence[Planned]], outcome: Outcome, stop: StopRequest) -> OSError | None:
+    def _restore_all(
+        self, groups: Sequence[Sequence[Planned]], outcome: RunOutcome, stop: StopRequest
+    ) -> OSError | None:
         """Restore the images of this rank; the error that kept it from writing, if one did."""
         count, images = 0, sum(map(len, groups))
         for group in groups:
@@ -131,7 +133,7 @@ class Restoration:
                 return error
         return None
 
-    def _restore_group(self, group: Sequence[Planned], title: str, outcome: Outcome, stop: StopRequest) -> None:
+    def _restore_group(self, group: Sequence[Planned], title: str, outcome: RunOutcome, stop: StopRequest) -> None:
         """Restore images together; when that fails, each on its own. Raises Interrupted, and OSError of the disk."""
         left = list(group)
         try:
@@ -147,7 +149,7 @@ class Restoration:
                 self._restore([image], title, outcome, stop)
 
     @contextmanager
-    def _noting(self, image: Planned, outcome: Outcome, stop: StopRequest) -> Iterator[None]:
+    def _noting(self, image: Planned, outcome: RunOutcome, stop: StopRequest) -> Iterator[None]:
         """Note why something failed for an image, and go on."""
         try:
             yield
@@ -157,7 +159,7 @@ class Restoration:
             logger.error("%s: not restored: %s", image.source, reason, exc_info=logger.isEnabledFor(10))
             outcome.failed[image.order] = f"{image.source}: {reason}"
 
-    def _restore(self, images: Sequence[Planned], title: str, outcome: Outcome, stop: StopRequest) -> None:
+    def _restore(self, images: Sequence[Planned], title: str, outcome: RunOutcome, stop: StopRequest) -> None:
         """Read images, sample those together that can be read, then write and measure each."""
         start, jobs, setup = time.monotonic(), list[Job](), self.setup
         for image in images:

@@ -17,7 +17,7 @@ from ...runtime.devices import peak_memory
 from ...utils.console import TrainingBar, format_seconds, get_logger
 from ...utils.files import require_folder
 from ..training_step import StepResult
-from .writers import Guard, LogWriter
+from .writers import LogWriter, WriterGuard
 
 logger = get_logger(__name__)
 MOST_VISUALS = 8
@@ -51,7 +51,7 @@ class RunLog:
         self.remedy = remedy
         self._windows = 0
         self.bar = TrainingBar(start, niter)
-        self._pictures = Guard("pictures")
+        self._pictures = WriterGuard("pictures")
         self._first = start
         self._start = time.monotonic()
         self._paused = 0.0

@@ -28,7 +28,7 @@ PAUSE = 10.0  # seconds before TensorBoard's folder, once it failed, is tried ag
 MOST_PENDING = 10_000
 
 
-class Guard:
+class WriterGuard:
     """Does what may fail for want of room: warns once, goes on, and says when it works again."""
 
     def __init__(self, what: str, errors: tuple[type[Exception], ...] = (OSError,)) -> None:
@@ -82,7 +82,7 @@ class JsonLines(LogWriter):
     def __init__(self, file: Path, start: int) -> None:
         self.file = file
         self._pending: deque[str] = deque(maxlen=MOST_PENDING)
-        self._guard = Guard(str(file))
+        self._guard = WriterGuard(str(file))
         if file.exists():
             write_text(file, "".join(_lines_until(file, start)))
 
@@ -118,7 +118,7 @@ class TensorBoard(LogWriter):
     def __init__(self, folder: Path, start: int, recipe: str) -> None:
         self.folder = folder
         self._purge: int | None = start + 1
-        self._guard = Guard(str(folder))
+        self._guard = WriterGuard(str(folder))
         self._writer: SummaryWriter | None = None
         self._next = 0.0  # when it is tried again
         self._threads_told = threading.excepthook
@@ -182,7 +182,7 @@ class Wandb(LogWriter):
 
     def __init__(self, root: Path, project: str, name: str, recipe: Mapping[str, Any]) -> None:
         self.module = import_wandb()
-        self._guard = Guard("wandb", (Exception,))  # whatever a service or its client fails of
+        self._guard = WriterGuard("wandb", (Exception,))  # whatever a service or its client fails of
         kept = root / "wandb_id"
         identity = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
         try:

@@ -11,7 +11,7 @@ from ...runtime.devices import Ranks
 from ...runtime.experiment import Experiment
 from ...utils.console import get_logger
 from ...utils.errors import TesseraError
-from ..logs.writers import Guard
+from ..logs.writers import WriterGuard
 from ..optim import consolidate
 from .best import Best
 from .saving import Parts, prune, save
@@ -33,8 +33,8 @@ class CheckpointSaver:
         self._good: int | None = None  # the newest whole checkpoint of this experiment
         self._whole_at = -1  # the iteration whose sharded optimiser states rank 0 holds
         self._best = Best(experiment, recipe) if recipe.logger.keep_best and ranks.first else None
-        self._snapshots = Guard("a snapshot of train.post_hoc_ema")
-        self._best_guard = Guard("the best checkpoint")
+        self._snapshots = WriterGuard("a snapshot of train.post_hoc_ema")
+        self._best_guard = WriterGuard("the best checkpoint")
 
     def save(self, iteration: int, samples: int, final: bool) -> None:
         """Write a checkpoint; every rank must call it. A failure is fatal only for the last one, which is tried several

@@ -31,7 +31,7 @@ from restorer_helpers import picture
 from codes.images.files import quantise, read_image, resize_bicubic, to_float
 from codes.images.search import EXTENSIONS
 from codes.inference.app.folder import ProcessFolder
-from codes.inference.app.jobs import Job, Kind
+from codes.inference.app.jobs import Kind, QueuedJob
 from codes.inference.app.photograph import TAKEN
 from codes.inference.app.region import REGION
 from codes.inference.app.routes import build_app
@@ -385,7 +385,7 @@ def _blocking():
         while not go.wait(0.005):
             progress(1, 2)
 
-    return Job("somebody", Kind.RESTORE, work), go
+    return QueuedJob("somebody", Kind.RESTORE, work), go
 
 
 def test_restorations_of_two_browsers_take_turns_and_tell_their_places(page, app_service):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from codes.inference.app.jobs import Cancelled, FairQueue, Job, Kind, Worker
+from codes.inference.app.jobs import Cancelled, FairQueue, Kind, QueuedJob, Worker
 
 WAIT = 20  # seconds, far more than anything here takes
 
@@ -14,7 +14,7 @@ def everyone(_):
 
 
 def job(owner, kind=Kind.RESTORE, work=lambda _: None):
-    return Job(owner, kind, work)
+    return QueuedJob(owner, kind, work)
 
 
 def taken(queue, present=everyone):

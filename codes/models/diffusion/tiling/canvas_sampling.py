@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ....images.canvas import Canvas
 from ....images.canvas_store import CanvasStore
-from ....images.canvas_stream import RowReader, RowWriter
+from ....images.canvas_stream import CanvasRowWriter, RowReader
 from ....images.enforced import Agreement
 from ....utils.rng import numpy_generator
 from ..noise import INITIAL_STEP, MEAN_STEP, NoiseField
@@ -138,7 +138,7 @@ def _take(
     """Write the states after a step; the states before it stay as they are. True, as it was not given up."""
     views = [step.view(image, runner) for image in images]
     runner.on_tiles = progress(tiles=_tiles(views, runner))
-    writers = [RowWriter(image.store.upcoming, runner.device) for image in images]
+    writers = [CanvasRowWriter(image.store.upcoming, runner.device) for image in images]
     if adjustment.changes_something:
         _in_two_passes(images, writers, runner.bands(views), step, adjustment)
     else:
@@ -202,7 +202,7 @@ def _begun(images: Sequence[SampledImage], runner: TileRunner, process: Gaussian
 def _begin(image: SampledImage, runner: TileRunner, process: GaussianDiffusion) -> None:
     """Write x_T, some rows at a time."""
     plan, channels, state, device = image.plan, image.noise.channels, image.store.state, runner.device
-    writer = RowWriter(state, device)
+    writer = CanvasRowWriter(state, device)
     for y0, y1 in parts_of(0, plan.height, plan.width):
         noise = image.noise_rows(INITIAL_STEP, y0, y1, device)
         prior = _prior_rows(image, Tile(0, 0, y0, y1, 0, plan.width), runner)
@@ -237,7 +237,7 @@ class _Step:
         """What is denoised."""
         return image.view(runner, self.index, self.t)
 
-    def advance(self, image: SampledImage, band: Band, writer: RowWriter) -> None:
+    def advance(self, image: SampledImage, band: Band, writer: CanvasRowWriter) -> None:
         """Write the state after the step of some rows."""
         channels, before = image.noise.channels, band.state
         noise = partial(image.noise_rows, self.index, band.y0, band.y1, self.device)
@@ -280,13 +280,13 @@ class _Mixing(_Step):
     def view(self, image: SampledImage, runner: TileRunner) -> View:
         return image.view(runner, self.index, self.t, _Start(image, runner, self.process))
 
-    def advance(self, image: SampledImage, band: Band, writer: RowWriter) -> None:
+    def advance(self, image: SampledImage, band: Band, writer: CanvasRowWriter) -> None:
         sample = image.store.state.rows(band.y0, band.y1)[None, : image.noise.channels].to(self.device)
         mixed = (1 - self.share) * sample + self.share * band.prediction.x_start
         _write(image, writer, band.y0, mixed, None)
 
 
-def _write(image: SampledImage, writer: RowWriter, y0: int, first: Tensor, second: Tensor | None) -> None:
+def _write(image: SampledImage, writer: CanvasRowWriter, y0: int, first: Tensor, second: Tensor | None) -> None:
     """Fill rows of the coming canvas, of which the second half of the channels may hold nothing."""
     if second is None and image.store.upcoming.channels > first.shape[1]:
         second = torch.zeros_like(first)
@@ -295,7 +295,7 @@ def _write(image: SampledImage, writer: RowWriter, y0: int, first: Tensor, secon
 
 def _in_two_passes(
     images: Sequence[SampledImage],
-    writers: Sequence[RowWriter],
+    writers: Sequence[CanvasRowWriter],
     bands: Iterator[Band],
     step: _Step,
     adjustment: Adjustment,
