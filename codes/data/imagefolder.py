@@ -15,7 +15,7 @@ from ..utils.errors import ConfigError, DataError
 from .base import Item, Traits
 from .companions import Companions
 from .corruptions.pipeline import CorruptionPipeline
-from .corruptions.strength import Estimate, Reading, told_strength
+from .corruptions.strength import Estimate, Reading, in_words, told_strength
 from .corruptions.strength_map import StrengthMap, read_strength_map
 from .datasets import DATASETS
 from .image_dataset import Generators, ImageDataset
@@ -55,9 +55,8 @@ class ImageFolderDataset(ImageDataset):
             whole = (drawn.whole or drawn.images)[0]
             resized = self._resizes(whole)
             shown = quantise(hq) if resized else whole
-            known = self._known(self.files[drawn.number], shown, hq, resized)
-            item |= {"hq": to_tensor(hq, n1_to_1), "corruption_entropy": torch.from_numpy(known)}
-            return item
+            told = self._told(self.files[drawn.number], shown, hq, resized)
+            return item | {"hq": to_tensor(hq, n1_to_1), **told}
         entropy = self._entropy(drawn.generator)
         lq = self._lq(hq, entropy, drawn.generator)
         item |= {
@@ -92,8 +91,7 @@ class ImageFolderDataset(ImageDataset):
         path = self.files[position]
         if by_rows and self.whole_because is None and (canvas := self._canvas(path)) is not None:
             item = self._record(position)
-            strengths = self._known(path, canvas.bands_of_file, canvas.bands_of_file)
-            item |= {"hq": canvas, "corruption_entropy": torch.from_numpy(strengths)}
+            item |= {"hq": canvas, **self._told(path, canvas.bands_of_file, canvas.bands_of_file)}
             return item, _traits(canvas.traits, None)
         picture = read_image(path, max_pixels=self.options.max_pixels)
         if (frames := count_frames(path)) != 1:
@@ -105,9 +103,8 @@ class ImageFolderDataset(ImageDataset):
             raise DataError(f"{path}: {picture.rgb.shape[1]}x{picture.rgb.shape[0]} pixels are too few")
         samples = quantise(picture.rgb, picture.bit_depth) if self.options.auto_positions else picture.rgb
         rgb = picture.rgb if picture.alpha is None else visible_colours(picture.rgb, picture.alpha)
-        known = self._known(path, samples, rgb)
         item = self._record(position)
-        item |= {"hq": to_tensor(rgb, self.options.rgb_n1_to_1), "corruption_entropy": torch.from_numpy(known)}
+        item |= {"hq": to_tensor(rgb, self.options.rgb_n1_to_1), **self._told(path, samples, rgb)}
         return item, _traits(picture, picture.alpha)
 
     def check(self) -> None:
@@ -161,14 +158,24 @@ class ImageFolderDataset(ImageDataset):
             files[index] = file
         return files
 
-    def _known(self, path: Path, samples: Rows, rgb: Rows, resized: bool = False) -> np.ndarray:
-        """float32 (K,) strengths of an image, or (K, H, W) where one is a map; `auto` is read from the file.
+    def _told(self, path: Path, samples: Rows, rgb: Rows, resized: bool = False) -> Item:
+        """What is known of an image to be restored: its strengths, and with an estimator what these do not explain.
 
         `resized`: the samples are no longer those of the file, and only they are looked at.
         """
+        reading = self._reading(rgb)
+        told: Item = {"corruption_entropy": torch.from_numpy(self._known(path, samples, rgb, resized, reading))}
+        if reading is None:
+            return told
+        unexplained = in_words(reading.unexplained)
+        if unexplained:
+            warn_once(logger, f"unexplained {path}", f"{path}: {unexplained}")
+        return told | {"unexplained": unexplained}
+
+    def _known(self, path: Path, samples: Rows, rgb: Rows, resized: bool, reading: Reading | None) -> np.ndarray:
+        """float32 (K,) strengths of an image, or (K, H, W) where one is a map; `auto` is read from the file."""
         maps, size = self.map_files(path), (rgb.shape[0], rgb.shape[1])
         listed = self.options.known_entropy or ()
-        reading = self._reading(rgb, "auto_map" in listed)
         strengths: list[float | np.ndarray] = []
         for index, value in enumerate(listed):
             if isinstance(value, StrengthMap):
@@ -186,11 +193,11 @@ class ImageFolderDataset(ImageDataset):
             return np.stack([np.broadcast_to(np.float32(value), size) for value in strengths])
         return np.array(strengths, np.float32)
 
-    def _reading(self, rgb: Rows, everywhere: bool) -> Reading | None:
+    def _reading(self, rgb: Rows) -> Reading | None:
         """What the estimator says of an image, where a strength of it is asked for."""
         if self.reader is None or not self.options.auto_positions:
             return None
-        return self.reader.read(rgb, everywhere)
+        return self.reader.read(rgb, everywhere="auto_map" in (self.options.known_entropy or ()))
 
     def _estimate(self, path: Path, samples: Rows, corruption: str, reading: Reading | None, resized: bool) -> Estimate:
         key = (path, corruption)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..config.registry import nearest
-from ..data.corruptions.strength import Estimate, Reader, Reading, estimators, told_strength
+from ..data.corruptions.strength import Estimate, Reader, Reading, estimators, in_words, told_strength
 from ..images.files import quantise
 from ..images.objects import ImageObject
 from ..utils.console import get_logger
@@ -43,6 +43,8 @@ def strength_tensor(
     listed = _listed(given, count, names)
     asked = [value for value in listed if isinstance(value, str) and value in AUTO]
     reading = reader.read(image.rgb, "auto_map" in asked) if reader is not None and asked else None
+    if reading is not None and reading.unexplained:
+        logger.warning("the image %s", in_words(reading.unexplained))
     values = [
         _read_auto(label, value, image, names is not None, auto_default, reader, reading)
         if isinstance(value, str) and value in AUTO

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..data.corruptions.strength import Estimate
+from ..data.findings.all import unexplained
 from ..images.bands import Rows
 from ..images.pixels import to_float
 from ..models.diffusion.checkpoints.metadata import load_into, network_of, read_metadata
@@ -21,6 +22,7 @@ MARGIN = 64  # pixels around a block that it sees besides; more than it reaches
 MOST_BLOCKS = 16  # of a large image, evenly spread, where one number for the whole is asked for
 FAR = 4.0  # deviations of the distance from which on an image is unlike everything in training
 UNSURE = 0.24  # spread from which on a strength is hardly more than a guess, whose spread is 0.29
+PIECE, MOST_PIECES = 256, 16  # pixels a side, and how many: what the findings look at
 SMOOTHING = 6.0  # of maps: deviation of the Gaussian, in places of CELL pixels
 
 
@@ -34,19 +36,27 @@ class StrengthReading:
     distance: float
     local: LocalStrengths  # of the places that were looked at, (1, K, h, w)
     size: tuple[int, int]
+    found: tuple[str, ...] = ()  # in the pixels, that none of the corruptions explains
 
     @property
     def strange(self) -> bool:
         """Whether the image is unlike everything that the estimator was trained on."""
         return self.distance > FAR
 
+    @property
+    def unexplained(self) -> tuple[str, ...]:
+        """What the image holds that none of the corruptions explains, in words."""
+        far = (f"content unlike all of its training ({self.distance:.1f} deviations)",) if self.strange else ()
+        return (*self.found, *far)
+
     def estimate(self, name: str, default: float) -> Estimate:
         """The strength to restore with, and why. An odd image is taken as clean, and no guess is a strong one."""
         mean, spread = (float(values[self.names.index(name)]) for values in (self.mean, self.spread))
         if self.strange:
             return Estimate(0.0, f"unlike the images of training ({self.distance:.1f} deviations), so taken as clean")
-        if spread > UNSURE:
-            reason = f"unsure: {mean:.2f} +- {spread:.2f}, so at most auto_default"
+        if spread > UNSURE or self.found:
+            why = f"the image holds {self.found[0]}" if self.found else "unsure"
+            reason = f"{why}: {mean:.2f} +- {spread:.2f}, so at most auto_default"
             return Estimate(min(mean, default), reason, sure=False)
         return Estimate(mean, f"estimated, +- {spread:.2f}")
 
@@ -57,7 +67,7 @@ class StrengthReading:
         """
         whole = self.estimate(name, default).strength
         index = self.names.index(name)
-        if self.strange or self.spread[index] > UNSURE:
+        if self.strange or self.found or self.spread[index] > UNSURE:
             return np.full(self.size, whole, np.float32)
         strength, precision = (values[0, index].numpy() for values in self.local)
         # A place with nothing to say counts as much as a guess does, and then says what the whole image says.
@@ -122,8 +132,11 @@ class StrengthReader:
         count = len(self.names)
         strength, precision = torch.zeros(1, count, *cells), torch.zeros(1, count, *cells)
         pooled, seen = torch.zeros(1, self.network.num_features, 1, 1), 0
+        pieces = Pieces(len(blocks))
         for y0, y1, x0, x1 in blocks:
-            features = self._features(rgb, y0, y1, x0, x1)
+            top, left, part = _part(rgb, y0, y1, x0, x1)
+            pieces.take(part[y0 - top : y1 - top, x0 - left : x1 - left])
+            features = self._features(part, (y1 - y0, x1 - x0), (y0 - top, x0 - left))
             rows, columns = (slice(a // CELL, -(-b // CELL)) for a, b in ((y0, y1), (x0, x1)))
             estimate = self.network.local(features)
             strength[:, :, rows, columns], precision[:, :, rows, columns] = (values.cpu() for values in estimate)
@@ -133,18 +146,38 @@ class StrengthReader:
         local = LocalStrengths(strength, precision)
         mean, spread = _pooled_where_seen(local)
         distance = float(self.network.distance((pooled / seen).to(self.device)))
-        return StrengthReading(self.names, mean, spread, distance, local, (height, width))
+        found = tuple(one.words for one in unexplained(pieces.taken, self.names))
+        return StrengthReading(self.names, mean, spread, distance, local, (height, width), found)
 
-    def _features(self, rgb: Rows, y0: int, y1: int, x0: int, x1: int) -> torch.Tensor:
-        """Features (1, D, h, w) of a block, computed with what surrounds it."""
-        top, left = max(y0 - MARGIN, 0), max(x0 - MARGIN, 0)
-        part = np.array(rgb[top : min(y1 + MARGIN, rgb.shape[0])][:, left : x1 + MARGIN])
-        part = part if part.dtype == np.float32 else to_float(part)
+    def _features(self, part: np.ndarray, size: tuple[int, int], at: tuple[int, int]) -> torch.Tensor:
+        """Features (1, D, h, w) of a block of `size` pixels, which begins at a place of the part around it."""
         image = torch.from_numpy(part).permute(2, 0, 1)[None].to(self.device) * 2 - 1
         features = self.network.features(image)
-        row, column = (y0 - top) // CELL, (x0 - left) // CELL
-        height, width = -(-(y1 - y0) // CELL), -(-(x1 - x0) // CELL)
+        (row, column), (height, width) = ([-(-length // CELL) for length in pair] for pair in (at, size))
         return features[:, :, row : row + height, column : column + width]
+
+
+class Pieces:
+    """What is looked at for findings: squares of PIECE pixels out of the blocks, MOST_PIECES in all, evenly spread."""
+
+    def __init__(self, blocks: int) -> None:
+        self._every, self._number = -(-blocks // MOST_PIECES), 0
+        self._each = max(MOST_PIECES // blocks, 1)
+        self.taken: list[np.ndarray] = []
+
+    def take(self, block: np.ndarray) -> None:
+        """Keep copies of what is to be looked at of the next block, float32 (h, w, 3)."""
+        if self._number % self._every == 0:
+            corners = [(y, x) for y in range(0, block.shape[0], PIECE) for x in range(0, block.shape[1], PIECE)]
+            self.taken += [block[y : y + PIECE, x : x + PIECE].copy() for y, x in corners[: self._each]]
+        self._number += 1
+
+
+def _part(rgb: Rows, y0: int, y1: int, x0: int, x1: int) -> tuple[int, int, np.ndarray]:
+    """Top and left of a block with what surrounds it, and that as float32 (h, w, 3) in [0, 1]."""
+    top, left = max(y0 - MARGIN, 0), max(x0 - MARGIN, 0)
+    part = np.array(rgb[top : min(y1 + MARGIN, rgb.shape[0])][:, left : x1 + MARGIN])
+    return top, left, part if part.dtype == np.float32 else to_float(part)
 
 
 def _pooled_where_seen(local: LocalStrengths) -> tuple[np.ndarray, np.ndarray]:

@@ -184,6 +184,7 @@ class Told:
 
     def __init__(self, strength: float, sure: bool) -> None:
         self.answer = Estimate(strength, "read", sure)
+        self.unexplained = ()
 
     def estimate(self, name: str, default: float) -> Estimate:  # noqa: ARG002
         return self.answer

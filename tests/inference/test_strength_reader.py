@@ -1,5 +1,7 @@
 """Strengths read from images by a network: of any size, for every use of `auto`."""
 
+import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,13 @@ from command_helpers import restore, restore_small, save_picture
 
 from codes.data import imagefolder
 from codes.data.corruptions import jpeg_quality
+from codes.data.corruptions.jpeg_quality import standard_table
+from codes.data.corruptions.strength import in_words, told_strength
 from codes.images import file_canvas
-from codes.inference import strength_reader
+from codes.images.files import write_image
+from codes.inference import restorer_strengths, strength_reader
 from codes.inference.restorer import Restorer
-from codes.inference.strength_reader import StrengthReader, StrengthReading
+from codes.inference.strength_reader import Pieces, StrengthReader, StrengthReading
 from codes.models.diffusion.checkpoints.metadata import CheckpointMetadata, save_checkpoint
 from codes.models.diffusion.networks.strength_estimator import (
     LocalStrengths,
@@ -37,6 +42,10 @@ def network() -> StrengthEstimator:
 
 def image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(1).random((height, width, 3)).astype(np.float32)
+
+
+def noise_of(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(2).standard_normal(shape).astype(np.float32)
 
 
 def saved(path: Path, names: tuple[str, ...] = NAMES) -> Path:
@@ -74,6 +83,37 @@ def test_what_is_told_of_sure_unsure_and_strange_images() -> None:
     told = reading(0.7, 0.05, distance=9.0).estimate("jpeg", 0.2)
     assert told.strength == 0
     assert "unlike" in told.reason
+
+
+def test_what_no_corruption_explains_makes_every_guess_a_small_one() -> None:
+    noisy = dataclasses.replace(reading(0.7, 0.05), found=("noise of a deviation of about 25 of 255",))
+    told = noisy.estimate("jpeg", 0.2)
+    assert (told.strength, told.sure) == (pytest.approx(0.2), False)
+    assert "noise of a deviation" in told.reason
+    np.testing.assert_allclose(noisy.map("jpeg", 0.2), 0.2)
+    assert dataclasses.replace(noisy, distance=9.0).estimate("jpeg", 0.2).strength == 0
+    assert len(dataclasses.replace(noisy, distance=9.0).unexplained) == 2
+    table = 4 * standard_table(50)  # what a file says of itself stays the first source
+    by_table = told_strength("jpeg", 0.2, table, np.zeros((1, 1, 3), np.uint8), noisy)
+    assert by_table.strength > 0.5
+    assert by_table.unexplained == noisy.found
+    assert in_words(()) == ""
+
+
+@pytest.mark.parametrize(("names", "says"), [(NAMES, True), (("gaussian_noise", "jpeg"), False)])
+def test_noise_is_said_where_no_corruption_of_the_checkpoint_is_noise(names: tuple[str, ...], says: bool) -> None:
+    picture = np.full((130, 160, 3), 0.5, np.float32) + np.float32(20 / 255) * noise_of((130, 160, 3))
+    told = StrengthReader(network(), names, CPU).read(picture).unexplained
+    assert ["noise" in words for words in told] == [True] * says
+
+
+def test_of_large_images_a_few_squares_are_looked_at_for_findings() -> None:
+    many, one = Pieces(40), Pieces(1)
+    for _ in range(40):
+        many.take(np.zeros((512, 512, 3), np.float32))
+    assert [piece.shape for piece in many.taken] == [(256, 256, 3)] * 14
+    one.take(np.zeros((300, 200, 3), np.float32))
+    assert [piece.shape for piece in one.taken] == [(256, 200, 3), (44, 200, 3)]
 
 
 def test_a_map_follows_the_places_and_is_even_where_they_are() -> None:
@@ -158,6 +198,36 @@ def test_the_library_reads_every_strength_by_name(here: Path) -> None:
     np.testing.assert_array_equal(subject(picture, steps="trailing1"), by_itself)  # None reads what can be read
     with pytest.raises(ConfigError, match="no estimator"):
         Restorer.from_checkpoint(file).estimate(picture)
+
+
+def test_the_log_the_page_and_the_library_say_what_no_corruption_explains(
+    here: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = (np.float32(0.5) + np.float32(20 / 255) * noise_of((96, 104, 3))).clip(0, 1).astype(np.float32)
+    (here / "noisy").mkdir()
+    write_image(here / "noisy" / "night.png", picture)
+    saved(here / "strengths.safetensors")
+    sets = [
+        "datasets.test.paths=noisy",
+        "datasets.test.fixed_corruptions=[jpeg, gaussian_blur]",
+        "datasets.test.fixed_parameters={corruption_entropy: [auto, auto_map], estimator: strengths}",
+        "path.pretrain_model_strengths=strengths.safetensors",
+    ]
+    code, said = restore("-opt", "infer.yml", "--set", *sets)
+    assert code == 0, said
+    lines = [line for line in said.splitlines() if "was not trained on: noise of a deviation" in line]
+    assert len(lines) == 1
+    assert "night.png" in lines[0]
+    pages = [file.read_text(encoding="utf-8") for file in here.rglob("index.html")]
+    assert any("was not trained on: noise" in page for page in pages)
+    file = next(Path("experiments/tiny/models").glob("*_ema.safetensors"))
+    subject = Restorer.from_checkpoint(file, estimator=here / "strengths.safetensors")
+    told = subject.read_strengths(picture)
+    assert all(one.strength <= 0.2 and "noise" in one.unexplained[0] for one in told.values())
+    monkeypatch.setattr(restorer_strengths, "logger", logging.getLogger("heard"))
+    with caplog.at_level(logging.WARNING):
+        subject(picture, "auto", steps="trailing1")
+    assert "was not trained on: noise" in caplog.text
 
 
 def test_a_network_of_another_kind_is_refused(experiment: Path) -> None:

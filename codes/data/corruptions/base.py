@@ -1,7 +1,9 @@
 """What every corruption is: an object that maps (image, strength, rng) to a corrupted image of the same shape."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -38,12 +40,14 @@ class Corruption:
     """Base of all corruptions: float32 RGB (H, W, 3) in [0, 1] in and out, any aspect ratio, the argument unchanged.
 
     `stage`: its place in the physical order. `fixed_strength`: the strength that is told to the network where the
-    effect does not depend on the one given; None where it does.
+    effect does not depend on the one given; None where it does. `explains`: finding of data/findings -> the most that
+    this corruption makes of it, in the finding's unit.
     """
 
     settings: CorruptionSettings = CorruptionSettings()
     stage: ClassVar[Stage] = Stage.PROCESSING
     fixed_strength: ClassVar[float | None] = None
+    explains: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     def __call__(self, image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
         """A new image. `strength` in [0, 1], 1 the strongest. What is drawn from `rng` (an angle, a kernel, noise)

@@ -1,5 +1,7 @@
 """Changes of colour and tone."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,6 +18,8 @@ JITTER = 0.5  # length of color_jitter's vector at strength 1
 class ColorQuantization(Corruption):
     """Fewer levels a channel: 256 at strength 0 (8 bits), 8 at strength 1, geometrically between; rounded, so the mean
     brightness stays."""
+
+    explains: ClassVar[Mapping[str, float]] = {"levels": 256 / 8, "palette": math.inf}
 
     def __call__(self, image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:  # noqa: ARG002
         steps = np.float32(round(256.0 * (8.0 / 256.0) ** strength) - 1)

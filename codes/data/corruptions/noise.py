@@ -1,5 +1,7 @@
 """Noise, always with mean zero before the clip to [0, 1]."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,6 +13,7 @@ from .base import CORRUPTIONS, Corruption, Stage
 GAUSSIAN_SIGMA = 30.0 / 255.0  # at strength 1, the most that Real-ESRGAN (Wang et al. 2021) draws
 # Photons at which white is called noiseless: far below the step of 16 bits, and far from the sampler's limit of 9e18.
 MOST_PHOTONS = 1e12
+EXPLAINS = {"noise": 255 * GAUSSIAN_SIGMA}
 # ITU-R BT.601.
 
 
@@ -20,6 +23,7 @@ class Noise(Corruption):
     """Uniform noise of amplitude 6 * strength / 255, independent per pixel and channel."""
 
     stage: ClassVar[Stage] = Stage.SENSOR
+    explains: ClassVar[Mapping[str, float]] = {"noise": 6 / math.sqrt(3)}
 
     def __call__(self, image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
         return _add_uniform_noise(image, 6.0 * strength / 255.0, rng)
@@ -31,6 +35,7 @@ class Noise5(Corruption):
     """Uniform noise of amplitude 5/255 at every strength; the network is told 1."""
 
     stage: ClassVar[Stage] = Stage.SENSOR
+    explains: ClassVar[Mapping[str, float]] = {"noise": 5 / math.sqrt(3)}
     fixed_strength: ClassVar[float | None] = 1.0
 
     def __call__(self, image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:  # noqa: ARG002
@@ -43,6 +48,7 @@ class GaussianNoise(Corruption):
     """Gaussian noise of standard deviation 30 * strength / 255, independent per pixel and channel."""
 
     stage: ClassVar[Stage] = Stage.SENSOR
+    explains: ClassVar[Mapping[str, float]] = EXPLAINS
     channels: ClassVar[int] = 3
 
     def __call__(self, image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -65,6 +71,7 @@ class PoissonNoise(Corruption):
     (255 / (30 * strength))^2 photons. Independent per pixel and channel."""
 
     stage: ClassVar[Stage] = Stage.SENSOR
+    explains: ClassVar[Mapping[str, float]] = EXPLAINS
 
     def __call__(self, image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
         return np.clip(_counted(image, strength, rng), 0.0, 1.0)
@@ -76,6 +83,7 @@ class PoissonNoiseGray(Corruption):
     """As poisson_noise, but the noise of a pixel's luma is added to all three of its channels."""
 
     stage: ClassVar[Stage] = Stage.SENSOR
+    explains: ClassVar[Mapping[str, float]] = EXPLAINS
 
     def __call__(self, image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
         luma = luma_of(image)

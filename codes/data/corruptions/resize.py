@@ -1,5 +1,6 @@
 """Resolution lost: shrunk and enlarged back to the same size, so that no other corruption has to know of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ class Resize(Corruption):
     kernel: area, bilinear, bicubic or lanczos. Sides are rounded, at least 1 pixel."""
 
     stage: ClassVar[Stage] = Stage.RESIZE
+    explains: ClassVar[Mapping[str, float]] = {"enlarged": 4.0}
 
     def __call__(self, image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
         down, up = (KERNELS[int(number)] for number in rng.integers(0, len(KERNELS), 2))
@@ -38,6 +40,7 @@ class LqResampling(Corruption):
 
     stage: ClassVar[Stage] = Stage.RESIZE
     factor: ClassVar[float] = 2.0
+    explains: ClassVar[Mapping[str, float]] = {"enlarged": factor}
 
     def __call__(self, image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
         kernel = ALIASING_KERNELS[int(rng.integers(len(ALIASING_KERNELS)))]
@@ -56,6 +59,7 @@ class LqResampling4x(LqResampling):
     """As lq_resampling, shrunk by up to 4 (1 + 3 * strength)."""
 
     factor: ClassVar[float] = 4.0
+    explains: ClassVar[Mapping[str, float]] = {"enlarged": factor}
 
 
 def _smaller(height: int, width: int, factor: float) -> tuple[int, int]:

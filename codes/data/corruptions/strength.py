@@ -1,5 +1,6 @@
 """The strength of a corruption, read from a file that is to be restored: `corruption_entropy: [auto, ...]`."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,15 +13,24 @@ STEPS = 1000  # strengths that are tried, evenly spaced over [0, 1]
 
 
 class Estimate(NamedTuple):
-    """A strength in [0, 1], where it comes from, for the log, and whether that says much."""
+    """A strength in [0, 1], where it comes from, for the log, and whether that says much.
+
+    `unexplained`: what else the image holds that no corruption of the estimator explains, in words.
+    """
 
     strength: float
     reason: str
     sure: bool = True
+    unexplained: tuple[str, ...] = ()
 
 
 class Reading(Protocol):
     """What an image says of the strengths of corruptions."""
+
+    @property
+    def unexplained(self) -> tuple[str, ...]:
+        """What it holds that no corruption of the estimator explains, in words."""
+        ...
 
     def estimate(self, name: str, default: float) -> Estimate:
         """The strength of a corruption; `default` is the most that is told where the image says little."""
@@ -72,14 +82,21 @@ def told_strength(
     Where that is unsure of a JPEG's strength, or there is none, the traces in the pixels are asked. `table` and
     `samples` are as in `strength_of_image`.
     """
-    compressed = corruption in estimators()
-    if reading is None or (compressed and table is not None):
+    if reading is None:
         return strength_of_image(table, samples, corruption, default)
+    compressed = corruption in estimators()
     read = reading.estimate(corruption, default)
-    if read.sure or not compressed:
-        return read
-    traces = strength_of_image(None, samples, corruption, default)
-    return traces if traces.sure else read
+    if compressed and (table is not None or not read.sure):
+        traces = strength_of_image(table, samples, corruption, default)
+        read = traces if traces.sure else read
+    return read._replace(unexplained=reading.unexplained)
+
+
+def in_words(unexplained: Sequence[str]) -> str:
+    """What an image holds that no trained corruption explains, as a sentence for the log and pages; empty for none."""
+    if not unexplained:
+        return ""
+    return f"holds what the estimator was not trained on: {'; '.join(unexplained)}; so strengths are taken with care"
 
 
 def strength_of_image(table: np.ndarray | None, samples: Rows, corruption: str, default: float) -> Estimate:

@@ -1,7 +1,7 @@
 """One photograph of a user in a folder of its own: read, previewed, restored, and written in the format asked for."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...data.corruptions.strength import Estimate
+from ...data.corruptions.strength import Estimate, in_words
 from ...images.channels import enlarged, pixels_of
 from ...images.decode import without_alpha
 from ...images.files import (
@@ -118,9 +118,10 @@ class Photograph:
         )
         write_image(self.folder / THUMBNAIL, small, quality=88)
         np.save(self.folder / SAMPLES, _samples(picture))
+        strengths = models.strengths(picture)
         self.read = StrengthsRead(
             (height, width), picture.format, picture.bit_depth, picture.gray, picture.alpha is not None,
-            models.strengths(picture), self._notes(),
+            strengths, (*self._notes(), *_unexplained(strengths.values())),
         )  # fmt: skip
         return self.read
 
@@ -271,6 +272,11 @@ def safe_name(name: str) -> str:
     plain = "".join("_" if sign in FORBIDDEN or not sign.isprintable() else sign for sign in stem)
     short = cut_to_bytes(plain, LONGEST_PART).strip(". ")
     return f"_{short}" if RESERVED.match(short) else short or "photograph"
+
+
+def _unexplained(estimates: Iterable[Estimate]) -> tuple[str, ...]:
+    """What the photograph holds that no trained corruption explains, in words for its user."""
+    return tuple(in_words(found) for found in dict.fromkeys(one.unexplained for one in estimates) if found)
 
 
 def _samples(picture: Picture, bit_depth: int | None = None) -> np.ndarray:

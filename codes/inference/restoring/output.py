@@ -34,8 +34,8 @@ class ImageRecord(Placed):
     """One finished image: the files written and what was measured, by label of the page.
 
     Sizes are (height, width); `restored_size` is that before the result was brought to its size. `strengths`: what the
-    network was told, in words. `consistency`: how close the result, made small again, is to the input. `input` and
-    `key`: those of its `Planned`.
+    network was told, in words. `unexplained`: what else the image holds, in words. `consistency`: how close the result,
+    made small again, is to the input. `input` and `key`: those of its `Planned`.
     """
 
     input: str
@@ -46,6 +46,7 @@ class ImageRecord(Placed):
     restored_size: tuple[int, int] = (0, 0)
     seed: int = 0
     strengths: str = ""
+    unexplained: str = ""
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     truth: str = ""  # digest of the file that the metrics compare with
     compared: str = ""  # what was done to the truth before it was compared
@@ -73,7 +74,8 @@ def written(job: Job, states: Sequence[Mapping[str, Any]]) -> ImageRecord:
     return ImageRecord(
         image.phase, image.position, image.source, image.name, image.input, image.key, files,
         job.low_res, job.written[0][1].size, sizes[0],
-        job.use.seed, strengths_in_words(job.input.item), consistency=consistent,
+        job.use.seed, strengths_in_words(job.input.item), str(job.input.item.get("unexplained", "")),
+        consistency=consistent,
     )  # fmt: skip
 
 

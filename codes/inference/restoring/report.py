@@ -110,6 +110,7 @@ def _as_json(row: ImageRecord) -> dict[str, Any]:
             "result": size_text(row.size),
         },
         "strengths": row.strengths,
+        "unexplained": row.unexplained,
         "seed": row.seed,
         "results": {label: str(file) for label, file in row.files.items()},
         "metrics": row.metrics,
@@ -141,6 +142,8 @@ def entry(setup: Setup, row: ImageRecord) -> ComparisonEntry:
     """The page's entry of a finished image, read again from its files so that a long run holds no pictures."""
     notes = {"time": format_seconds(row.seconds), "seed": str(row.seed), "strengths": row.strengths, **_steps(setup)}
     notes |= {f"consistency, {label}": f"{value:.2f} dB" for label, value in row.consistency.items()}
+    if row.unexplained:
+        notes["the image"] = row.unexplained
     if setup.output.resized:
         notes["restored at"] = f"{size_text(row.restored_size)} pixels, then {setup.output.in_words}"
     if row.compared:

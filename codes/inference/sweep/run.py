@@ -163,6 +163,7 @@ class Sweep:
             "Image": f"{self.request.image}",
             "Input": f"{width} × {height} pixels{where}; enlarged {self.subject.scale} times",
             **({"Strengths read": f"{read} (of the whole image, where the recipe says auto)"} if read else {}),
+            **({"Remark": f"The image {unexplained}"} if (unexplained := self.subject.unexplained) else {}),
             "Weights": "\n".join(map(str, setup.use.weights.values())),
             "Device": f"{setup.use.device} ({setup.use.precision})",
             "Seed": "varied"

@@ -143,6 +143,11 @@ class Subject:
         return {self.corruptions[index]: float(given[0, index]) for index, value in enumerate(asked) if value == "auto"}
 
     @property
+    def unexplained(self) -> str:
+        """What the image holds that no corruption of the estimator explains, as a sentence; empty for none."""
+        return str(self.state.get("unexplained", [""])[0])
+
+    @property
     def corruptions(self) -> list[str]:
         """Names of the strengths, in their order."""
         return list(self.setup.recipe.datasets[self.phase].corruption_names)

@@ -1,0 +1,1 @@
+"""What the pixels of an image show that strengths of corruptions may not account for."""
