@@ -1,5 +1,9 @@
 """Networks of a recipe: as facts for the checks, as modules on a device, with weights from a file."""
 
+import importlib.util
+import os
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,8 +120,26 @@ def load_trained(name: str, recipe: Recipe, device: torch.device) -> Trained:
     logger.info("%s: %s from %s, %.1f M parameters%s", name, kind, file, size / 1e6, nature)
     place(network, device).eval().requires_grad_(False)
     if recipe.compile:
-        network.compile()
+        compile_network(network, device)
     return Trained(network, process, file, metadata)
+
+
+def compile_network(network: DiffusionNetwork, device: torch.device) -> None:
+    """Have a network compiled on its first call, forward and backward; the names of its weights stay.
+
+    Raises ConfigError where what torch.compile needs for the device is missing, before anything is started.
+    """
+    if device.type == "cpu":
+        names = {"darwin": "clang++", "win32": "cl"}
+        compiler = os.environ.get("CXX") or names.get(sys.platform, "g++")
+        if shutil.which(compiler) is None:
+            raise ConfigError(
+                f"compile: true needs a C++ compiler on a CPU, and {compiler} is not there; "
+                "install one, name it in the environment variable CXX, or leave compile out"
+            )
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ConfigError("compile: true needs the package triton on CUDA; install it, or leave compile out")
+    network.compile()
 
 
 def holds_averages(file: Path, metadata: CheckpointMetadata | None) -> bool:

@@ -16,7 +16,7 @@ from ..graph.graph import StepContext
 from ..recipe.checks import check_training
 from ..recipe.class_list import record_classes
 from ..recipe.graph_checks import never_running
-from ..recipe.networks import build_network, load_pretrained
+from ..recipe.networks import build_network, compile_network, load_pretrained
 from ..recipe.recipe import Recipe
 from ..runtime.devices import (
     Ranks,
@@ -117,7 +117,7 @@ class Trainer:
                 profiles[name] = {sigma: PowerEma(networks[name], sigma) for sigma in lengths}
         if self.recipe.compile:
             for network in networks.values():
-                network.compile()
+                compile_network(network, self.device)
         return Parts(networks, averages, steps, profiles)
 
     def _prepare_folder(self, state: Path | None) -> None:

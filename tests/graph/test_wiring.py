@@ -1,5 +1,6 @@
 """Options that switch on parts of the diffusion core: guidance, perturbation, label dropout, the bound, formats."""
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from engine_helpers import images
+from safetensors.torch import load_file
 from torch import Tensor
 from trainer_helpers import DIFFUSION, NETWORK, fill, merged, recipe_data, write_recipe
 
@@ -21,6 +23,8 @@ from codes.models.diffusion.networks.base import DiffusionNetwork
 from codes.models.diffusion.networks.unet import UNetModel, UNetOptions
 from codes.models.diffusion.process_options import BetaScheduleOptions, DiffusionArgs, ProcessOptions, build_process
 from codes.models.diffusion.sampling_options import SamplingOptions
+from codes.recipe.networks import compile_network
+from codes.utils.errors import ConfigError
 
 CPU = torch.device("cpu")
 
@@ -218,3 +222,16 @@ def test_compiled_networks_train_alike(tmp_path: Path, monkeypatch: pytest.Monke
     for key, moments in plain["optimizers"]["generator"]["state"].items():
         other = compiled["optimizers"]["generator"]["state"][key]["exp_avg"]
         torch.testing.assert_close(other, moments["exp_avg"], rtol=1e-3, atol=1e-5)
+    file = "experiments/tiny/models/3_generator.safetensors"
+    assert load_file(tmp_path / "plain" / file).keys() == load_file(tmp_path / "compiled" / file).keys()
+
+
+def test_compiling_without_what_it_needs_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = torch.nn.Linear(2, 3)
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler on a CPU, and /no/such/compiler is not there"):
+        compile_network(network, torch.device("cpu"))
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    with pytest.raises(ConfigError, match="needs the package triton on CUDA"):
+        compile_network(network, torch.device("cuda"))
+    assert network._compiled_call_impl is None
