@@ -36,6 +36,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_2_before_any_network_is_loaded(
         (["--port", "0", "--weights", "nothing.safetensors"], "no such file nothing.safetensors"),
         (["--port", "0", "--device", "abacus"], "device"), (["--max_megapixels", "0"], "--max_megapixels"),
         (["--max_megabytes", "nan"], "--max_megabytes"), (["--max_photographs", "-1"], "--max_photographs"),
+        (["--max_result_megapixels", "0"], "--max_result_megapixels"),
         (["--port", "0", "--fast_weights", "tessera-photo-strengths"], "takes"),
         (["--port", "0", "--estimator", "tessera-photo-2x"], "estimates no strengths"),
     ],
