@@ -272,21 +272,24 @@ def kill_and_resume(bench: Bench) -> dict[str, Any]:
     """A training that is killed after its first checkpoint and taken up again."""
     with tempfile.TemporaryDirectory() as name:
         folder, count = Path(name), 6 if bench.quick else 40
-        saving = "logger.save_checkpoint_freq=2"
+        saving, finished = (
+            "logger.save_checkpoint_freq=2",
+            "[0-9]*.state",
+        )  # one that is being written begins with a dot
         command = train_command(bench, count)
         process = subprocess.Popen([*command, saving], cwd=name, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         end = time.monotonic() + 120
-        while time.monotonic() < end and process.poll() is None and not any(folder.rglob("*.state")):
+        while time.monotonic() < end and process.poll() is None and not any(folder.rglob(finished)):
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        killed = sorted(path.name for path in folder.rglob("*.state"))
+        killed = sorted(path.name for path in folder.rglob(finished))
         again = [*train_command(bench, count, "--auto_resume"), saving]
         done = subprocess.run(again, cwd=name, capture_output=True, text=True, timeout=300, check=False)
-        last = done.stderr.splitlines()[-1:]
-        if done.returncode:
+        resumed = [line for line in done.stderr.splitlines() if "resumed from" in line]
+        if done.returncode or not resumed:
             raise RuntimeError(f"train.py --auto_resume ended with {done.returncode}: {done.stderr[-300:]}")
-    return {"states when it was killed": killed, "last line": last}
+    return {"states when it was killed": killed, "resumed": resumed[0], "last line": done.stderr.splitlines()[-1]}
 
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {

@@ -32,4 +32,7 @@ def test_products_network_step_and_noise_are_measured(tmp_path: Path) -> None:
 def test_training_and_a_killed_run_are_measured(tmp_path: Path) -> None:
     found = run(tmp_path, "training", "kill and resume")
     assert found["training"]["iterations/s on a ready batch"] > 0
-    assert found["kill and resume"]["states when it was killed"]
+    killed = found["kill and resume"]
+    assert killed["states when it was killed"]
+    assert "resumed from experiments/bench/training_state/" in killed["resumed"]
+    assert "done: 6 iterations" in killed["last line"]
