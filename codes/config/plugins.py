@@ -32,6 +32,6 @@ def import_plugins(paths: Sequence[str], relative_to: Path) -> None:
         sys.modules[name] = module  # before it runs: dataclasses look up the module that they stand in
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a file that ends the program is no plugin
             del sys.modules[name]
             raise ConfigError(f"plugins: {path} fails on import ({type(error).__name__}: {error})") from error

@@ -143,6 +143,8 @@ def _load_with_bases(path: Path, children: tuple[Path, ...], known: dict[Path, S
     merged: Source | None = None
     for name in names:
         parent_path = Path(os.path.normpath(path.parent / os.path.expanduser(name)))
+        if os.path.isdir(parent_path):
+            raise source.error([Issue(("base",), f"{parent_path} is a folder; name a recipe file")])
         if not os.path.isfile(parent_path):  # unlike Path.is_file, without an error of permissions
             raise source.error([Issue(("base",), f"no such file {parent_path}{_similar_file(parent_path)}")])
         parent = _load_with_bases(parent_path, (*children, resolved), known)
@@ -164,7 +166,8 @@ def _load_file(path: Path) -> Source:
 
 def _read_text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        # `open` itself waits for somebody who writes into a pipe; one that nobody writes into is as good as empty.
+        with open(path, "rb", opener=_at_once) as file:
             content = file.read(4 * MOST_TEXT + 1)
         return content.decode("utf-8")
     except FileNotFoundError:
@@ -174,6 +177,14 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path}:{line}: cannot be read as a recipe (no UTF-8: {error.reason})") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a recipe ({error})") from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """A file's handle, without waiting for it to be opened from the other side."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(handle, True)
+    return handle
 
 
 def _similar_file(path: Path) -> str:

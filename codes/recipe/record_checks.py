@@ -75,7 +75,10 @@ def _strength_issues(recipe: Recipe, node: NodeOptions, record: CheckpointMetada
     if STRENGTHS not in node.conditioning().values() or not record.corruptions:
         return
     for phase, dataset in recipe.datasets.items():
-        listed = dataset.corruption_names
+        listed, told = dataset.corruption_names, len(dataset.known_entropy or ())
+        if told > len(record.corruptions):
+            message = f"are {told} strengths, but {record.place} was trained with {', '.join(record.corruptions)} alone"
+            yield Issue(("datasets", phase, "fixed_parameters", STRENGTHS), message)
         if listed and listed != record.corruptions:
             message = (
                 f"are [{', '.join(listed)}], but {record.place} was trained with [{', '.join(record.corruptions)}]; "

@@ -1,5 +1,7 @@
 """YAML to located plain data: numbers, bases, overrides, and every way a file can be wrong."""
 
+import os
+import threading
 import time
 
 import pytest
@@ -269,3 +271,21 @@ def test_a_source_knows_how_its_words_were_typed_and_is_written_as_plain_yaml(wr
     source = load_source(write("a: 007\nb: on\nc: {d: [1e-4, 'no', '007']}\ne: ~\n"), ["f=0x1F"])
     assert source.typed() == {("a",): "007", ("b",): "on", ("c", "d", 0): "1e-4", ("f",): "0x1F"}
     assert source.to_yaml() == "a: 7\nb: true\nc:\n  d:\n  - 0.0001\n  - 'no'\n  - '007'\ne: null\nf: 31\n"
+
+
+def test_a_pipe_that_nobody_writes_into_is_an_empty_recipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yml")
+    assert load_source(tmp_path / "pipe.yml").data == {}
+
+
+def test_what_somebody_writes_into_a_pipe_is_read():
+    reading, writing = os.pipe()
+    threading.Timer(0.2, lambda: (os.write(writing, b"name: x\n"), os.close(writing))).start()
+    assert load_source(f"/dev/fd/{reading}").data == {"name": "x"}
+    os.close(reading)
+
+
+def test_a_folder_is_no_base(tmp_path, write):
+    (tmp_path / "others").mkdir()
+    with pytest.raises(ConfigError, match=r"recipe.yml:1: base: .*others is a folder; name a recipe file"):
+        load_source(write("base: others\nname: x\n"))

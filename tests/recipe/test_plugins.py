@@ -1,5 +1,6 @@
 """One file of a user's own brings in any of the parts that a recipe names."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +292,18 @@ def test_no_plugins_lets_other_recipes_pass(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     recipe = write_recipe(tmp_path / "recipe.yml", recipe_data(fill(tmp_path / "im"), {"plugins": []}))
     assert train("-opt", str(recipe), "--check", "--no_plugins")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["raise SystemExit(0)\n", "import sys\nsys.exit()\n", "def f(:\n", "import no_such_module\n"]
+)
+def test_a_plugin_that_fails_or_ends_the_program_is_an_error_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(text)
+    write_recipe(tmp_path / "recipe.yml", recipe_data(fill(tmp_path / "im"), {"plugins": ["own.py"]}))
+    for _ in range(2):  # a failure is not remembered as done
+        code, said = train("-opt", "recipe.yml", "--check")
+        assert code == 2
+        assert re.search(r"recipe\.yml:\d+: plugins: own\.py fails on import", said)

@@ -37,6 +37,8 @@ def changed(recipe: Path, *overrides: str) -> None:
         (f"{DIFFUSION}.beta_schedule.schedule_name=cosine", f"{DIFFUSION}.beta_schedule.schedule_name"),
         (f"{DIFFUSION}.diffusion_args.model_mean_type=v", f"{DIFFUSION}.diffusion_args.model_mean_type"),
         ("train.post_hoc_ema={every: 1}", "train.post_hoc_ema"),
+        ("datasets.train.fixed_corruptions=[gaussian_blur, jpeg]", "datasets.train.fixed_corruptions"),
+        ("datasets.train.fixed_corruptions=[jpeg, webp]", "datasets.train.fixed_corruptions"),
     ],
 )
 def test_what_cannot_change_is_refused_with_its_key_path(recipe: Path, override: str, path: str) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 from ...config.fingerprint import all_settings
 from ...config.yaml_source import Issue, KeyPath, Source
 from ...models.diffusion.process_options import DiffusionArgs
+from ...recipe.graph_checks import all_nodes
 from ...recipe.recipe import Recipe
+from ...recipe.record_checks import STRENGTHS
 from ...utils.console import get_logger
 from ...utils.errors import DamagedError
 
 logger = get_logger(__name__)
 SET_BY_A_RESUME = ("name", "path", "start_step", "force_start_step")  # a resume names or replaces these itself
 FIXED_PROCESS = ("model_mean_type", "model_var_type", "variance_convention")
+FIXED_CORRUPTIONS = ("datasets", "train", "fixed_corruptions")
 MISSING = "nothing"
 
 
@@ -40,10 +43,15 @@ def _fixed_profiles(path: KeyPath) -> bool:
     return path == ("train", "post_hoc_ema", "sigma_rel")
 
 
+def _fixed_strengths(path: KeyPath) -> bool:
+    return path == FIXED_CORRUPTIONS
+
+
 REFUSED: Mapping[Callable[[KeyPath], bool], str] = {
     _fixed_network: "the weights belong to the network as it was",
     _fixed_step: "the optimiser's state belongs to the optimiser and the networks as they were",
     _fixed_process: "the network has learned this process",
+    _fixed_strengths: "the network has learned which strength stands for which corruption",
     _fixed_profiles: "an average of the whole training cannot start in its middle",
 }
 
@@ -60,6 +68,8 @@ def take_changes(saved: str, recipe: Recipe, source: Source) -> None:
         raise DamagedError("the options in the training state are damaged; use an earlier state") from None
     # Of a network: no weight follows from these, and no output in use.
     free = {path for path, _, mark in all_settings(recipe.networks, ("networks",)) if mark and path[2:3] == ("args",)}
+    if not any(STRENGTHS in node.conditioning().values() for _, node in all_nodes(recipe)):
+        free.add(FIXED_CORRUPTIONS)
     issues, lines = [], []
     for path in {**before, **now}:
         old, new = (_shown(options, path) for options in (before, now))

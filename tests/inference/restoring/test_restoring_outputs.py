@@ -175,6 +175,10 @@ def test_only_the_mean_with_transparency():
             "datasets.test.fixed_parameters.corruption_entropy={jpeg: 0.2, gaussian_blur: 0.5}",
             "strengths by name need the names in fixed_corruptions, which is empty",
         ),
+        (
+            "datasets.test.fixed_parameters.corruption_entropy=[0.1, 0.2, 0.3]",
+            "2_generator_ema.safetensors was trained with jpeg, gaussian_blur alone",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_exit_2(override, message):

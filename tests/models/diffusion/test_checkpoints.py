@@ -261,3 +261,28 @@ def test_a_file_that_lacks_any_one_tensor_says_which(tmp_path, family):
         torch.save({key: value for key, value in network.state_dict().items() if key != name}, tmp_path / "part.pth")
         with pytest.raises(ConfigError, match=re.escape(name)):
             load_into(network, tmp_path / "part.pth", strict=True)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 26470720\n",
+            "a pointer of Git LFS.*git lfs pull",
+        ),
+        (b"<!DOCTYPE html>\n<html>Not found</html>", "a web page, not a checkpoint"),
+    ],
+)
+def test_what_a_file_is_instead_of_a_checkpoint_is_said(tmp_path, suffix, content, words):
+    path = tmp_path / f"c{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"c{suffix} is {words}"):
+        read_weights(path)
+
+
+def test_weights_of_whole_numbers_are_refused(tmp_path):
+    network = small_network("unet_diffusion")
+    torch.save({name: value.to(torch.int8) for name, value in network.state_dict().items()}, tmp_path / "c.pth")
+    with pytest.raises(ConfigError, match=r"c\.pth: the weights \S+ are whole numbers \(int8\), as of a quantised"):
+        load_into(network, tmp_path / "c.pth")

@@ -11,7 +11,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,7 +183,20 @@ def _names_code(path: Path) -> bool:
 
 def _damaged(path: Path, error: Exception) -> DamagedError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+    if other := _what_it_is(path):
+        return DamagedError(f"checkpoint {path} is {other}")
     return DamagedError(f"checkpoint {path} is damaged, cut short or no checkpoint ({reason}); fetch it again")
+
+
+def _what_it_is(path: Path) -> str | None:
+    """What a file that is no checkpoint is instead, and what to do."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(200).lstrip().lower()
+        if head.startswith(b"version https://git-lfs"):
+            return "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
+        if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+            return "a web page, not a checkpoint; fetch the file itself"
+    return None
 
 
 def _unwrapped(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
