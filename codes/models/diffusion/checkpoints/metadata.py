@@ -227,9 +227,10 @@ def load_into(network: nn.Module, path: str | Path, strict: bool = True) -> Load
         raise ConfigError(f"{path} does not fit the network: {report.describe()}; {_hint(path, weights)}")
     whole = next((n for n in fitting if expected[n].is_floating_point() and not state[n].is_floating_point()), None)
     if whole is not None:
+        kind = str(state[whole].dtype).removeprefix("torch.")
         raise ConfigError(
-            f"{path}: the weights {whole} are whole numbers ({str(state[whole].dtype).removeprefix('torch.')}), as of a "
-            "quantised network; use its weights in floating point"
+            f"{path}: the weights {whole} are whole numbers ({kind}), as of a quantised network; use its weights in "
+            "floating point"
         )
     broken = next((name for name in fitting if not torch.isfinite(state[name]).all()), None)
     if broken is not None:
