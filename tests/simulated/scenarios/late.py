@@ -120,6 +120,24 @@ def first_iteration() -> dict[str, list[float]]:
     return both
 
 
+def four_iterations() -> dict[str, float]:
+    """The largest differences of weights and averages to a CPU's after four iterations, by optimiser."""
+    found = {}
+    for optimizer in ("sgd", "adamw"):
+        states = []
+        for device in ("cuda", "cpu"):
+            changes = {"steps": {"generator": {"optimizer": optimizer}}}
+            trainer = trainer_of(
+                f"four_{optimizer}_{device}", "train.niter=4", "precision=fp32", f"device={device}", **changes
+            )
+            trainer.run()
+            states.append({name: value.cpu() for name, value in everything(trainer).items()})
+        for kind in ("network", "ema"):
+            names = [name for name in states[0] if name.startswith(f"{kind}/")]
+            found[f"{optimizer} {kind}"] = max(float((states[0][name] - states[1][name]).abs().max()) for name in names)
+    return found
+
+
 def main() -> None:
     done = {
         "skipped": skipped(),
@@ -127,6 +145,7 @@ def main() -> None:
         "overflowed": overflowed(),
         "hopeless": hopeless(),
         "first_iteration": first_iteration(),
+        "four_iterations": four_iterations(),
     }
     card.counts()
     sys.stdout.write("\n" + json.dumps(done) + "\n")
