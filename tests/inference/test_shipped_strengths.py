@@ -9,6 +9,7 @@ from skimage import data
 from codes.data.corruptions.options import CorruptionOptions
 from codes.data.corruptions.pipeline import CorruptionPipeline
 from codes.images.files import resize_area
+from codes.inference.restorer import Restorer
 from codes.inference.strength_reader import StrengthReader
 from codes.models.diffusion.checkpoints.shipped import weights_file
 from codes.utils.rng import numpy_generator
@@ -79,3 +80,22 @@ def test_a_map_tells_a_sharp_subject_from_a_blurred_background(reader):
     assert strengths.shape == both.shape[:2]
     assert strengths[:, :60].mean() < 0.35 < 0.6 < strengths[:, -60:].mean()
     assert np.abs(np.diff(strengths, axis=1)).max() < 0.05
+
+
+def test_a_map_restores_a_sharp_subject_as_sharp_and_its_background_as_blurred(reader):
+    image = photograph("coffee")[:256, 128:512]
+    sharp, soft = corrupted(image, 0.0, 0.0), corrupted(image, 0.0, 0.9)
+    border = np.clip((np.arange(sharp.shape[1]) - 80) / 32, 0, 1).astype(np.float32)[None, :, None]
+    both = sharp * (1 - border) + soft * border
+    restorer = Restorer.from_pretrained("tessera-photo-2x-fast", "cpu")
+    strengths = reader.read(both, everywhere=True).map("gaussian_blur", DEFAULT)
+    with_map = restorer(both, {"gaussian_blur": "auto_map"}, steps=1)
+    np.testing.assert_allclose(with_map, restorer(both, {"gaussian_blur": strengths}, steps=1), atol=1e-5)
+    as_sharp, as_soft = (restorer(both, {"gaussian_blur": strength}, steps=1) for strength in (0.0, 0.9))
+
+    def nearness(columns):
+        to_sharp, to_soft = (np.abs(with_map - one)[:, columns].mean() for one in (as_sharp, as_soft))
+        return to_sharp / to_soft
+
+    assert nearness(slice(0, 96)) < 0.5  # the subject
+    assert nearness(slice(-96, None)) > 1.5  # the background
