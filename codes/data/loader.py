@@ -234,7 +234,8 @@ def _default_start_method() -> str:
 def _prepare_worker(_: int) -> None:
     # The threads of OpenCV do not survive a fork, and one process a core is what `n_workers` asks for.
     cv2.setNumThreads(0)
-    # Ctrl-C, and the SIGTERM that a job manager sends to every process, are for the trainer: it saves, then stops its
-    # workers itself.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    # Ctrl-C, and what a job manager or a closing terminal sends to every process, are for the trainer: it saves, then
+    # stops its workers itself.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the iteration, save, leave. A second signal stops at once."""
+"""Ctrl-C, SIGTERM and a closing terminal (SIGHUP): finish the iteration, save, leave. A second signal stops at once."""
 
 import signal
 import time
@@ -8,7 +8,8 @@ from typing import Any
 from ..utils.console import get_logger
 
 logger = get_logger(__name__)
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+OF_SYSTEMS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = (signal.SIGINT, *OF_SYSTEMS)
 ECHO = 0.5  # seconds: a job manager signals every process, and torchrun passes its own signal on to its children
 
 
@@ -21,7 +22,9 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        # What nohup ignores stays ignored.
+        heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN or number not in OF_SYSTEMS]
+        self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(
@@ -32,7 +35,7 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.requested:
-            if number == signal.SIGTERM and time.monotonic() - self._first < ECHO:
+            if number in OF_SYSTEMS and time.monotonic() - self._first < ECHO:
                 return
             raise KeyboardInterrupt
         self.requested, self._first = True, time.monotonic()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from trainer_helpers import fill, make_trainer, recipe_data, write_recipe
 
 from codes.runtime.experiment import Experiment
+from codes.runtime.interrupt import StopRequest
 from codes.trainer.trainer import Trainer
 from codes.utils.errors import Interrupted, TesseraError
 
@@ -105,15 +106,15 @@ def test_what_is_half_done_is_not_saved(
     assert "the last good checkpoint is that of iteration 2" in caplog.text
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_signal_is_heard_while_no_batch_comes(recipe: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "number"), [(0, signal.SIGTERM), (1, signal.SIGTERM), (1, signal.SIGHUP)])
+def test_a_signal_is_heard_while_no_batch_comes(recipe: Path, workers: int, number: signal.Signals) -> None:
     trainer = misbehaving(recipe, lambda: time.sleep(60), f"datasets.train.n_workers={workers}")
 
     def stop() -> None:
         while trainer.iteration < 2:
             time.sleep(0.05)
         time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=stop, daemon=True).start()
     start = time.monotonic()
@@ -121,3 +122,18 @@ def test_a_signal_is_heard_while_no_batch_comes(recipe: Path, workers: int) -> N
         trainer.run()
     assert time.monotonic() - start < 20
     assert [iteration for iteration, _ in EXPERIMENT.states()] == [2]
+
+
+def test_a_closing_terminal_is_not_heard_where_nohup_ignores_it() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.05)
+            assert not stop.requested
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            assert stop.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
