@@ -9,7 +9,6 @@ from codes.data.corruptions.all import CORRUPTIONS
 from codes.data.corruptions.options import CorruptionOptions
 from codes.data.corruptions.pipeline import CorruptionPipeline
 from codes.data.findings.all import FINDINGS, unexplained
-from codes.data.findings.base import Found
 from codes.images.files import resample, resize_area
 from codes.utils.rng import numpy_generator
 
@@ -127,5 +126,5 @@ def test_tiny_pieces_are_no_trouble(shape):
     image = numpy_generator(0, "tiny").random(shape).astype(np.float32)
     before = image.copy()
     for name in FINDINGS.names():
-        assert FINDINGS.get(name)([image]) is None or isinstance(FINDINGS.get(name)([image]), Found)
+        assert FINDINGS.get(name)([image]) is None or (name, min(shape[:2])) == ("noise", 33)
     np.testing.assert_array_equal(image, before)
