@@ -132,7 +132,8 @@ class _Search:
                 elif stat.S_ISREG(status.st_mode):
                     yield path
                 else:
-                    self._leave(path, f"a {_kind(status.st_mode)}", "other")
+                    stands = path.suffix.lower() in EXTENSIONS
+                    self._leave(path, f"a {_kind(status.st_mode)}", "unreachable" if stands else "other")
             except OSError as error:
                 kind: Kind = "unreachable" if _stands_for_picture(path, error) else "other"
                 self._leave(path, _why_not(path, error), kind)

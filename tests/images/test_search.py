@@ -148,4 +148,14 @@ def test_a_pipe_or_a_device_is_refused_at_once(tmp_path):
         find_images(tmp_path / "in.png")
     with pytest.raises(DataError, match="null: a device"):
         find_images("/dev/null")
-    assert left(find_images(tmp_path), "other") == {"in.png": "a pipe"}
+    assert left(find_images(tmp_path), "unreachable") == {"in.png": "a pipe"}
+
+
+def test_a_pipe_by_the_name_of_a_picture_is_named_as_what_was_not_read(tmp_path):
+    touch(tmp_path, "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    os.mkfifo(tmp_path / "control")
+    found = find_images(tmp_path)
+    assert [file.name for file in found.files] == ["a.png"]
+    assert left(found, "unreachable") == {"b.png": "a pipe"}
+    assert left(found, "other") == {"control": "a pipe"}
