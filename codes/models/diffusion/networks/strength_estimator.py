@@ -34,7 +34,7 @@ class StrengthEstimate(NamedTuple):
 
     `distance` (B,) is the Mahalanobis distance of the image's features from those of training (Lee et al. 2018,
     "A simple unified framework for detecting out-of-distribution samples"), in standard deviations of the distances of
-    training: what exceeds about 4 was not trained.
+    training: what exceeds about 3 was not trained.
     """
 
     mean: Tensor  # (B, K)
