@@ -54,7 +54,7 @@ def test_steps_that_begin_at_noise_or_around_the_image_pass(tmp_path: Path, monk
 def test_a_restoration_with_such_steps_ends_in_one_line(here: Path, spacing: str) -> None:
     code, said = restore_small(f"{DETAIL}.respaced_timestep_spacing={spacing}")
     assert code == 2
-    assert f"respaced_timestep_spacing is {spacing}: the first step, timestep" in said
+    assert f"respaced_timestep_spacing: is {spacing}: the first step, timestep" in said
     assert not (here / "results/restored/test").exists()
 
 
