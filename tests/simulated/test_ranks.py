@@ -12,6 +12,7 @@ def test_two_ranks_exchange_tensors_of_the_device_alone(scenario, more: tuple[st
     assert done["asked"] == ["nccl"]
 
 
+@pytest.mark.slow
 def test_a_sharded_optimizer_resumes(scenario) -> None:
     sets = ("name=sharded", "train.shard_optimizer=true")
     assert scenario("ranks", *sets, "train.niter=2", processes=2)["code"] == 0

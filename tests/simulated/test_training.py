@@ -33,6 +33,7 @@ def test_losses_that_decide_the_next_timesteps_are_the_one_read_that_waits(scena
     assert (cost["reads"], cost["to_host_blocking"], cost["to_device_blocking"]) == (0, 1, 0)
 
 
+@pytest.mark.slow
 def test_half_precision_with_a_gradient_scaler(scenario) -> None:
     done = scenario("training", "precision=fp16", "eval.evaluators={}")
     assert done["codes"] == [0, 0]
