@@ -145,9 +145,9 @@ def strengths_in_words(item: Item) -> str:
     if not isinstance(values, torch.Tensor) or not len(values):
         return "none"
     if values.ndim == 1:
-        return ", ".join(f"{value:g}" for value in values.tolist())
+        return ", ".join(f"{value:.3g}" for value in values.tolist())
     spans = [(float(strength.min()), float(strength.max())) for strength in values]
-    return ", ".join(f"{low:g}" if low == high else f"{low:.2f} to {high:.2f} (map)" for low, high in spans)
+    return ", ".join(f"{low:.3g}" if low == high else f"{low:.2f} to {high:.2f} (map)" for low, high in spans)
 
 
 @dataclass(frozen=True)
